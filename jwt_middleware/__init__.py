@@ -1,0 +1,21 @@
+"""JWT bearer authentication for any ASGI app."""
+
+from .claims import Token
+from .errors import ConfigurationError, Refusal
+from .identity import JWTCredentials, JWTUser
+from .middleware import JWTMiddleware
+from .requires import requires
+from .verifier import ANY, Provider, Verifier
+
+__all__ = [
+    "ANY",
+    "ConfigurationError",
+    "JWTCredentials",
+    "JWTMiddleware",
+    "JWTUser",
+    "Provider",
+    "Refusal",
+    "Token",
+    "Verifier",
+    "requires",
+]

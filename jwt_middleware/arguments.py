@@ -1,0 +1,33 @@
+"""Can this argument work? Checks that constructors share. Pure."""
+
+from collections.abc import Collection
+from math import isfinite
+
+from .errors import ConfigurationError
+
+
+def strings(name: str, value: object) -> tuple[str, ...]:
+    """``value``, a string or several, as a tuple; raises ``ConfigurationError`` for none, or for an empty one."""
+    several = (value,) if isinstance(value, str) else tuple(value) if isinstance(value, Collection) else ()
+    if not several or not all(isinstance(string, str) and string for string in several):
+        raise ConfigurationError(f"{name} must be a string that is not empty, or several, not {value!r}")
+    return several
+
+
+def seconds(name: str, value: object, *, minimum: int = 0) -> float:
+    """``value``, a finite number of seconds; raises ``ConfigurationError`` for anything else."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not isfinite(value) or value < minimum:
+        raise ConfigurationError(f"{name} must be a number of seconds, {minimum} or more, not {value!r}")
+    return value
+
+
+def function(name: str, value: object, *arguments: str) -> None:
+    """Raises ``ConfigurationError`` unless ``value`` can be called; ``arguments`` tell the reader with what."""
+    if not callable(value):
+        raise ConfigurationError(f"{name} must be callable as ({', '.join(arguments)}), not {value!r}")
+
+
+def switch(name: str, value: object) -> None:
+    """Raises ``ConfigurationError`` unless ``value`` is True or False."""
+    if not isinstance(value, bool):
+        raise ConfigurationError(f"{name} must be True or False, not {value!r}")

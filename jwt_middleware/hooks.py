@@ -1,0 +1,33 @@
+"""How is a function of the app's called? On the event loop where it is async, else in a worker thread."""
+
+from collections.abc import Callable
+from functools import partial
+from inspect import isawaitable, iscoroutinefunction
+from typing import Any
+
+from anyio import CapacityLimiter, to_thread
+from anyio.lowlevel import RunVar
+
+WORKER_THREADS = 40
+"""Threads that one sync hook occupies at most: apart from those that sync endpoints share."""
+
+
+class Hook:
+    """Makes ``function``, sync or async, a coroutine function."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self._function = function
+        self._is_async = iscoroutinefunction(function) or iscoroutinefunction(function.__call__)
+        # A limiter belongs to one event loop; tests and servers with threads have several.
+        self._limiter: RunVar[CapacityLimiter] = RunVar("jwt_middleware.hook")
+
+    async def __call__(self, *arguments: Any) -> Any:
+        """What ``function(*arguments)`` gives, awaited where need be."""
+        if self._is_async:
+            return await self._function(*arguments)
+        limiter = self._limiter.get(None)
+        if limiter is None:
+            limiter = CapacityLimiter(WORKER_THREADS)
+            self._limiter.set(limiter)
+        result = await to_thread.run_sync(partial(self._function, *arguments), limiter=limiter)
+        return await result if isawaitable(result) else result

@@ -1,0 +1,214 @@
+"""Who makes the tokens, and how do others verify them? Pure."""
+
+import time
+from collections.abc import Collection, Iterable, Mapping
+from hmac import digest
+from secrets import token_urlsafe
+from typing import Any, Unpack
+
+from .. import compact
+from ..arguments import function, seconds
+from ..claims import is_scope, media_type
+from ..errors import ConfigurationError, Refusal
+from ..keys import ALGORITHMS, Key, load_keys, make_key, suited_algorithms
+from ..loading import Material, PrivateKey, PublicKey, load, public_jwk, thumbprint
+from ..verifier import MAX_TOKEN_SIZE, Clock, KeySource, Provider, ProviderOptions
+
+
+class TokenIssuer:
+    """Mints access tokens, and tells others how to verify them.
+
+    ``key``
+        What signs: a secret (str or bytes), a private key as PEM or as JWK (dict). Its ``kid`` is the JWK's own, else
+        derived from the key, so that it stays the same from start to start.
+    ``audience``
+        The ``aud`` of every token, one or several.
+    ``issuer``
+        The ``iss`` of every token. Default None: none.
+    ``access_lifetime``
+        Seconds that a token is good for. Default 900.
+    ``session_lifetime``
+        Seconds from a login in which its tokens can be renewed. Default None: they cannot.
+    ``algorithm``
+        Default: the commonest one of the key: HS256, RS256, ES256 and its kin by curve, EdDSA.
+    ``old_keys``
+        Keys, in any form that ``Provider`` takes, that still verify while their last tokens run out.
+    ``token_type``
+        The header's ``typ``. Default ``JWT``; ``at+jwt`` makes tokens in the shape of RFC 9068, for which ``issuer``
+        and ``client_id`` are needed.
+    ``client_id``
+        The ``client_id`` of every token (RFC 8693 4.3). Default None: none.
+    ``allow_weak_keys``, ``clock``
+        As for ``Provider`` and ``Verifier``.
+
+    Raises ``ConfigurationError`` where an argument cannot work.
+    """
+
+    def __init__(
+        self,
+        key: KeySource,
+        audience: str | Collection[str],
+        issuer: str | None = None,
+        *,
+        access_lifetime: float = 900,
+        session_lifetime: float | None = None,
+        algorithm: str | None = None,
+        old_keys: KeySource | Iterable[KeySource] = (),
+        token_type: str = "JWT",
+        client_id: str | None = None,
+        allow_weak_keys: bool = False,
+        clock: Clock = time.time,
+    ) -> None:
+        material = load(key)
+        self.algorithm = _signing_algorithm(material, algorithm)
+        self.access_lifetime = int(seconds("access_lifetime", access_lifetime, minimum=1))
+        self.session_lifetime = (
+            None if session_lifetime is None else int(seconds("session_lifetime", session_lifetime, minimum=1))
+        )
+        if self.session_lifetime is not None and self.session_lifetime < self.access_lifetime:
+            raise ConfigurationError("session_lifetime must not be shorter than access_lifetime")
+        for option, value in (("issuer", issuer), ("client_id", client_id)):
+            if value is not None and not (isinstance(value, str) and value):
+                raise ConfigurationError(f"{option} must be a string that is not empty, not {value!r}")
+        if not isinstance(token_type, str) or not token_type:
+            raise ConfigurationError(f"token_type must be a string, for instance 'at+jwt', not {token_type!r}")
+        is_rfc9068 = media_type(token_type) == "at+jwt"
+        if is_rfc9068 and (issuer is None or client_id is None):
+            raise ConfigurationError("token_type='at+jwt' needs issuer= and client_id= (RFC 9068 2.2)")
+        self._signing_key = material.value
+        signing = make_key(material, {self.algorithm}, allow_weak_keys)
+        self._keys = tuple(_jwk(key) for key in (signing, *_old_keys(old_keys, allow_weak_keys)))
+        self._header = {"typ": token_type, "alg": self.algorithm, "kid": self._keys[0]["kid"]}
+        self._claims = {
+            **({} if issuer is None else {"iss": issuer}),
+            "aud": audience if isinstance(audience, str) else list(audience),
+            **({} if client_id is None else {"client_id": client_id}),
+        }
+        self._provider_options: ProviderOptions = {
+            "key": list(self._keys),
+            "audience": audience,
+            "issuer": issuer,
+            "token_type": token_type if is_rfc9068 else None,
+            "allow_weak_keys": allow_weak_keys,
+        }
+        self._rules = self.provider().rules
+        function("clock", clock)
+        self.clock = clock
+
+    def __repr__(self) -> str:
+        return f"TokenIssuer(algorithm={self.algorithm!r}, kid={self._header['kid']!r})"
+
+    def mint(
+        self,
+        subject: str,
+        *,
+        scopes: Iterable[str] = (),
+        claims: Mapping[str, Any] | None = None,
+        lifetime: float | None = None,
+    ) -> str:
+        """A new access token for ``subject``.
+
+        It carries ``iss``, ``sub``, ``aud``, ``iat``, ``exp``, ``jti``, ``client_id`` and ``scope`` where there are
+        any, and ``claims`` besides. ``lifetime`` in seconds may be shorter than ``access_lifetime``, not longer.
+        Raises ``TypeError`` or ``ValueError`` for what would not verify again.
+        """
+        if not isinstance(subject, str):
+            raise TypeError(
+                f"subject must be a string (RFC 7519 4.1.2), not {type(subject).__name__}; say str(user.id)"
+            )
+        if not subject:
+            raise ValueError("subject must not be empty")
+        good_for = self.access_lifetime if lifetime is None else int(lifetime)
+        if not 0 < good_for <= self.access_lifetime:
+            raise ValueError(f"lifetime must be from 1 to access_lifetime ({self.access_lifetime} s), not {lifetime!r}")
+        extra = dict(claims or {})
+        if reserved := RESERVED.intersection(extra):
+            raise ValueError(f"claims: {', '.join(sorted(reserved))} cannot be given; the issuer sets them")
+        now = self.clock()
+        scope = _scope(scopes)
+        minted = {
+            **self._claims,
+            "sub": subject,
+            "iat": int(now),
+            "exp": int(now) + good_for,
+            "jti": token_urlsafe(16),
+            **({"scope": scope} if scope else {}),
+            **extra,
+        }
+        raw = compact.encode(self._header, minted, self._sign)
+        self._check(raw, now)
+        return raw
+
+    def jwks(self) -> dict[str, list[dict[str, str]]]:
+        """The JWK Set that others verify with (RFC 7517 5): public keys only, so with a secret it is empty."""
+        return {"keys": [{**jwk, "use": "sig"} for jwk in self._keys if jwk["kty"] != "oct"]}
+
+    def provider(self, **options: Unpack[ProviderOptions]) -> Provider:
+        """The ``Provider`` that accepts these tokens; ``options`` are its other keywords."""
+        merged: ProviderOptions = {**self._provider_options, **options}
+        return Provider(**merged)
+
+    def _sign(self, signing_input: bytes) -> bytes:
+        return ALGORITHMS[self.algorithm].sign(signing_input, self._signing_key)
+
+    def _check(self, raw: str, now: float) -> None:
+        # What is minted here must be accepted there; so it goes through the very rules, strict JSON included.
+        if len(raw) > MAX_TOKEN_SIZE:
+            raise ValueError(f"claims: the token would have {len(raw)} bytes; at most {MAX_TOKEN_SIZE} are accepted")
+        try:
+            token = compact.decode(raw.encode("ascii"))
+            self._rules.check_time(self._rules.read(token.header, compact.json_object(token.payload)), now)
+        except Refusal as refusal:
+            claim = f" ({refusal.claim})" if refusal.claim else ""
+            raise ValueError(f"claims: the token would be refused: {refusal.code}{claim}") from None
+
+
+RESERVED = frozenset({"iss", "sub", "aud", "iat", "exp", "jti", "scope", "client_id"})
+"""Claims that the issuer itself decides."""
+
+
+def _signing_algorithm(material: Material, algorithm: str | None) -> str:
+    if not isinstance(material.value, bytes | PrivateKey):
+        raise ConfigurationError("key: a public key cannot sign; give a secret or a private key")
+    operations = material.jwk.get("key_ops")
+    if operations is not None and "sign" not in operations:
+        raise ConfigurationError("key: the JWK's key_ops have no 'sign'")
+    suited = suited_algorithms(material)
+    if algorithm is None:
+        return suited[0]
+    if algorithm not in suited:
+        raise ConfigurationError(f"algorithm: {algorithm!r} does not go with the key; it is for {', '.join(suited)}")
+    return algorithm
+
+
+def _old_keys(old_keys: KeySource | Iterable[KeySource], allow_weak_keys: bool) -> tuple[Key, ...]:
+    if not isinstance(old_keys, str | bytes | Mapping | PrivateKey | PublicKey):
+        old_keys = list(old_keys)
+        if not old_keys:
+            return ()
+    try:
+        return load_keys(old_keys, allow_weak_keys=allow_weak_keys)
+    except ConfigurationError as error:
+        raise ConfigurationError(f"old_{error}") from None
+
+
+def _jwk(key: Key) -> dict[str, str]:
+    """``key`` as a JWK that names it and, where there is only one, its algorithm."""
+    if isinstance(key.material, bytes):
+        members = {"kty": "oct", "k": compact.base64url_encode(key.material).decode("ascii")}
+        # Tells no more of the secret than a token does.
+        kid = compact.base64url_encode(digest(key.material, b"jwt_middleware kid", "sha256")[:12]).decode("ascii")
+    else:
+        members, kid = public_jwk(key.material), thumbprint(key.material)
+    alg = {"alg": key.algorithms[0]} if len(key.algorithms) == 1 else {}
+    return {**members, **alg, "kid": key.kid or kid}
+
+
+def _scope(scopes: Iterable[str]) -> str:
+    if isinstance(scopes, str):
+        raise TypeError(f"scopes must be a list, for instance [{scopes!r}]")
+    names = list(scopes)
+    for name in names:
+        if not is_scope(name):
+            raise ValueError(f"scopes: {name!r} cannot be a scope (RFC 6749 3.3)")
+    return " ".join(names)

@@ -1,0 +1,216 @@
+"""auth_routes(): login, refresh and the JWK Set, spoken as OAuth clients expect it (RFC 6749)."""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+from urllib.parse import parse_qsl
+
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from ..arguments import function
+from ..compact import json_object
+from ..errors import ConfigurationError, InvalidClaim, MalformedToken, MissingClaim, MissingToken, Refusal, TooOld
+from ..hooks import Hook
+from ..refuser import RefusalResponse, Refuser
+from ..sources import bearer_header
+from ..verifier import Verifier
+from .issuer import RESERVED, TokenIssuer
+
+Authenticate: TypeAlias = Callable[[str, str], Any]
+
+MAX_LOGIN_SIZE = 16 * 1024
+"""Bytes of a login request's body, at most."""
+
+
+def auth_routes(
+    tokens: TokenIssuer,
+    *,
+    authenticate: Authenticate,
+    realm: str = "api",
+    refusal_response: RefusalResponse | None = None,
+) -> list[Route]:
+    """Starlette routes, for a ``Mount`` of the app's choice.
+
+    ``POST /login``
+        Takes the OAuth2 password form (RFC 6749 4.3.2) or the same names in a JSON object: ``username``, ``password``,
+        and ``scope`` if less is wanted than the user may have.
+    ``POST /refresh``
+        Only where ``tokens`` has a ``session_lifetime``. Takes a Bearer token of a login that is still good, and
+        answers as the login did, until ``session_lifetime`` has passed since then.
+    ``GET /jwks.json``
+        The issuer's public keys (RFC 7517 5); none where it signs with a secret.
+
+    ``authenticate(username, password)``, sync (then in a worker thread) or async, is the app's: it returns None for
+    nobody, a subject (str), or a user with ``identity`` (str), and if it has them ``scopes`` (those it may be granted)
+    and ``claims`` (further ones for its tokens). Unknown users should cost it the time that wrong passwords do.
+
+    ``realm`` and ``refusal_response`` are for refresh; see ``Refuser``. Raises ``ConfigurationError``.
+    """
+    if not isinstance(tokens, TokenIssuer):
+        raise ConfigurationError(f"auth_routes() needs a TokenIssuer, not {type(tokens).__name__}")
+    function("authenticate", authenticate, "username", "password")
+    routes = [
+        Route("/login", _Login(tokens, Hook(authenticate)).endpoint, methods=["POST"], name="login"),
+        Route("/jwks.json", _jwks_endpoint(tokens), name="jwks"),
+    ]
+    if tokens.session_lifetime is not None:
+        renewal = _Refresh(tokens, tokens.session_lifetime, Refuser(realm, refusal_response))
+        routes.insert(1, Route("/refresh", renewal.endpoint, methods=["POST"], name="refresh"))
+    return routes
+
+
+# RFC 6749 5.1: both headers, on every answer that holds a token; on errors too, since they tell of an attempt.
+_NO_STORE = {"cache-control": "no-store", "pragma": "no-cache"}
+
+
+class _OAuthError(Exception):
+    """RFC 6749 5.2: an error of the token endpoint."""
+
+    def __init__(self, error: str, description: str, *, status: int = 400) -> None:
+        super().__init__(error)
+        self.response = JSONResponse(
+            {"error": error, "error_description": description}, status_code=status, headers=_NO_STORE
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _User:
+    subject: str
+    scopes: tuple[str, ...] = ()
+    claims: Mapping[str, Any] | None = None
+
+
+class _Login:
+    def __init__(self, tokens: TokenIssuer, authenticate: Hook) -> None:
+        self._tokens = tokens
+        self._authenticate = authenticate
+
+    async def endpoint(self, request: Request) -> Response:
+        try:
+            fields = await _fields(request)
+            user = _user(await self._authenticate(fields["username"], fields["password"]))
+            scopes = _granted(fields["scope"], user.scopes)
+        except _OAuthError as error:
+            return error.response
+        claims = dict(user.claims or {})
+        if self._tokens.session_lifetime is not None:
+            # OpenID Connect Core 2: when the user was last asked for a password. Renewal is counted from here.
+            claims["auth_time"] = int(self._tokens.clock())
+        access_token = self._tokens.mint(user.subject, scopes=scopes, claims=claims)
+        return _token_response(access_token, self._tokens.access_lifetime, scopes)
+
+
+class _Refresh:
+    def __init__(self, tokens: TokenIssuer, session_lifetime: int, refuser: Refuser) -> None:
+        self._tokens = tokens
+        self._session_lifetime = session_lifetime
+        self._refuser = refuser
+        self._verifier = Verifier(tokens.provider(), clock=tokens.clock)
+
+    async def endpoint(self, request: Request) -> Response:
+        try:
+            raw = bearer_header(request.scope["headers"], self._verifier.max_token_size)
+            if raw is None:
+                raise MissingToken
+            token = await self._verifier.verify(raw)
+            lifetime = min(self._tokens.access_lifetime, self._left(token.claims))
+        except Refusal as refusal:
+            return await self._refuser.response(refusal, request.scope)
+        claims = {name: value for name, value in token.claims.items() if name not in RESERVED}
+        assert token.subject is not None  # the issuer mints none without
+        access_token = self._tokens.mint(token.subject, scopes=token.scopes, claims=claims, lifetime=lifetime)
+        return _token_response(access_token, lifetime, token.scopes)
+
+    def _left(self, claims: Mapping[str, Any]) -> int:
+        """Seconds until the login of these claims ends; raises a ``Refusal`` where there was none, or it has."""
+        auth_time = claims.get("auth_time")
+        if auth_time is None:
+            raise MissingClaim(claim="auth_time")
+        if type(auth_time) is not int:
+            raise InvalidClaim(claim="auth_time")
+        left = auth_time + self._session_lifetime - int(self._tokens.clock())
+        if left < 1:
+            raise TooOld(claim="auth_time")
+        return left
+
+
+def _jwks_endpoint(tokens: TokenIssuer) -> Callable[[Request], Any]:
+    async def endpoint(request: Request) -> Response:
+        return JSONResponse(tokens.jwks(), headers={"cache-control": "public, max-age=300"})
+
+    return endpoint
+
+
+async def _fields(request: Request) -> dict[str, str]:
+    """``username``, ``password`` and ``scope`` (empty where there is none); raises ``_OAuthError``."""
+    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    body = await _body(request)
+    try:
+        if media_type == "application/json":
+            pairs: Iterable[tuple[str, Any]] = json_object(body).items()
+        elif media_type == "application/x-www-form-urlencoded":
+            pairs = parse_qsl(body.decode("ascii"), keep_blank_values=True, errors="strict", max_num_fields=100)
+        else:
+            raise _OAuthError("invalid_request", "The content type must be a form's or JSON's.")
+    except (ValueError, MalformedToken):
+        raise _OAuthError("invalid_request", "The body cannot be read.") from None
+    fields: dict[str, str] = {}
+    for name, value in pairs:
+        if name not in ("grant_type", "username", "password", "scope") or value is None:
+            continue
+        # RFC 6749 3.2: parameters MUST NOT be included more than once.
+        if name in fields or not isinstance(value, str):
+            raise _OAuthError("invalid_request", f"The parameter {name} must be one string.")
+        fields[name] = value
+    if fields.get("grant_type", "") not in ("", "password"):
+        raise _OAuthError("unsupported_grant_type", "Only the grant type password is supported here.")
+    # RFC 6749 3.2: parameters without a value MUST be treated as if they were omitted.
+    if not (fields.get("username") and fields.get("password")):
+        raise _OAuthError("invalid_request", "The parameters username and password are needed.")
+    return {"scope": "", **fields}
+
+
+async def _body(request: Request) -> bytes:
+    body = b""
+    try:
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > MAX_LOGIN_SIZE:
+                raise _OAuthError("invalid_request", "The body is too large.", status=413)
+    except ClientDisconnect:
+        raise _OAuthError("invalid_request", "The body is not complete.") from None
+    return body
+
+
+def _user(found: object) -> _User:
+    if found is None or found is False:
+        raise _OAuthError("invalid_grant", "The username or the password is wrong.")
+    if isinstance(found, str):
+        return _User(found)
+    subject = getattr(found, "identity", None)
+    scopes = getattr(found, "scopes", ())
+    if not isinstance(subject, str) or isinstance(scopes, str):
+        raise TypeError(
+            "authenticate() must return a subject (str), None, or a user with an `identity` (str) and, if it has them, "
+            f"`scopes` (a list); a {type(found).__name__} came"
+        )
+    return _User(subject, tuple(scopes), getattr(found, "claims", None))
+
+
+def _granted(wanted: str, grantable: tuple[str, ...]) -> tuple[str, ...]:
+    names = tuple(dict.fromkeys(name for name in wanted.split(" ") if name))
+    if not names:
+        return grantable
+    granted = tuple(name for name in names if name in grantable)
+    if not granted:
+        # RFC 6749 5.1 makes us name a scope that differs from the wanted one, and no scope has no name.
+        raise _OAuthError("invalid_scope", "None of the scopes asked for can be granted.")
+    return granted
+
+
+def _token_response(access_token: str, lifetime: int, scopes: tuple[str, ...]) -> Response:
+    scope = {"scope": " ".join(scopes)} if scopes else {}
+    content = {"access_token": access_token, "token_type": "bearer", "expires_in": lifetime, **scope}
+    return JSONResponse(content, headers=_NO_STORE)

@@ -1,0 +1,210 @@
+"""Which key may verify this token? Judged when loaded, chosen by ``kid`` and ``alg``. Pure."""
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
+from jwt.algorithms import Algorithm, get_default_algorithms
+
+from .errors import AlgorithmNotAllowed, ConfigurationError, UnknownKey
+from .loading import Material, PrivateKey, PublicKey, UnusableKey, load, load_jwk
+
+MAX_TRIES = 8
+"""Keys that are tried for one token when its ``kid`` does not tell them apart."""
+
+
+def _algorithms() -> dict[str, Algorithm]:
+    known = get_default_algorithms()
+    # "none" is no signature, and ES521 a name of PyJWT's own. RFC 9864 2.2 gives each curve of EdDSA a name.
+    return {name: known[name] for name in known if name not in ("none", "ES521")} | {
+        "Ed25519": known["EdDSA"],
+        "Ed448": known["EdDSA"],
+    }
+
+
+ALGORITHMS: Mapping[str, Algorithm] = _algorithms()
+"""Every signature algorithm, by its name in the JOSE header."""
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """A key that verifies: its material, never shown, and the algorithms that it is for."""
+
+    material: bytes | PublicKey = field(repr=False)
+    algorithms: tuple[str, ...]
+    kid: str | None = None
+
+    def verifies(self, algorithm: str, signing_input: bytes, signature: bytes) -> bool:
+        """Whether ``signature`` is this key's over ``signing_input`` by ``algorithm``, one of its own."""
+        return ALGORITHMS[algorithm].verify(signing_input, self.material, signature)
+
+
+class KeySet:
+    """Keys that are good at the same time, found by ``kid`` and ``alg`` at a cost that their number does not change."""
+
+    def __init__(self, keys: Iterable[Key]) -> None:
+        self.keys = tuple(keys)
+        self._kids = {key.kid for key in self.keys if key.kid is not None}
+        self._any = _grouped((key, algorithm) for key in self.keys for algorithm in key.algorithms)
+        self._without_kid = _grouped(
+            (key, algorithm) for key in self.keys if key.kid is None for algorithm in key.algorithms
+        )
+        self._by_kid: dict[tuple[str, str], tuple[Key, ...]] = {}
+        for key in self.keys:
+            if key.kid is not None:
+                for algorithm in key.algorithms:
+                    earlier = self._by_kid.get((key.kid, algorithm), self._without_kid.get(algorithm, ()))
+                    self._by_kid[key.kid, algorithm] = (key, *earlier)
+
+    def __repr__(self) -> str:
+        return f"KeySet({self.keys!r})"
+
+    def find(self, kid: str | None, algorithm: str) -> Sequence[Key]:
+        """The keys that may have signed a token with this header, likeliest first; ``MAX_TRIES`` at most.
+
+        A key without a ``kid`` fits every token; a token without one fits every key. Raises ``AlgorithmNotAllowed``
+        where the algorithm is not what the keys are for, else ``UnknownKey``.
+        """
+        if kid is None:
+            found = self._any.get(algorithm, ())
+        else:
+            found = self._by_kid.get((kid, algorithm)) or self._without_kid.get(algorithm, ())
+        if found:
+            return found[:MAX_TRIES]
+        if algorithm not in self._any or kid in self._kids:
+            raise AlgorithmNotAllowed
+        raise UnknownKey
+
+
+def load_keys(
+    source: object, *, algorithms: Collection[str] | None = None, allow_weak_keys: bool = False
+) -> tuple[Key, ...]:
+    """The verifying keys of ``source``: anything that ``loading.load`` takes, a JWK Set dict, or a list of them.
+
+    ``algorithms`` narrows what they verify. Raises ``ConfigurationError`` where one of them cannot be used; the keys
+    of a JWK Set that are made for something else are passed over (RFC 7517 section 5).
+    """
+    keys: list[Key] = []
+    for item in source if isinstance(source, list | tuple) else [source]:
+        if isinstance(item, Mapping) and "keys" in item and "kty" not in item:
+            keys += _load_jwk_set(item["keys"], algorithms, allow_weak_keys)
+        else:
+            keys.append(make_key(load(item), algorithms, allow_weak_keys))
+    if not keys:
+        raise ConfigurationError("key: the list is empty; at least one key is needed")
+    for algorithm, alike in _grouped((key, name) for key in keys for name in key.algorithms if not key.kid).items():
+        if len(alike) > MAX_TRIES:
+            raise ConfigurationError(
+                f"key: {len(alike)} keys without a kid verify {algorithm}, but a token is tried with {MAX_TRIES} at "
+                "most; give them as JWKs, each with its kid"
+            )
+    return tuple(keys)
+
+
+def make_key(material: Material, algorithms: Collection[str] | None, allow_weak_keys: bool) -> Key:
+    """The verifying key of ``material``.
+
+    Raises ``UnusableKey`` where the key is not for this, ``ConfigurationError`` where it is weak or contradicts itself.
+    """
+    operations = material.jwk.get("key_ops")
+    # RFC 7517 4.3: of a private key, which is for signing, we use the public half.
+    needed = {"verify", "sign"} if isinstance(material.value, PrivateKey) else {"verify"}
+    if operations is not None and not needed.intersection(operations):
+        raise UnusableKey(f"key: the JWK's key_ops have no {' or '.join(sorted(needed))}")
+    suited = suited_algorithms(material)
+    allowed = tuple(name for name in suited if algorithms is None or name in algorithms)
+    if not allowed:
+        raise UnusableKey(f"key: it verifies {', '.join(suited)}, none of which algorithms= allows")
+    kid = material.jwk.get("kid")
+    return Key(material.public, allowed if allow_weak_keys else _strong(material.public, allowed), kid)
+
+
+def suited_algorithms(material: Material) -> tuple[str, ...]:
+    """The algorithms that ``material`` is made for, the commonest first; the one of its JWK's ``alg`` where it has one.
+
+    Raises ``UnusableKey`` where ``alg`` is not a signature's, ``ConfigurationError`` where it is of another key type.
+    """
+    kind, suited = _kind_and_algorithms(material.public)
+    alg = material.jwk.get("alg")
+    if alg is None:
+        return suited
+    if alg not in ALGORITHMS:
+        raise UnusableKey(f"key: the JWK's alg {alg[:32]!r} is not a signature algorithm that is known here")
+    if alg not in suited:
+        raise ConfigurationError(f"key: the JWK says alg {alg!r}, but {kind} keys are for {', '.join(suited)}")
+    return (alg,)
+
+
+def check_algorithms(algorithms: Iterable[str]) -> frozenset[str]:
+    """``algorithms`` as a set of known names; raises ``ConfigurationError`` for any other."""
+    names = list(algorithms)
+    for name in names:
+        if name not in ALGORITHMS:
+            raise ConfigurationError(f"algorithms: {name!r} is not known; these are: {', '.join(ALGORITHMS)}")
+    if isinstance(algorithms, str) or not names:
+        raise ConfigurationError("algorithms must be a list of names, for instance ['RS256']")
+    return frozenset(names)
+
+
+_HMAC_BYTES = {"HS256": 32, "HS384": 48, "HS512": 64}
+_EC_ALGORITHMS = {"secp256r1": "ES256", "secp384r1": "ES384", "secp521r1": "ES512", "secp256k1": "ES256K"}
+# What OpenSSL verifies with at most (OPENSSL_RSA_MAX_MODULUS_BITS).
+_RSA_BITS = range(2048, 16384 + 1)
+
+
+def _kind_and_algorithms(key: bytes | PublicKey) -> tuple[str, tuple[str, ...]]:
+    if isinstance(key, bytes):
+        return "oct", tuple(_HMAC_BYTES)
+    if isinstance(key, RSAPublicKey):
+        return "RSA", ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512")
+    if isinstance(key, EllipticCurvePublicKey):
+        if key.curve.name not in _EC_ALGORITHMS:
+            raise UnusableKey(f"key: there is no algorithm for keys on the curve {key.curve.name}")
+        return f"{key.curve.name}", (_EC_ALGORITHMS[key.curve.name],)
+    if isinstance(key, Ed25519PublicKey):
+        return "Ed25519", ("EdDSA", "Ed25519")
+    return "Ed448", ("EdDSA", "Ed448")
+
+
+def _strong(key: bytes | PublicKey, algorithms: tuple[str, ...]) -> tuple[str, ...]:
+    # RFC 7518 3.2 and 3.3: a secret at least as long as the hash, RSA with 2048 bits or more.
+    if isinstance(key, bytes):
+        strong = tuple(name for name in algorithms if len(key) >= _HMAC_BYTES[name])
+        if not strong:
+            name = algorithms[0]
+            raise ConfigurationError(
+                f"key: the secret has {len(key)} bytes, {name} needs {_HMAC_BYTES[name]} (RFC 7518 3.2); make one with "
+                "secrets.token_urlsafe(64), or say allow_weak_keys=True for an old system"
+            )
+        return strong
+    if isinstance(key, RSAPublicKey) and key.key_size not in _RSA_BITS:
+        raise ConfigurationError(
+            f"key: the RSA key has {key.key_size} bits, not 2048 to 16384 (RFC 7518 3.3); make a new one, or say "
+            "allow_weak_keys=True for an old system"
+        )
+    return algorithms
+
+
+def _load_jwk_set(jwks: object, algorithms: Collection[str] | None, allow_weak_keys: bool) -> list[Key]:
+    if not isinstance(jwks, list | tuple):
+        raise ConfigurationError("key: the 'keys' of the JWK Set are not a list")
+    keys, skipped = [], []
+    for jwk in jwks:
+        if not isinstance(jwk, Mapping):
+            raise ConfigurationError("key: an entry of the JWK Set is not a dict")
+        try:
+            keys.append(make_key(load_jwk(jwk), algorithms, allow_weak_keys))
+        except UnusableKey as reason:
+            skipped.append(str(reason))
+    if not keys:
+        raise ConfigurationError("; ".join(["key: the JWK Set holds no key that can verify", *skipped[:3]]))
+    return keys
+
+
+def _grouped(keys: Iterable[tuple[Key, str]]) -> dict[str, tuple[Key, ...]]:
+    groups: dict[str, tuple[Key, ...]] = {}
+    for key, algorithm in keys:
+        groups[algorithm] = (*groups.get(algorithm, ()), key)
+    return groups

@@ -1,0 +1,270 @@
+"""What key does this text hold? Secrets, PEM, DER, SSH, JWK and certificates, told apart before one is used. Pure.
+
+A public key that is taken for an HMAC secret is a forger's key, so a text is a secret only when it is nothing else.
+"""
+
+import json
+import re
+from base64 import b64decode, urlsafe_b64encode
+from binascii import Error as Base64Error
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from hashlib import sha256
+from typing import Any, TypeAlias
+
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey, EllipticCurvePublicKey
+from cryptography.hazmat.primitives.asymmetric.ed448 import Ed448PrivateKey, Ed448PublicKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey, RSAPublicKey
+from cryptography.hazmat.primitives.serialization import (
+    load_der_private_key,
+    load_der_public_key,
+    load_pem_private_key,
+    load_pem_public_key,
+    load_ssh_private_key,
+    load_ssh_public_key,
+)
+from cryptography.x509 import load_der_x509_certificate, load_pem_x509_certificate
+from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
+from jwt.exceptions import PyJWTError
+
+from .compact import base64url_decode, json_object
+from .errors import ConfigurationError, MalformedToken
+
+PrivateKey: TypeAlias = RSAPrivateKey | EllipticCurvePrivateKey | Ed25519PrivateKey | Ed448PrivateKey
+PublicKey: TypeAlias = RSAPublicKey | EllipticCurvePublicKey | Ed25519PublicKey | Ed448PublicKey
+JWK: TypeAlias = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Material:
+    """What a text turned out to hold: a secret, or a private or public key, and what its JWK said of it."""
+
+    value: bytes | PrivateKey | PublicKey = field(repr=False)
+    jwk: JWK = field(default_factory=dict, repr=False)
+
+    @property
+    def public(self) -> bytes | PublicKey:
+        """What verifies: the secret itself, or the public half."""
+        return self.value.public_key() if isinstance(self.value, PrivateKey) else self.value
+
+
+class UnusableKey(ConfigurationError):
+    """A JWK that is well-formed but made for something else, as they stand in key sets: skipped there, not fatal."""
+
+
+def load(source: object) -> Material:
+    """The one key that ``source`` holds.
+
+    ``source`` is a secret (str or bytes), PEM, DER (raw or base64), an OpenSSH key, a certificate, a JWK (dict or JSON
+    text) or a key object of ``cryptography``. Raises ``ConfigurationError`` for anything else; no message holds key
+    material.
+    """
+    if isinstance(source, Mapping):
+        return load_jwk(source)
+    if isinstance(source, PrivateKey | PublicKey):
+        return Material(source)
+    if isinstance(source, str):
+        try:
+            source = source.encode("utf-8")
+        except UnicodeEncodeError:
+            raise ConfigurationError("key: the secret is not text that UTF-8 can encode") from None
+    if not isinstance(source, bytes):
+        raise ConfigurationError(
+            f"key: {type(source).__name__} is not a key; give a secret (str or bytes), a PEM, a JWK or JWK Set dict, "
+            "or a list of them"
+        )
+    if not source.strip():
+        raise ConfigurationError("key: the secret is empty")
+    for look in (_pem, _ssh, _json, _address, _path, _der, _base64_der):
+        if (found := look(source)) is not None:
+            return found
+    return Material(source)
+
+
+def load_jwk(jwk: JWK) -> Material:
+    """The key of a JWK (RFC 7517 section 4).
+
+    Raises ``UnusableKey`` where it is made for encryption or of an unknown kind, ``ConfigurationError`` where broken.
+    """
+    if "keys" in jwk and "kty" not in jwk:
+        raise ConfigurationError("key: a JWK Set stands where one key is expected")
+    for name in ("kty", "use", "alg", "kid"):
+        if name in jwk and not isinstance(jwk[name], str):
+            raise ConfigurationError(f"key: the JWK's {name!r} is not a string")
+    kty, operations = jwk.get("kty"), jwk.get("key_ops")
+    if operations is not None and not (
+        isinstance(operations, list | tuple) and all(isinstance(operation, str) for operation in operations)
+    ):
+        raise ConfigurationError("key: the JWK's 'key_ops' is not a list of strings")
+    if kty is None:
+        raise ConfigurationError("key: the JWK has no 'kty'; is it a JWK?")
+    if kty not in _JWK_MEMBERS:
+        raise UnusableKey(f"key: JWKs of kty {_shown(kty)} are not known; oct, RSA, EC and OKP are")
+    if jwk.get("use", "sig") != "sig":
+        raise UnusableKey(f"key: the JWK's use is {_shown(jwk['use'])}, not 'sig'")
+    if kty in ("EC", "OKP") and jwk.get("crv") in ("X25519", "X448"):
+        raise UnusableKey(f"key: {jwk['crv']} keys are for key agreement, not for signatures")
+    for name in _JWK_MEMBERS[kty]:
+        if name in jwk or name == "k":
+            _check_member(jwk, name)
+    if kty == "oct":
+        return Material(base64url_decode(jwk["k"].encode("ascii")), jwk)
+    try:
+        return Material(_FROM_JWK[kty](dict(jwk)), jwk)
+    except (PyJWTError, UnsupportedAlgorithm, ValueError, TypeError, OverflowError) as error:
+        raise ConfigurationError(f"key: the {kty} JWK cannot be loaded ({type(error).__name__})") from None
+
+
+def public_jwk(key: PublicKey) -> dict[str, str]:
+    """The members that make the key (RFC 7518 6, RFC 8037 2), ``kid``, ``alg`` and ``use`` not among them."""
+    if isinstance(key, RSAPublicKey):
+        jwk = RSAAlgorithm.to_jwk(key, as_dict=True)
+    elif isinstance(key, EllipticCurvePublicKey):
+        jwk = ECAlgorithm.to_jwk(key, as_dict=True)
+    else:
+        jwk = OKPAlgorithm.to_jwk(key, as_dict=True)
+    return {name: jwk[name] for name in ("kty", "crv", "n", "e", "x", "y") if name in jwk}
+
+
+def thumbprint(key: PublicKey) -> str:
+    """The JWK thumbprint (RFC 7638), in base64url."""
+    canonical = json.dumps(public_jwk(key), sort_keys=True, separators=(",", ":")).encode("ascii")
+    return urlsafe_b64encode(sha256(canonical).digest()).rstrip(b"=").decode("ascii")
+
+
+_JWK_MEMBERS = {
+    "oct": ("k",),
+    "RSA": ("n", "e", "d", "p", "q", "dp", "dq", "qi"),
+    "EC": ("x", "y", "d"),
+    "OKP": ("x", "d"),
+}
+_FROM_JWK: dict[str, Callable[[dict[str, Any]], Any]] = {
+    "RSA": RSAAlgorithm.from_jwk,
+    "EC": ECAlgorithm.from_jwk,
+    "OKP": OKPAlgorithm.from_jwk,
+}
+
+
+def _check_member(jwk: JWK, name: str) -> None:
+    try:
+        good = base64url_decode(jwk[name].encode("ascii")) != b""
+    except (KeyError, AttributeError, UnicodeEncodeError, MalformedToken):
+        good = False
+    if not good:
+        raise ConfigurationError(f"key: the JWK's {name!r} is not base64url text")
+
+
+def _shown(value: str) -> str:
+    # Key sets come from elsewhere: their words are quoted, and cut.
+    return repr(value[:32])
+
+
+def _pem(data: bytes) -> Material | None:
+    if b"-----BEGIN" not in data:
+        return None
+    labels = [label for label in re.findall(rb"-----BEGIN ([A-Z0-9 ]+)-----", data) if label != b"EC PARAMETERS"]
+    if len(labels) > 1:
+        raise ConfigurationError(
+            f"key: the PEM text holds {len(labels)} blocks; give a list with one key each (of a certificate chain, the "
+            "first certificate alone)"
+        )
+    label = labels[0] if labels else b""
+    if b"ENCRYPTED" in label or b"Proc-Type: 4,ENCRYPTED" in data:
+        raise ConfigurationError("key: the private key is encrypted; decrypt it before you pass it")
+    try:
+        if label == b"CERTIFICATE":
+            return _usable(load_pem_x509_certificate(data).public_key())
+        if label == b"OPENSSH PRIVATE KEY":
+            return _usable(load_ssh_private_key(data, password=None))
+        if label.endswith(b"PUBLIC KEY"):
+            return _usable(load_pem_public_key(data))
+        if label.endswith(b"PRIVATE KEY"):
+            return _usable(load_pem_private_key(data, password=None))
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+        if isinstance(error, ConfigurationError):
+            raise
+    hint = "; it holds the two characters '\\n' where its lines should end" if b"\\n" in data else ""
+    raise ConfigurationError(f"key: the PEM text cannot be loaded{hint}")
+
+
+def _ssh(data: bytes) -> Material | None:
+    if not re.match(rb"\s*(ssh-[a-z0-9-]+|(sk-)?ecdsa-sha2-\S+|sk-ssh-\S+) ", data):
+        return None
+    try:
+        return _usable(load_ssh_public_key(data.strip()))
+    except (ValueError, UnsupportedAlgorithm) as error:
+        if isinstance(error, ConfigurationError):
+            raise
+        raise ConfigurationError("key: the OpenSSH public key cannot be loaded") from None
+
+
+def _json(data: bytes) -> Material | None:
+    if not data.lstrip().startswith((b"{", b"[")):
+        return None
+    try:
+        value = json_object(data)
+    except MalformedToken:
+        if b'"kty"' in data or b'"keys"' in data:
+            raise ConfigurationError("key: the JWK text is not a JSON object that can be read") from None
+        return None
+    if "keys" in value and "kty" not in value:
+        raise ConfigurationError("key: this is the text of a JWK Set; give it as a dict: json.loads(text)")
+    return load_jwk(value)
+
+
+def _address(data: bytes) -> Material | None:
+    if re.match(rb"\s*[A-Za-z][A-Za-z0-9+.-]*://", data):
+        raise ConfigurationError("key: this is an address, not a key; read the JWK Set there and give it as a dict")
+    return None
+
+
+def _path(data: bytes) -> Material | None:
+    if len(data) < 1024 and re.search(rb"\.(pem|key|crt|cer|der|pub|json|jwks?)\s*$", data, re.IGNORECASE):
+        raise ConfigurationError("key: this is a file's name, not a key; give the file's content")
+    return None
+
+
+def _der(data: bytes) -> Material | None:
+    # A SEQUENCE that fills the data and starts with a SEQUENCE or an INTEGER, as every key and certificate does.
+    body = _der_body(data)
+    if body is None or body[:1] not in (b"\x30", b"\x02"):
+        return None
+    for read in (
+        load_der_public_key,
+        lambda data: load_der_private_key(data, password=None),
+        lambda data: load_der_x509_certificate(data).public_key(),
+    ):
+        try:
+            return _usable(read(data))
+        except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+            if isinstance(error, ConfigurationError):
+                raise
+    raise ConfigurationError("key: this looks like DER, but neither a key nor a certificate can be loaded from it")
+
+
+def _der_body(data: bytes) -> bytes | None:
+    if len(data) < 16 or data[0] != 0x30:
+        return None
+    if data[1] < 0x80:
+        start, length = 2, data[1]
+    else:
+        start = 2 + (data[1] & 0x7F)
+        length = int.from_bytes(data[2:start], "big")
+    return data[start:] if len(data) == start + length else None
+
+
+def _base64_der(data: bytes) -> Material | None:
+    text = b"".join(data.split()).translate(bytes.maketrans(b"-_", b"+/")).rstrip(b"=")
+    try:
+        decoded = b64decode(text + b"=" * (-len(text) % 4), validate=True)
+    except Base64Error:
+        return None
+    return _der(decoded)
+
+
+def _usable(key: object) -> Material:
+    if not isinstance(key, PrivateKey | PublicKey):
+        raise ConfigurationError(f"key: keys of type {type(key).__name__} do not sign JSON Web Tokens")
+    return Material(key)

@@ -1,0 +1,158 @@
+"""JWTMiddleware: find the token, verify it, attach the user; or refuse."""
+
+import logging
+import time
+from collections.abc import Awaitable, Callable, Iterable
+from difflib import get_close_matches
+from inspect import signature
+from typing import Any, TypeAlias, Unpack
+
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from .access import PublicPaths, is_preflight
+from .arguments import function, switch
+from .claims import Token
+from .errors import ConfigurationError, MissingToken, Refusal, UserRefused
+from .hooks import Hook
+from .identity import JWTCredentials, JWTUser
+from .refuser import RefusalResponse, Refuser
+from .sources import bearer_header
+from .verifier import MAX_TOKEN_SIZE, Clock, Provider, ProviderOptions, Verifier
+
+LoadUser: TypeAlias = Callable[[Token], Any | Awaitable[Any]]
+
+logger = logging.getLogger("jwt_middleware")
+
+
+class JWTMiddleware:
+    """Wraps an ASGI app so that it sees verified users, and never a request with a bad token.
+
+    The decisions for each ``http`` and ``websocket`` scope, in their order; other scopes pass untouched:
+
+    1. The Authorization header is read: ``missing_token``, ``ambiguous_token``, ``token_too_large``.
+    2. The token is verified: see ``Verifier``.
+    3. ``load_user`` gives the user: ``user_refused`` for None.
+    4. A refusal of a public path is forgotten. So is a missing token where ``allow_anonymous`` says so, or
+       ``allow_preflight`` for a preflight. The user is nobody then.
+    5. ``scope["auth"]`` and ``scope["user"]`` are set, whatever they were before, and the app is called; or the refusal
+       is answered.
+
+    ``app``
+        Any ASGI application.
+    ``providers``
+        Several ``Provider`` objects, or one. Without it, the other keywords of ``Provider`` (``key``, ``audience``,
+        ...) are taken here and make the only one.
+    ``allow_anonymous``
+        True: a request without a token passes as nobody; one with a bad token is refused all the same. Default False.
+    ``public``
+        Paths that need no token: ``/health``, ``/docs/*``, ``GET /items/*``; a good token attaches its user there too.
+    ``allow_preflight``
+        True: CORS preflights pass without a token, for apps whose CORS middleware sits inside this one. Default False.
+    ``load_user``
+        ``load_user(token)``, sync (then in a worker thread, about 100 µs) or async: the app's own user for
+        ``scope["user"]``, or None to refuse. Default: a ``JWTUser``.
+    ``refusal_response``, ``realm``
+        See ``Refuser``. Defaults: JSON, ``api``.
+    ``max_token_size``, ``clock``
+        See ``Verifier``. Defaults: 16 KiB, ``time.time``.
+
+    Raises ``ConfigurationError`` where an argument cannot work.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        providers: Provider | Iterable[Provider] | None = None,
+        allow_anonymous: bool = False,
+        public: Iterable[str] = (),
+        allow_preflight: bool = False,
+        load_user: LoadUser | None = None,
+        refusal_response: RefusalResponse | None = None,
+        realm: str = "api",
+        max_token_size: int = MAX_TOKEN_SIZE,
+        clock: Clock = time.time,
+        **provider: Unpack[ProviderOptions],
+    ) -> None:
+        function("app", app, "scope", "receive", "send")
+        switch("allow_anonymous", allow_anonymous)
+        switch("allow_preflight", allow_preflight)
+        if load_user is not None:
+            function("load_user", load_user, "token")
+        self.app = app
+        self.verifier = Verifier(_providers(providers, provider), max_token_size=max_token_size, clock=clock)
+        self._refuser = Refuser(realm, refusal_response)
+        self._public = PublicPaths(public)
+        self._allow_anonymous = allow_anonymous
+        self._allow_preflight = allow_preflight
+        self._preflight_logged = False
+        self._load_user = None if load_user is None else Hook(load_user)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] not in ("http", "websocket"):
+            await self.app(scope, receive, send)
+            return
+        token: Token | None = None
+        user: Any
+        try:
+            raw = bearer_header(scope["headers"], self.verifier.max_token_size)
+            if raw is None:
+                raise MissingToken
+            token = await self.verifier.verify(raw)
+            user = JWTUser(token) if self._load_user is None else await self._loaded_user(token, self._load_user)
+        except Refusal as refusal:
+            if not self._may_pass(scope, refusal):
+                await self._refuser(refusal, scope, receive, send)
+                return
+            token, user = None, JWTUser(None)
+        # In place, as Starlette's own middleware does: routers add to this dict what outer tracing reads from it.
+        scope["auth"] = JWTCredentials(token, self._refuser)
+        scope["user"] = user
+        await self.app(scope, receive, send)
+
+    async def _loaded_user(self, token: Token, load_user: Hook) -> Any:
+        try:
+            user = await load_user(token)
+            if user is None:
+                raise UserRefused
+        except Refusal as refusal:
+            refusal.provider, refusal.kid, refusal.subject = token.provider, token.header.get("kid"), token.subject
+            raise
+        return user
+
+    def _may_pass(self, scope: Scope, refusal: Refusal) -> bool:
+        if scope in self._public:
+            return True
+        if not isinstance(refusal, MissingToken):
+            return False
+        if self._allow_anonymous:
+            return True
+        if not is_preflight(scope):
+            return False
+        if not (self._allow_preflight or self._preflight_logged):
+            self._preflight_logged = True
+            logger.warning(
+                "refused a CORS preflight: put CORSMiddleware outside JWTMiddleware, or, where CORS is answered inside "
+                "it, set allow_preflight=True (said once)"
+            )
+        return self._allow_preflight
+
+
+def _providers(
+    providers: Provider | Iterable[Provider] | None, options: ProviderOptions
+) -> Provider | Iterable[Provider]:
+    known = ProviderOptions.__optional_keys__
+    for name in options:
+        if name not in known:
+            arguments = [*known, *signature(JWTMiddleware).parameters]
+            close = get_close_matches(name, arguments, 1)
+            raise ConfigurationError(
+                f"{name} is not an argument of JWTMiddleware" + (f"; {close[0]} is" if close else "")
+            )
+    if providers is None:
+        return Provider(**options)
+    if options:
+        raise ConfigurationError(
+            f"{', '.join(options)} cannot stand beside providers=; give it to the Provider that it is meant for"
+        )
+    return providers

@@ -1,0 +1,83 @@
+"""How is a refusal answered? A response over HTTP; over WebSocket a denial, or a close where the server has none."""
+
+import logging
+from collections.abc import Awaitable, Callable
+from inspect import isawaitable
+from typing import TypeAlias
+
+from starlette.requests import HTTPConnection
+from starlette.responses import JSONResponse, Response
+from starlette.types import Message, Receive, Scope, Send
+
+from .arguments import function
+from .errors import ConfigurationError, Refusal
+
+logger = logging.getLogger("jwt_middleware")
+
+RefusalResponse: TypeAlias = Callable[[HTTPConnection, Refusal], Response | Awaitable[Response]]
+
+
+class Refuser:
+    """Answers refusals in the name of ``realm`` (RFC 9110 11.5), printable ASCII.
+
+    ``refusal_response(connection, refusal)``, sync or async, builds another response than the default JSON. Headers
+    that the answer cannot do without (RFC 9110 11.6.1: a 401 MUST carry a challenge) are added where it lacks them.
+    """
+
+    def __init__(self, realm: str = "api", refusal_response: RefusalResponse | None = None) -> None:
+        if not isinstance(realm, str) or not (realm.isascii() and realm.isprintable()):
+            raise ConfigurationError(f"realm must be printable ASCII text, not {realm!r}")
+        if refusal_response is not None:
+            function("refusal_response", refusal_response, "connection", "refusal")
+        self._realm = realm
+        self._refusal_response = refusal_response
+
+    async def __call__(self, refusal: Refusal, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer the request, or the WebSocket handshake, of ``scope`` with ``refusal``."""
+        if scope["type"] == "websocket" and "websocket.http.response" not in (scope.get("extensions") or {}):
+            _log(refusal)
+            await send({"type": "websocket.close", "code": _close_code(refusal), "reason": refusal.code})
+            return
+        response = await self.response(refusal, scope)
+        # RFC 9110 9.3.2: the headers of a GET, and no content. Not every server sees to it.
+        await response(scope, receive, _without_content(send) if scope.get("method") == "HEAD" else send)
+
+    async def response(self, refusal: Refusal, scope: Scope) -> Response:
+        """The response that says ``refusal``; the log hears of it."""
+        _log(refusal)
+        if self._refusal_response is None:
+            response: Response = JSONResponse(refusal.body, status_code=refusal.status)
+        else:
+            built = self._refusal_response(HTTPConnection(scope), refusal)
+            response = await built if isawaitable(built) else built
+        for name, value in refusal.headers(self._realm):
+            response.headers.setdefault(name, value)
+        return response
+
+
+# IANA's WebSocket Close Code registry: Unauthorized, Forbidden, Try Again Later; RFC 6455 7.4.1: policy violation.
+_CLOSE_CODES = {401: 3000, 403: 3003, 503: 1013}
+
+
+def _close_code(refusal: Refusal) -> int:
+    return _CLOSE_CODES.get(refusal.status, 1008)
+
+
+def _log(refusal: Refusal) -> None:
+    # The kid is the sender's own text: quoted and cut. Nothing else here comes from an unverified token.
+    if logger.isEnabledFor(logging.INFO):
+        logger.info(
+            "refused: %s (provider=%s kid=%.64r subject=%r claim=%s)",
+            refusal.code,
+            refusal.provider,
+            refusal.kid,
+            refusal.subject,
+            refusal.claim,
+        )
+
+
+def _without_content(send: Send) -> Send:
+    async def send_headers(message: Message) -> None:
+        await send(message if message["type"] == "http.response.start" else {**message, "body": b""})
+
+    return send_headers

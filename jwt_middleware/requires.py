@@ -1,0 +1,167 @@
+"""requires(): which scopes does an endpoint demand? For functions, classes and ASGI apps, HTTP and WebSocket."""
+
+from collections.abc import Callable, Iterable, MutableMapping
+from functools import partial, wraps
+from inspect import (
+    Parameter,
+    Signature,
+    isasyncgenfunction,
+    isclass,
+    iscoroutinefunction,
+    isfunction,
+    isgeneratorfunction,
+    ismethod,
+    signature,
+)
+from typing import Any, TypeVar, cast
+
+from starlette.concurrency import run_in_threadpool
+from starlette.endpoints import HTTPEndpoint, WebSocketEndpoint
+from starlette.requests import HTTPConnection
+from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.websockets import WebSocket
+
+from .claims import is_scope
+from .errors import ConfigurationError, InsufficientScope, MissingToken, Refusal
+from .identity import JWTCredentials
+
+Endpoint = TypeVar("Endpoint", bound=Callable[..., Any])
+
+
+def requires(*scopes: str, any_of: Iterable[str] = ()) -> Callable[[Endpoint], Endpoint]:
+    """A decorator for endpoints that need a user with all of ``scopes`` and, where given, one of ``any_of``.
+
+    Nobody is refused with ``missing_token`` (401), a user with ``insufficient_scope`` (403) and the scopes that are
+    missing, as the middleware answers: its realm, its ``refusal_response``, on WebSockets its denial or close. Without
+    scopes, any user will do. Sync functions run in Starlette's thread pool.
+
+    Endpoints are functions (Starlette's, and FastAPI's whatever their parameters), methods of class endpoints,
+    Starlette's ``HTTPEndpoint`` and ``WebSocketEndpoint`` classes, and ASGI apps, for instance in a ``Mount``. Only
+    ``scope["auth"]`` is read; without ``JWTMiddleware`` in front it is a ``RuntimeError``. Raises
+    ``ConfigurationError`` for what cannot be a scope (RFC 6749 3.3), ``TypeError`` for what is no endpoint.
+    """
+    demand = _Demand(scopes, any_of)
+
+    def decorate(endpoint: Endpoint) -> Endpoint:
+        guarded: Any
+        if isclass(endpoint) and issubclass(endpoint, HTTPEndpoint | WebSocketEndpoint):
+            guarded = _guarded_class(endpoint, demand)
+        elif isfunction(_unwrapped(endpoint)) or ismethod(_unwrapped(endpoint)):
+            guarded = _guarded_function(endpoint, demand)
+        elif callable(endpoint) and not isclass(endpoint):
+            guarded = _GuardedApp(endpoint, demand)
+        else:
+            raise TypeError(f"requires(...) decorates endpoints, and {endpoint!r} is none; is it used as a dependency?")
+        return cast(Endpoint, guarded)
+
+    return decorate
+
+
+class _Demand:
+    def __init__(self, scopes: tuple[str, ...], any_of: Iterable[str]) -> None:
+        self._all = scopes
+        self._any_of = (any_of,) if isinstance(any_of, str) else tuple(any_of)
+        for scope in (*self._all, *self._any_of):
+            if not isinstance(scope, str):
+                raise TypeError(f"requires() takes scopes, not {scope!r}; without any, write @requires()")
+            if not is_scope(scope):
+                raise ConfigurationError(f"{scope!r} cannot be a scope: one word of printable ASCII without quotes")
+
+    def refusal(self, scope: Scope) -> Refusal | None:
+        """What stands against the request of ``scope``, or None."""
+        credentials = _credentials(scope)
+        token = credentials.token
+        if token is None:
+            return MissingToken()
+        missing = [name for name in self._all if name not in credentials.scopes]
+        if self._any_of and not any(name in credentials.scopes for name in self._any_of):
+            missing += self._any_of
+        if not missing:
+            return None
+        return InsufficientScope(missing, provider=token.provider, kid=token.header.get("kid"), subject=token.subject)
+
+
+def _credentials(scope: Scope) -> JWTCredentials:
+    credentials = scope.get("auth")
+    if not isinstance(credentials, JWTCredentials):
+        raise RuntimeError("requires() found no credentials: wrap the app in JWTMiddleware")
+    return credentials
+
+
+def _guarded_class(endpoint: type[HTTPEndpoint] | type[WebSocketEndpoint], demand: _Demand) -> type[Any]:
+    async def dispatch(self: HTTPEndpoint | WebSocketEndpoint) -> None:
+        refusal = demand.refusal(self.scope)
+        if refusal is None:
+            await endpoint.dispatch(self)  # type: ignore[arg-type]
+        else:
+            await _credentials(self.scope).refuser(refusal, self.scope, self.receive, self.send)
+
+    names = ("__module__", "__qualname__", "__doc__")
+    return type(endpoint.__name__, (endpoint,), {"dispatch": dispatch, **{n: getattr(endpoint, n) for n in names}})
+
+
+def _guarded_function(function: Callable[..., Any], demand: _Demand) -> Callable[..., Any]:
+    original = _unwrapped(function)
+    if isgeneratorfunction(original) or isasyncgenfunction(original):
+        raise TypeError("requires(...) cannot answer for a generator; return a StreamingResponse, or guard its router")
+    is_async = iscoroutinefunction(original)
+
+    @wraps(function)
+    async def guarded(*args: Any, **kwargs: Any) -> Any:
+        given = kwargs.pop(_CONNECTION, None) if injected else None
+        if len(args) == 3 and isinstance(args[0], MutableMapping):
+            return await _GuardedApp(function, demand)(*args)
+        connection = next((arg for arg in (*args, *kwargs.values(), given) if isinstance(arg, HTTPConnection)), None)
+        if connection is None:
+            raise RuntimeError("requires() found no request among the endpoint's arguments")
+        refusal = demand.refusal(connection.scope)
+        if refusal is None:
+            return await function(*args, **kwargs) if is_async else await run_in_threadpool(function, *args, **kwargs)
+        refuser = _credentials(connection.scope).refuser
+        if isinstance(connection, WebSocket):
+            return await refuser(refusal, connection.scope, connection.receive, connection.send)
+        return await refuser.response(refusal, connection.scope)
+
+    signed = signature(function)
+    injected = not any(_is_connection(parameter, original) for parameter in signed.parameters.values())
+    if injected:
+        guarded.__signature__ = _with_connection(signed)  # type: ignore[attr-defined]
+    return guarded
+
+
+class _GuardedApp:
+    def __init__(self, app: ASGIApp, demand: _Demand) -> None:
+        self._app = app
+        self._demand = demand
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        refusal = self._demand.refusal(scope) if scope["type"] in ("http", "websocket") else None
+        if refusal is None:
+            await self._app(scope, receive, send)
+        else:
+            await _credentials(scope).refuser(refusal, scope, receive, send)
+
+
+def _unwrapped(endpoint: Any) -> Any:
+    while isinstance(endpoint, partial):
+        endpoint = endpoint.func
+    return endpoint
+
+
+# FastAPI passes what the signature asks for: so an endpoint that has no request gets one, and never sees it.
+_CONNECTION = "jwt_middleware_connection"
+
+
+def _is_connection(parameter: Parameter, function: Any) -> bool:
+    annotation = parameter.annotation
+    if isinstance(annotation, str):
+        # A name that only type checkers know is FastAPI's to complain of.
+        annotation = getattr(function, "__globals__", {}).get(annotation)
+    return isclass(annotation) and issubclass(annotation, HTTPConnection)
+
+
+def _with_connection(signed: Signature) -> Signature:
+    parameters = list(signed.parameters.values())
+    end = len(parameters) - (bool(parameters) and parameters[-1].kind is Parameter.VAR_KEYWORD)
+    parameters.insert(end, Parameter(_CONNECTION, Parameter.KEYWORD_ONLY, annotation=HTTPConnection))
+    return signed.replace(parameters=parameters)

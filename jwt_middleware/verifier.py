@@ -1,0 +1,279 @@
+"""Is this token good now? Providers, each with its keys and rules, and the decision over all of them."""
+
+import time
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
+from enum import Enum
+from inspect import isawaitable
+from typing import Any, Final, Literal, TypeAlias, TypedDict
+
+from . import compact
+from .arguments import function, seconds, strings, switch
+from .claims import ClaimRules, Token, media_type
+from .errors import (
+    AlgorithmNotAllowed,
+    BadSignature,
+    ConfigurationError,
+    InvalidClaim,
+    MalformedToken,
+    MissingClaim,
+    Refusal,
+    TokenTooLarge,
+    Unavailable,
+    UnknownIssuer,
+    UnknownKey,
+    WrongIssuer,
+)
+from .keys import KeySet, check_algorithms, load_keys
+from .loading import PrivateKey, PublicKey
+
+MAX_TOKEN_SIZE = 16 * 1024
+"""Bytes of a token that are looked at, unless told otherwise."""
+
+
+class Audience(Enum):
+    """What ``audience`` may be instead of names."""
+
+    ANY = "any"
+
+
+ANY: Final = Audience.ANY
+"""``audience=ANY``: tokens for any audience, or for none, are good. Only where the keys sign for nobody else."""
+
+KeySource: TypeAlias = str | bytes | Mapping[str, Any] | PrivateKey | PublicKey
+Clock: TypeAlias = Callable[[], float]
+Validate: TypeAlias = Callable[[Token], bool | Awaitable[bool]]
+
+
+class ProviderOptions(TypedDict, total=False):
+    """The keywords of ``Provider``, for those who pass them on."""
+
+    key: KeySource | list[KeySource] | tuple[KeySource, ...]
+    audience: str | Collection[str] | Literal[Audience.ANY]
+    issuer: str | Collection[str] | None
+    name: str
+    algorithms: Collection[str] | None
+    allow_weak_keys: bool
+    leeway: float
+    max_token_age: float | None
+    token_type: str | Collection[str] | None
+    required_claims: Collection[str]
+    subject_claim: str
+    scope_claim: str | None
+    validate: Validate | Collection[Validate]
+
+
+class Provider:
+    """Whose tokens are accepted, with which keys and by which rules. All arguments are keywords.
+
+    ``key``
+        What verifies: a secret (str or bytes), a PEM (public key, private key, X.509 certificate), a JWK or JWK Set
+        (dict), or a list of them while keys are rotated: all verify.
+    ``audience``
+        The ``aud`` that a token must name (RFC 7519 4.1.3), one or several: a token for any of them is good. ``ANY``
+        says that none is checked. Required.
+    ``issuer``
+        The ``iss`` that a token must carry (RFC 7519 4.1.1), one or several, compared to the letter. None: not checked.
+    ``name``
+        Unique among providers; credentials, refusals and logs say it. Default ``jwt``.
+    ``algorithms``
+        Names from RFC 7518 3.1 and RFC 9864 2.2 that narrow what the keys verify. Default: all that the keys are for.
+    ``allow_weak_keys``
+        Accept secrets shorter than their hash and RSA keys under 2048 bits, for old systems. Default False.
+    ``leeway``
+        Seconds of clock skew allowed in ``exp``, ``nbf`` and ``iat``. Default 5.
+    ``max_token_age``
+        Seconds since ``iat`` that a token is good for, whatever its ``exp``. Default None: not checked.
+    ``token_type``
+        The header's ``typ``, one or several, for instance ``at+jwt`` (RFC 9068 4): case does not count, and
+        ``application/`` may be left out. Default None: not checked.
+    ``required_claims``
+        Names of claims that must be there and not be null. ``exp`` is always required.
+    ``subject_claim``
+        The claim that names the user. Default ``sub``; another one is required to be there, and may be a number.
+    ``scope_claim``
+        The claim that lists the scopes, as a string with spaces or as a list; a dotted path leads into nested objects
+        (``realm_access.roles``). Default None: ``scope``, else ``scp``.
+    ``validate``
+        One or several ``validate(token)``, sync or async, run after every other check. Anything but a true result
+        refuses with ``invalid_claim``; a raised ``Refusal`` refuses as it says.
+
+    Raises ``ConfigurationError`` where an argument cannot work.
+    """
+
+    def __init__(
+        self,
+        *,
+        key: KeySource | list[KeySource] | tuple[KeySource, ...] | None = None,
+        audience: str | Collection[str] | Literal[Audience.ANY] | None = None,
+        issuer: str | Collection[str] | None = None,
+        name: str = "jwt",
+        algorithms: Collection[str] | None = None,
+        allow_weak_keys: bool = False,
+        leeway: float = 5,
+        max_token_age: float | None = None,
+        token_type: str | Collection[str] | None = None,
+        required_claims: Collection[str] = (),
+        subject_claim: str = "sub",
+        scope_claim: str | None = None,
+        validate: Validate | Collection[Validate] = (),
+    ) -> None:
+        if key is None:
+            raise ConfigurationError("key is required: a secret, a PEM, a JWK or JWK Set dict, or a list of them")
+        if audience is None:
+            raise ConfigurationError(
+                "audience is required: the name that tokens for this service carry in `aud`, or audience=ANY to accept "
+                "tokens that were made for any service"
+            )
+        switch("allow_weak_keys", allow_weak_keys)
+        if not isinstance(name, str) or not name:
+            raise ConfigurationError(f"name must be a string that is not empty, not {name!r}")
+        for option, claim in (("subject_claim", subject_claim), ("scope_claim", scope_claim or "scope")):
+            if not isinstance(claim, str) or not claim:
+                raise ConfigurationError(f"{option} must be the name of a claim, not {claim!r}")
+        self.name = name
+        self.issuers = () if issuer is None else strings("issuer", issuer)
+        self.keys = KeySet(
+            load_keys(
+                key,
+                algorithms=None if algorithms is None else check_algorithms(algorithms),
+                allow_weak_keys=allow_weak_keys,
+            )
+        )
+        self.rules = ClaimRules(
+            provider=name,
+            audiences=None if audience is ANY else frozenset(strings("audience", audience)),
+            leeway=seconds("leeway", leeway),
+            max_token_age=None if max_token_age is None else seconds("max_token_age", max_token_age),
+            types=None
+            if token_type is None
+            else frozenset(media_type(typ) for typ in strings("token_type", token_type)),
+            required_claims=strings("required_claims", required_claims) if required_claims else (),
+            subject_claim=subject_claim,
+            scope_claim=scope_claim,
+        )
+        self.validators: tuple[Validate, ...] = (validate,) if callable(validate) else tuple(validate)
+        for validator in self.validators:
+            function("validate", validator, "token")
+
+    def __repr__(self) -> str:
+        return f"Provider(name={self.name!r}, issuer={self.issuers!r})"
+
+
+class Verifier:
+    """Verifies tokens of one or several providers, without ASGI. The decisions, in their order:
+
+    1. Size: more than ``max_token_size`` bytes are ``token_too_large``, before anything is parsed.
+    2. Form: three segments of canonical base64url, JSON objects: ``malformed_token``, ``encrypted_token``.
+    3. Provider: the one that has the token's ``iss``; those without an issuer are tried in their order for tokens
+       whose ``iss`` no other has: ``unknown_issuer`` (``wrong_issuer`` where there is only one to choose from).
+    4. Key: by ``kid``, then by what the key is for: ``unknown_key``, ``algorithm_not_allowed``.
+    5. Signature: ``bad_signature``.
+    6. Claims: ``ClaimRules.read`` and ``check_time``, then the provider's ``validate``.
+
+    ``providers`` is a ``Provider`` or several; ``clock`` gives Unix time. Raises ``ConfigurationError``.
+    """
+
+    def __init__(
+        self,
+        providers: Provider | Iterable[Provider],
+        *,
+        max_token_size: int = MAX_TOKEN_SIZE,
+        clock: Clock = time.time,
+    ) -> None:
+        self.providers: tuple[Provider, ...] = (providers,) if isinstance(providers, Provider) else tuple(providers)
+        self.max_token_size = max_token_size
+        self._clock = clock
+        self._by_issuer = _by_issuer(self.providers)
+        self._without_issuer = tuple(provider for provider in self.providers if not provider.issuers)
+        if type(max_token_size) is not int or max_token_size < 1:
+            raise ConfigurationError(f"max_token_size must be a number of bytes, not {max_token_size!r}")
+        function("clock", clock)
+
+    async def verify(self, raw: str | bytes) -> Token:
+        """The token that ``raw`` spells, if it is good now; raises a ``Refusal`` that says why not.
+
+        Any ``raw`` ends in one or the other; only what ``validate`` itself raises gets through.
+        """
+        if len(raw) > self.max_token_size:
+            raise TokenTooLarge
+        if isinstance(raw, str):
+            try:
+                raw = raw.encode("ascii")
+            except UnicodeEncodeError:
+                raise MalformedToken from None
+        token = compact.decode(raw)
+        claims = compact.json_object(token.payload)
+        refusals: list[Refusal] = []
+        for provider in self._candidates(claims):
+            try:
+                return await self._verify_with(provider, token, dict(claims))
+            except Refusal as refusal:
+                refusal.provider, refusal.kid = provider.name, token.kid
+                refusals.append(refusal)
+        # Of several providers the one that got furthest knows best: its keys may have been the right ones.
+        raise max(refusals, key=_progress)
+
+    def _candidates(self, claims: Mapping[str, Any]) -> tuple[Provider, ...]:
+        iss = claims.get("iss")
+        if isinstance(iss, str) and iss in self._by_issuer:
+            return (self._by_issuer[iss],)
+        if self._without_issuer:
+            return self._without_issuer
+        if "iss" not in claims:
+            raise MissingClaim(claim="iss")
+        if not isinstance(iss, str):
+            raise InvalidClaim(claim="iss")
+        if len(self.providers) > 1:
+            raise UnknownIssuer
+        raise WrongIssuer(provider=self.providers[0].name)
+
+    async def _verify_with(self, provider: Provider, token: compact.Compact, claims: dict[str, Any]) -> Token:
+        keys = provider.keys.find(token.kid, token.algorithm)
+        if not any(key.verifies(token.algorithm, token.signing_input, token.signature) for key in keys):
+            raise BadSignature
+        try:
+            verified = provider.rules.read(token.header, claims)
+            provider.rules.check_time(verified, self._clock())
+            for validate in provider.validators:
+                good = validate(verified)
+                if not (await good if isawaitable(good) else good):
+                    raise InvalidClaim
+        except Refusal as refusal:
+            refusal.subject = refusal.subject or _subject(claims)
+            raise
+        return verified
+
+
+def _progress(refusal: Refusal) -> int:
+    if isinstance(refusal, UnknownKey | AlgorithmNotAllowed):
+        return 0
+    if isinstance(refusal, BadSignature):
+        return 1
+    # Where keys could not be had the token may be good; a claim at fault, after a good signature, is the last word.
+    return 2 if isinstance(refusal, Unavailable) else 3
+
+
+def _subject(claims: Mapping[str, Any]) -> str | None:
+    subject = claims.get("sub")
+    return subject if isinstance(subject, str) else None
+
+
+def _by_issuer(providers: tuple[Provider, ...]) -> dict[str, Provider]:
+    if not providers:
+        raise ConfigurationError("providers: at least one Provider is needed")
+    names: set[str] = set()
+    by_issuer: dict[str, Provider] = {}
+    for provider in providers:
+        if not isinstance(provider, Provider):
+            raise ConfigurationError(f"providers must be Provider objects, not {type(provider).__name__}")
+        if provider.name in names:
+            raise ConfigurationError(f"providers: the name {provider.name!r} stands twice; give each its own name=")
+        names.add(provider.name)
+        for issuer in provider.issuers:
+            if issuer in by_issuer:
+                raise ConfigurationError(
+                    f"providers: {by_issuer[issuer].name!r} and {provider.name!r} both have the issuer {issuer!r}; "
+                    "make them one Provider with all keys and audiences"
+                )
+            by_issuer[issuer] = provider
+    return by_issuer
