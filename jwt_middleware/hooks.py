@@ -17,7 +17,7 @@ class Hook:
 
     def __init__(self, function: Callable[..., Any]) -> None:
         self._function = function
-        self._is_async = iscoroutinefunction(function) or iscoroutinefunction(function.__call__)
+        self._is_async = iscoroutinefunction(function)
         # A limiter belongs to one event loop; tests and servers with threads have several.
         self._limiter: RunVar[CapacityLimiter] = RunVar("jwt_middleware.hook")
 
@@ -29,5 +29,6 @@ class Hook:
         if limiter is None:
             limiter = CapacityLimiter(WORKER_THREADS)
             self._limiter.set(limiter)
+        # What is async and does not look it (an object with an async `__call__`) gives its coroutine in the thread.
         result = await to_thread.run_sync(partial(self._function, *arguments), limiter=limiter)
         return await result if isawaitable(result) else result

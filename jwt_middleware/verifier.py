@@ -223,9 +223,9 @@ class Verifier:
             raise MissingClaim(claim="iss")
         if not isinstance(iss, str):
             raise InvalidClaim(claim="iss")
-        if len(self.providers) > 1:
-            raise UnknownIssuer
-        raise WrongIssuer(provider=self.providers[0].name)
+        if len(self.providers) == 1:
+            raise WrongIssuer(provider=self.providers[0].name)
+        raise UnknownIssuer
 
     async def _verify_with(self, provider: Provider, token: compact.Compact, claims: dict[str, Any]) -> Token:
         keys = provider.keys.find(token.kid, token.algorithm)
