@@ -4,7 +4,7 @@ import time
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from enum import Enum
 from inspect import isawaitable
-from typing import Any, Final, Literal, TypeAlias, TypedDict
+from typing import Any, Final, Literal, Protocol, TypeAlias, TypedDict
 
 from . import compact
 from .arguments import function, seconds, strings, switch
@@ -23,7 +23,7 @@ from .errors import (
     UnknownKey,
     WrongIssuer,
 )
-from .keys import KeySet, check_algorithms, load_keys
+from .keys import Key, KeySet, check_algorithms, load_keys
 from .loading import PrivateKey, PublicKey
 
 MAX_TOKEN_SIZE = 16 * 1024
@@ -39,15 +39,37 @@ class Audience(Enum):
 ANY: Final = Audience.ANY
 """``audience=ANY``: tokens for any audience, or for none, are good. Only where the keys sign for nobody else."""
 
-KeySource: TypeAlias = str | bytes | Mapping[str, Any] | PrivateKey | PublicKey
+KeyText: TypeAlias = str | bytes | Mapping[str, Any] | PrivateKey | PublicKey
 Clock: TypeAlias = Callable[[], float]
 Validate: TypeAlias = Callable[[Token], bool | Awaitable[bool]]
+
+
+class KeySource(Protocol):
+    """Where a provider's keys come from."""
+
+    @property
+    def current(self) -> KeySet:
+        """The keys that are good now; replaced whole when they change, never changed, and had without waiting."""
+
+    async def refreshed(self, kid: str | None, algorithm: str) -> KeySet:
+        """The keys to look in once more, after ``current`` had none; raises ``KeysUnavailable``."""
+
+
+class StaticKeys:
+    """Keys that the configuration gives, for good."""
+
+    def __init__(self, keys: Iterable[Key]) -> None:
+        self.current = KeySet(keys)
+
+    async def refreshed(self, kid: str | None, algorithm: str) -> KeySet:
+        """``current``: there is nowhere else to look."""
+        return self.current
 
 
 class ProviderOptions(TypedDict, total=False):
     """The keywords of ``Provider``, for those who pass them on."""
 
-    key: KeySource | list[KeySource] | tuple[KeySource, ...]
+    key: KeyText | list[KeyText] | tuple[KeyText, ...]
     audience: str | Collection[str] | Literal[Audience.ANY]
     issuer: str | Collection[str] | None
     name: str
@@ -103,7 +125,7 @@ class Provider:
     def __init__(
         self,
         *,
-        key: KeySource | list[KeySource] | tuple[KeySource, ...] | None = None,
+        key: KeyText | list[KeyText] | tuple[KeyText, ...] | None = None,
         audience: str | Collection[str] | Literal[Audience.ANY] | None = None,
         issuer: str | Collection[str] | None = None,
         name: str = "jwt",
@@ -132,7 +154,7 @@ class Provider:
                 raise ConfigurationError(f"{option} must be the name of a claim, not {claim!r}")
         self.name = name
         self.issuers = () if issuer is None else strings("issuer", issuer)
-        self.keys = KeySet(
+        self.keys: KeySource = StaticKeys(
             load_keys(
                 key,
                 algorithms=None if algorithms is None else check_algorithms(algorithms),
@@ -228,7 +250,10 @@ class Verifier:
         raise UnknownIssuer
 
     async def _verify_with(self, provider: Provider, token: compact.Compact, claims: dict[str, Any]) -> Token:
-        keys = provider.keys.find(token.kid, token.algorithm)
+        try:
+            keys = provider.keys.current.find(token.kid, token.algorithm)
+        except (UnknownKey, AlgorithmNotAllowed):
+            keys = (await provider.keys.refreshed(token.kid, token.algorithm)).find(token.kid, token.algorithm)
         if not any(key.verifies(token.algorithm, token.signing_input, token.signature) for key in keys):
             raise BadSignature
         try:

@@ -12,7 +12,7 @@ from ..claims import is_scope, media_type
 from ..errors import ConfigurationError, Refusal
 from ..keys import ALGORITHMS, Key, load_keys, make_key, suited_algorithms
 from ..loading import Material, PrivateKey, PublicKey, load, public_jwk, thumbprint
-from ..verifier import MAX_TOKEN_SIZE, Clock, KeySource, Provider, ProviderOptions
+from ..verifier import MAX_TOKEN_SIZE, Clock, KeyText, Provider, ProviderOptions
 
 
 class TokenIssuer:
@@ -46,14 +46,14 @@ class TokenIssuer:
 
     def __init__(
         self,
-        key: KeySource,
+        key: KeyText,
         audience: str | Collection[str],
         issuer: str | None = None,
         *,
         access_lifetime: float = 900,
         session_lifetime: float | None = None,
         algorithm: str | None = None,
-        old_keys: KeySource | Iterable[KeySource] = (),
+        old_keys: KeyText | Iterable[KeyText] = (),
         token_type: str = "JWT",
         client_id: str | None = None,
         allow_weak_keys: bool = False,
@@ -181,7 +181,7 @@ def _signing_algorithm(material: Material, algorithm: str | None) -> str:
     return algorithm
 
 
-def _old_keys(old_keys: KeySource | Iterable[KeySource], allow_weak_keys: bool) -> tuple[Key, ...]:
+def _old_keys(old_keys: KeyText | Iterable[KeyText], allow_weak_keys: bool) -> tuple[Key, ...]:
     if not isinstance(old_keys, str | bytes | Mapping | PrivateKey | PublicKey):
         old_keys = list(old_keys)
         if not old_keys:
