@@ -50,9 +50,11 @@ class KeySource(Protocol):
     @property
     def current(self) -> KeySet:
         """The keys that are good now; replaced whole when they change, never changed, and had without waiting."""
+        ...
 
     async def refreshed(self, kid: str | None, algorithm: str) -> KeySet:
         """The keys to look in once more, after ``current`` had none; raises ``KeysUnavailable``."""
+        ...
 
 
 class StaticKeys:
