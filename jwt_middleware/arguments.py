@@ -21,6 +21,13 @@ def seconds(name: str, value: object, *, minimum: int = 0) -> float:
     return value
 
 
+def count(name: str, value: object, *, minimum: int = 0) -> int:
+    """``value``, a whole number; raises ``ConfigurationError`` for anything else."""
+    if type(value) is not int or value < minimum:
+        raise ConfigurationError(f"{name} must be a whole number, {minimum} or more, not {value!r}")
+    return value
+
+
 def function(name: str, value: object, *arguments: str) -> None:
     """Raises ``ConfigurationError`` unless ``value`` can be called; ``arguments`` tell the reader with what."""
     if not callable(value):

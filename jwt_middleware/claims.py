@@ -3,8 +3,10 @@
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from math import inf
 from typing import Any
 
+from .compact import Header, json_again
 from .errors import (
     Expired,
     InvalidClaim,
@@ -17,36 +19,86 @@ from .errors import (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Token:
-    """A verified token. The dicts are this request's own: changing them changes no other's."""
+@dataclass(slots=True, eq=False)
+class Facts:
+    """What is the same for every request with one token; never changed, and shared between them."""
 
-    header: dict[str, Any]
-    claims: dict[str, Any]
     provider: str
-    """The name of the provider whose keys verified it."""
+    header: str
+    payload: str
+    kid: str | None
     subject: str | None
-    """Whom the token speaks of: the claim ``sub``, or the provider's ``subject_claim``."""
     scopes: tuple[str, ...]
+    id: str | None
+    session: str | None
     expires_at: int
-    """Unix time, as the token says it: without leeway."""
-    not_before: float | None
-    issued_at: float | None
+    good_from: float
+    """From this moment on, and before ``good_until``, no claim about time refuses the token; leeway is in both."""
+    good_until: float
 
-    @property
-    def id(self) -> str | None:
-        """The claim ``jti`` (RFC 7519 4.1.7)."""
-        return self.claims.get("jti")
 
-    @property
-    def session(self) -> str | None:
-        """The claim ``sid`` where it is a string: the login that the token belongs to."""
-        sid = self.claims.get("sid")
-        return sid if isinstance(sid, str) else None
+class Token:
+    """A verified token, as one request sees it."""
+
+    # Defaults of the class, not set for each request: most never ask.
+    _claims: dict[str, Any] | None = None
+    _header: dict[str, Any] | None = None
+
+    def __init__(self, facts: Facts) -> None:
+        self._facts = facts
 
     def __repr__(self) -> str:
         # The claims are the user's own affairs; a repr ends in logs.
         return f"Token(provider={self.provider!r}, subject={self.subject!r}, expires_at={self.expires_at!r})"
+
+    @property
+    def claims(self) -> dict[str, Any]:
+        """All claims. The dict is this request's own: changing it changes no other's."""
+        if self._claims is None:
+            self._claims = json_again(self._facts.payload)
+        return self._claims
+
+    @property
+    def header(self) -> dict[str, Any]:
+        """The JOSE header, this request's own as well."""
+        if self._header is None:
+            self._header = json_again(self._facts.header)
+        return self._header
+
+    @property
+    def provider(self) -> str:
+        """The name of the provider whose keys verified it."""
+        return self._facts.provider
+
+    @property
+    def kid(self) -> str | None:
+        """The header's ``kid`` (RFC 7515 4.1.4)."""
+        return self._facts.kid
+
+    @property
+    def subject(self) -> str | None:
+        """Whom the token speaks of: the claim ``sub``, or the provider's ``subject_claim``."""
+        return self._facts.subject
+
+    @property
+    def scopes(self) -> tuple[str, ...]:
+        """What the token allows: the claim ``scope``, or ``scp``, or the provider's ``scope_claim``."""
+        return self._facts.scopes
+
+    @property
+    def id(self) -> str | None:
+        """The claim ``jti`` (RFC 7519 4.1.7)."""
+        return self._facts.id
+
+    @property
+    def session(self) -> str | None:
+        """The claim ``sid`` where it is a string: the login that the token belongs to."""
+        return self._facts.session
+
+    @property
+    def expires_at(self) -> int:
+        """The claim ``exp``, Unix time, without leeway; a fraction of a second is cut off, as PyJWT does."""
+        return self._facts.expires_at
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,26 +117,31 @@ class ClaimRules:
     scope_claim: str | None = None
     """None: ``scope``, else ``scp``."""
 
-    def read(self, header: dict[str, Any], claims: dict[str, Any]) -> Token:
-        """The token of a verified ``header`` and ``claims``, checked for all that time does not change.
+    def read(self, header: Header, payload: str, claims: dict[str, Any], now: float) -> Facts:
+        """The facts of a token whose signature is good, if its claims are, at ``now`` (Unix time).
 
         1. Registered claims are of the types that RFC 7519 section 4.1 gives them: ``InvalidClaim``.
         2. ``exp`` and what is required are there: ``MissingClaim``.
         3. ``typ`` is one that is expected (RFC 8725 3.11): ``WrongType``.
         4. ``aud`` names one of the audiences (RFC 7519 4.1.3): ``WrongAudience``.
         5. ``cnf`` is absent (RFC 7800, RFC 9449 7.1): ``SenderConstrained``.
+        6. Subject and scopes can be read: ``MissingClaim``, ``InvalidClaim``.
+        7. The moment is right: ``Expired``, ``TooOld``, ``NotYetValid``.
         """
-        for name in ("iss", "sub", "jti"):
-            if not isinstance(claims.get(name, ""), str):
-                raise InvalidClaim(claim=name)
-        expires_at, not_before, issued_at = (_numeric_date(claims, name) for name in ("exp", "nbf", "iat"))
+        if not isinstance(claims.get("iss", ""), str):
+            raise InvalidClaim(claim="iss")
+        if not isinstance(claims.get("sub", ""), str):
+            raise InvalidClaim(claim="sub")
+        if not isinstance(claims.get("jti", ""), str):
+            raise InvalidClaim(claim="jti")
+        exp, nbf, iat = _numeric_date(claims, "exp"), _numeric_date(claims, "nbf"), _numeric_date(claims, "iat")
         audience = _audience(claims)
-        if expires_at is None:
+        if exp is None:
             raise MissingClaim(claim="exp")
         for name in self.required_claims:
             if claims.get(name) is None:
                 raise MissingClaim(claim=name)
-        if self.types is not None and media_type(header.get("typ", "")) not in self.types:
+        if self.types is not None and media_type(header.typ) not in self.types:
             raise WrongType
         if self.audiences is not None:
             if not audience:
@@ -93,32 +150,46 @@ class ClaimRules:
                 raise WrongAudience
         if "cnf" in claims:
             raise SenderConstrained if isinstance(claims["cnf"], dict) else InvalidClaim(claim="cnf")
-        if self.max_token_age is not None and issued_at is None:
-            raise MissingClaim(claim="iat")
-        return Token(
-            header=header,
-            claims=claims,
-            provider=self.provider,
-            subject=self._subject(claims),
-            scopes=self._scopes(claims),
-            # A fraction of a second is cut off, as PyJWT does.
-            expires_at=int(expires_at),
-            not_before=not_before,
-            issued_at=issued_at,
+        subject, scopes = self._subject(claims), self._scopes(claims)
+        good_from, good_until = self._good_times(int(exp), nbf, iat, now)
+        session = claims.get("sid")
+        return Facts(
+            self.provider,
+            header.text,
+            payload,
+            header.kid,
+            subject,
+            scopes,
+            claims.get("jti"),
+            session if isinstance(session, str) else None,
+            int(exp),
+            good_from,
+            good_until,
         )
 
-    def check_time(self, token: Token, now: float) -> None:
-        """Raise ``Expired``, ``NotYetValid`` or ``TooOld`` unless ``token`` is good at ``now`` (Unix time)."""
+    def _good_times(self, exp: int, nbf: float | None, iat: float | None, now: float) -> tuple[float, float]:
+        """From when on, and before when, the token is good; raises a ``Refusal`` where ``now`` lies outside."""
+        leeway = self.leeway
         # RFC 7519 4.1.4: on or after `exp` the token MUST NOT be accepted.
-        if now >= token.expires_at + self.leeway:
+        good_until = exp + leeway
+        if now >= good_until:
             raise Expired(claim="exp")
-        if token.not_before is not None and now < token.not_before - self.leeway:
-            raise NotYetValid(claim="nbf")
-        if token.issued_at is not None:
-            if now < token.issued_at - self.leeway:
+        good_from = -inf
+        if nbf is not None:
+            good_from = nbf - leeway
+            if now < good_from:
+                raise NotYetValid(claim="nbf")
+        if iat is not None:
+            if now < iat - leeway:
                 raise NotYetValid(claim="iat")
-            if self.max_token_age is not None and now >= token.issued_at + self.max_token_age + self.leeway:
+            good_from = max(good_from, iat - leeway)
+        if self.max_token_age is not None:
+            if iat is None:
+                raise MissingClaim(claim="iat")
+            good_until = min(good_until, iat + self.max_token_age + leeway)
+            if now >= good_until:
                 raise TooOld(claim="iat")
+        return good_from, good_until
 
     def _subject(self, claims: dict[str, Any]) -> str | None:
         if self.subject_claim == "sub":
@@ -133,12 +204,12 @@ class ClaimRules:
 
     def _scopes(self, claims: dict[str, Any]) -> tuple[str, ...]:
         name = self.scope_claim or ("scope" if "scope" in claims else "scp")
-        value = _at(claims, name)
-        if value is None:
-            return ()
+        value = _at(claims, name) if "." in name else claims.get(name)
         if isinstance(value, str):
             # RFC 6749 3.3: delimited by spaces, and by nothing else.
-            return tuple(scope for scope in value.split(" ") if scope)
+            return tuple(filter(None, value.split(" ")))
+        if value is None:
+            return ()
         if isinstance(value, list) and all(isinstance(scope, str) for scope in value):
             return tuple(value)
         raise InvalidClaim(claim=name)
@@ -164,11 +235,10 @@ _LIMIT = 2**53
 def _numeric_date(claims: Mapping[str, Any], name: str) -> float | None:
     if name not in claims:
         return None
-    value = claims[name]
+    date: float = claims[name]
     # bool is an int to isinstance, and no date.
-    if type(value) not in (int, float) or not -_LIMIT < value < _LIMIT:
+    if type(date) not in (int, float) or not -_LIMIT < date < _LIMIT:
         raise InvalidClaim(claim=name)
-    date: float = value
     return date
 
 

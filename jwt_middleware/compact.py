@@ -6,8 +6,8 @@ from base64 import urlsafe_b64encode
 from binascii import Error as Base64Error
 from binascii import a2b_base64
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any, NoReturn
+from types import MappingProxyType
+from typing import Any, NamedTuple, NoReturn
 
 from .errors import EncryptedToken, MalformedToken
 
@@ -15,43 +15,60 @@ MAX_DEPTH = 32
 """Levels of nesting in a header or a payload; real tokens have two or three."""
 
 
-@dataclass(frozen=True, slots=True)
-class Compact:
-    """A token taken apart, with nothing of it verified yet."""
+class Header(NamedTuple):
+    """A JOSE header (RFC 7515 section 4): its JSON text, and what is decided by."""
 
-    header: dict[str, Any]
+    text: str
     algorithm: str
     kid: str | None
+    typ: str
+
+
+class Compact(NamedTuple):
+    """A token taken apart, with nothing of it verified yet."""
+
+    header_segment: bytes
+    header: Header
     payload: bytes
     signing_input: bytes
     signature: bytes
 
 
-def decode(raw: bytes) -> Compact:
+def decode(raw: bytes, known_headers: Mapping[bytes, Header] = MappingProxyType({})) -> Compact:
     """The parts of ``raw``, a JWS in compact serialisation (RFC 7515 7.1).
 
-    Raises ``EncryptedToken`` for the five segments of a JWE, ``MalformedToken`` for everything else that is not
-    exactly three segments of canonical base64url with a JSON object as header.
+    Header segments found in ``known_headers`` are not parsed again. Raises ``EncryptedToken`` for the five segments of
+    a JWE, ``MalformedToken`` for everything else that is not exactly three segments of canonical base64url.
     """
     segments = raw.split(b".", 5)
     if len(segments) != 3:
         raise EncryptedToken if len(segments) == 5 else MalformedToken
-    header = json_object(base64url_decode(segments[0]))
+    header_segment, payload_segment, signature_segment = segments
+    header = known_headers.get(header_segment) or decode_header(header_segment)
+    return Compact(
+        header_segment,
+        header,
+        base64url_decode(payload_segment),
+        raw[: len(header_segment) + 1 + len(payload_segment)],
+        base64url_decode(signature_segment),
+    )
+
+
+def decode_header(segment: bytes) -> Header:
+    """The JOSE header that ``segment`` spells; raises ``MalformedToken``.
+
+    Key material in it (``jku``, ``jwk``, ``x5u``, ``x5c``) is never looked at.
+    """
+    data = base64url_decode(segment)
+    parameters = json_object(data)
     # RFC 7515 4.1.11: a token whose critical extensions are not understood is invalid; we understand none. RFC 7797 7:
     # `b64` without `crit` would make the same bytes mean two things.
-    if "crit" in header or "b64" in header:
+    if "crit" in parameters or "b64" in parameters:
         raise MalformedToken
-    algorithm = header.get("alg")
-    if not (isinstance(algorithm, str) and all(isinstance(header.get(name, ""), str) for name in ("kid", "typ"))):
+    algorithm, kid, typ = parameters.get("alg"), parameters.get("kid", ""), parameters.get("typ", "")
+    if not (isinstance(algorithm, str) and isinstance(kid, str) and isinstance(typ, str)):
         raise MalformedToken
-    return Compact(
-        header=header,
-        algorithm=algorithm,
-        kid=header.get("kid"),
-        payload=base64url_decode(segments[1]),
-        signing_input=raw[: raw.rfind(b".")],
-        signature=base64url_decode(segments[2]),
-    )
+    return Header(data.decode("utf-8"), algorithm, kid if "kid" in parameters else None, typ)
 
 
 def encode(header: Mapping[str, Any], claims: Mapping[str, Any], sign: Callable[[bytes], bytes]) -> str:
@@ -95,13 +112,19 @@ def json_object(data: bytes) -> dict[str, Any]:
         # Brackets in strings count too in the cheap test, so only what fails it is measured.
         if text.count("[") + text.count("{") > MAX_DEPTH:
             _check_depth(text)
-        value = _DECODER.decode(text)
+        value = _decoded(text, _STRICT_DECODER)
         if "\\u" in text:
             json.dumps(value, ensure_ascii=False).encode("utf-8")
     except ValueError:  # bad JSON, bad UTF-8, numbers of more digits than Python converts
         raise MalformedToken from None
     if not isinstance(value, dict):
         raise MalformedToken
+    return value
+
+
+def json_again(text: str) -> dict[str, Any]:
+    """A new copy of the object in ``text``, which ``json_object`` has read before: nothing is checked twice."""
+    value: dict[str, Any] = _decoded(text, _PLAIN_DECODER)
     return value
 
 
@@ -129,7 +152,18 @@ def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not JSON")
 
 
-_DECODER = json.JSONDecoder(object_pairs_hook=_object_without_doubles, parse_constant=_refuse_constant)
+_STRICT_DECODER = json.JSONDecoder(object_pairs_hook=_object_without_doubles, parse_constant=_refuse_constant)
+_PLAIN_DECODER = json.JSONDecoder()
+
+
+def _decoded(text: str, decoder: json.JSONDecoder) -> Any:
+    # `decode` looks for white space around the value with two regular expressions; tokens hardly ever have any.
+    if text[:1] == "{":
+        value, end = decoder.raw_decode(text)
+        if end == len(text):
+            return value
+    return decoder.decode(text)
+
 
 # The closing quote is optional, so that an unclosed string is consumed once and not tried again from each quote in it.
 _STRINGS = re.compile(r'"(?:[^"\\]|\\.)*+"?', re.DOTALL)

@@ -5,6 +5,7 @@ RFC 6750 section 3.1 and a fixed ``description``; what only the operator may kno
 """
 
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import ClassVar
 
 
@@ -251,6 +252,7 @@ class RevocationsUnavailable(Unavailable):
     description = "Whether the access token is revoked cannot be told at the moment."
 
 
+@lru_cache(maxsize=1024)
 def quoted(value: str) -> str:
     """A quoted-string (RFC 9110 5.6.4) that nothing can break out of: what is not printable ASCII becomes ``?``."""
     printable = "".join(c if " " <= c <= "~" else "?" for c in value)

@@ -1,5 +1,6 @@
 """What does the app see? The user and the credentials in the ASGI scope."""
 
+from functools import cached_property
 from typing import Any
 
 from starlette.authentication import AuthCredentials, BaseUser
@@ -15,22 +16,20 @@ class JWTUser(BaseUser):
     """
 
     def __init__(self, token: Token | None) -> None:
-        self.claims: dict[str, Any] = {} if token is None else token.claims
-        self.scopes: tuple[str, ...] = () if token is None else token.scopes
-        self._identity = None if token is None else token.subject or ""
+        self.token = token
 
     def __repr__(self) -> str:
-        return f"JWTUser({self._identity!r})"
+        return f"JWTUser({None if self.token is None else self.identity!r})"
 
     @property
     def is_authenticated(self) -> bool:
         """Whether a verified token stands behind this user."""
-        return self._identity is not None
+        return self.token is not None
 
     @property
     def identity(self) -> str:
         """The token's subject; empty where there is none."""
-        return self._identity or ""
+        return "" if self.token is None else self.token.subject or ""
 
     @property
     def display_name(self) -> str:
@@ -41,6 +40,16 @@ class JWTUser(BaseUser):
                 return name
         return self.identity
 
+    @property
+    def claims(self) -> dict[str, Any]:
+        """The token's claims; empty where there is none."""
+        return {} if self.token is None else self.token.claims
+
+    @property
+    def scopes(self) -> tuple[str, ...]:
+        """The token's scopes; empty where there is none."""
+        return () if self.token is None else self.token.scopes
+
 
 class JWTCredentials(AuthCredentials):
     """``scope["auth"]``: Starlette's credentials, so that its ``@requires`` works, with the token beside the scopes.
@@ -49,9 +58,13 @@ class JWTCredentials(AuthCredentials):
     """
 
     def __init__(self, token: Token | None, refuser: Refuser) -> None:
-        super().__init__(() if token is None else token.scopes)
         self.token = token
         self.refuser = refuser
 
     def __repr__(self) -> str:
         return f"JWTCredentials({self.token!r})"
+
+    @cached_property
+    def scopes(self) -> list[str]:  # type: ignore[override]  # an attribute there; made when it is asked for here
+        """The token's scopes."""
+        return [] if self.token is None else list(self.token.scopes)

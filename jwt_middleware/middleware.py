@@ -17,7 +17,7 @@ from .hooks import Hook
 from .identity import JWTCredentials, JWTUser
 from .refuser import RefusalResponse, Refuser
 from .sources import bearer_header
-from .verifier import MAX_TOKEN_SIZE, Clock, Provider, ProviderOptions, Verifier
+from .verifier import CACHE_SIZE, MAX_TOKEN_SIZE, Clock, Provider, ProviderOptions, Verifier
 
 LoadUser: TypeAlias = Callable[[Token], Any | Awaitable[Any]]
 
@@ -53,8 +53,8 @@ class JWTMiddleware:
         ``scope["user"]``, or None to refuse. Default: a ``JWTUser``.
     ``refusal_response``, ``realm``
         See ``Refuser``. Defaults: JSON, ``api``.
-    ``max_token_size``, ``clock``
-        See ``Verifier``. Defaults: 16 KiB, ``time.time``.
+    ``max_token_size``, ``cache_size``, ``clock``
+        See ``Verifier``. Defaults: 16 KiB, 16,384 tokens, ``time.time``.
 
     Raises ``ConfigurationError`` where an argument cannot work.
     """
@@ -71,6 +71,7 @@ class JWTMiddleware:
         refusal_response: RefusalResponse | None = None,
         realm: str = "api",
         max_token_size: int = MAX_TOKEN_SIZE,
+        cache_size: int = CACHE_SIZE,
         clock: Clock = time.time,
         **provider: Unpack[ProviderOptions],
     ) -> None:
@@ -80,7 +81,12 @@ class JWTMiddleware:
         if load_user is not None:
             function("load_user", load_user, "token")
         self.app = app
-        self.verifier = Verifier(_providers(providers, provider), max_token_size=max_token_size, clock=clock)
+        self.verifier = Verifier(
+            _providers(providers, provider), max_token_size=max_token_size, cache_size=cache_size, clock=clock
+        )
+        # Looked up once instead of with each request.
+        self._remembered, self._verify = self.verifier.remembered, self.verifier.verify
+        self._max_token_size = max_token_size
         self._refuser = Refuser(realm, refusal_response)
         self._public = PublicPaths(public)
         self._allow_anonymous = allow_anonymous
@@ -93,14 +99,17 @@ class JWTMiddleware:
             await self.app(scope, receive, send)
             return
         token: Token | None = None
-        user: Any
+        refusal: Refusal | None = None
         try:
-            raw = bearer_header(scope["headers"], self.verifier.max_token_size)
+            raw = bearer_header(scope["headers"], self._max_token_size)
             if raw is None:
-                raise MissingToken
-            token = await self.verifier.verify(raw)
-            user = JWTUser(token) if self._load_user is None else await self._loaded_user(token, self._load_user)
-        except Refusal as refusal:
+                refusal = MissingToken()
+            else:
+                token = self._remembered(raw) or await self._verify(raw)
+                user = JWTUser(token) if self._load_user is None else await self._loaded_user(token, self._load_user)
+        except Refusal as raised:
+            refusal = raised
+        if refusal is not None:
             if not self._may_pass(scope, refusal):
                 await self._refuser(refusal, scope, receive, send)
                 return
@@ -116,7 +125,7 @@ class JWTMiddleware:
             if user is None:
                 raise UserRefused
         except Refusal as refusal:
-            refusal.provider, refusal.kid, refusal.subject = token.provider, token.header.get("kid"), token.subject
+            refusal.provider, refusal.kid, refusal.subject = token.provider, token.kid, token.subject
             raise
         return user
 

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Awaitable, Callable
+from functools import lru_cache
 from inspect import isawaitable
 from typing import TypeAlias
 
@@ -34,25 +35,47 @@ class Refuser:
 
     async def __call__(self, refusal: Refusal, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer the request, or the WebSocket handshake, of ``scope`` with ``refusal``."""
-        if scope["type"] == "websocket" and "websocket.http.response" not in (scope.get("extensions") or {}):
+        is_websocket = scope["type"] == "websocket"
+        # RFC 9110 9.3.2: to HEAD the headers of a GET, and no content. Not every server sees to it.
+        is_head = not is_websocket and scope["method"] == "HEAD"
+        if is_websocket and "websocket.http.response" not in (scope.get("extensions") or ()):
             _log(refusal)
             await send({"type": "websocket.close", "code": _close_code(refusal), "reason": refusal.code})
-            return
-        response = await self.response(refusal, scope)
-        # RFC 9110 9.3.2: the headers of a GET, and no content. Not every server sees to it.
-        await response(scope, receive, _without_content(send) if scope.get("method") == "HEAD" else send)
+        elif self._refusal_response is None:
+            _log(refusal)
+            kind = "websocket.http.response" if is_websocket else "http.response"
+            headers, body = self._json(refusal)
+            await send({"type": f"{kind}.start", "status": refusal.status, "headers": list(headers)})
+            await send({"type": f"{kind}.body", "body": b"" if is_head else body})
+        else:
+            response = await self.response(refusal, scope)
+            await response(scope, receive, _without_content(send) if is_head else send)
 
     async def response(self, refusal: Refusal, scope: Scope) -> Response:
         """The response that says ``refusal``; the log hears of it."""
         _log(refusal)
         if self._refusal_response is None:
-            response: Response = JSONResponse(refusal.body, status_code=refusal.status)
-        else:
-            built = self._refusal_response(HTTPConnection(scope), refusal)
-            response = await built if isawaitable(built) else built
+            headers, body = self._json(refusal)
+            response = Response(body, refusal.status)
+            response.raw_headers = list(headers)
+            return response
+        built = self._refusal_response(HTTPConnection(scope), refusal)
+        response = await built if isawaitable(built) else built
         for name, value in refusal.headers(self._realm):
             response.headers.setdefault(name, value)
         return response
+
+    def _json(self, refusal: Refusal) -> tuple[tuple[tuple[bytes, bytes], ...], bytes]:
+        return _json_answer(tuple(refusal.body.items()), tuple(refusal.headers(self._realm)))
+
+
+# Few answers exist, and bad tokens must not be a cheaper attack than good ones are work.
+@lru_cache(maxsize=1024)
+def _json_answer(
+    body: tuple[tuple[str, str], ...], headers: tuple[tuple[str, str], ...]
+) -> tuple[tuple[tuple[bytes, bytes], ...], bytes]:
+    response = JSONResponse(dict(body), headers=dict(headers))
+    return tuple(response.raw_headers), bytes(response.body)
 
 
 # IANA's WebSocket Close Code registry: Unauthorized, Forbidden, Try Again Later; RFC 6455 7.4.1: policy violation.

@@ -78,7 +78,7 @@ class _Demand:
             missing += self._any_of
         if not missing:
             return None
-        return InsufficientScope(missing, provider=token.provider, kid=token.header.get("kid"), subject=token.subject)
+        return InsufficientScope(missing, provider=token.provider, kid=token.kid, subject=token.subject)
 
 
 def _credentials(scope: Scope) -> JWTCredentials:

@@ -23,11 +23,18 @@ def bearer_header(headers: Iterable[tuple[bytes, bytes]], max_size: int) -> byte
             if authorization is not None:
                 raise AmbiguousToken
             authorization = value
-    if authorization is None or authorization[:6].lower() != b"bearer" or authorization[6:7] in _SCHEME_GOES_ON:
+    if authorization is None:
         return None
     if len(authorization) > max_size + len(b"Bearer "):
-        raise TokenTooLarge
-    token = authorization[6:].lstrip(b" ")
-    if not token or authorization[6:7] != b" ":
+        if authorization[:6].lower() == b"bearer" and authorization[6:7] not in _SCHEME_GOES_ON:
+            raise TokenTooLarge
+        return None
+    scheme, _, token = authorization.partition(b" ")
+    if scheme == b"Bearer" or scheme.lower() == b"bearer":
+        token = token.lstrip(b" ")
+        if token:
+            return token
         raise MalformedToken
-    return token
+    if scheme[:6].lower() == b"bearer" and scheme[6:7] not in _SCHEME_GOES_ON:
+        raise MalformedToken
+    return None

@@ -2,13 +2,15 @@
 
 import time
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass
 from enum import Enum
 from inspect import isawaitable
 from typing import Any, Final, Literal, Protocol, TypeAlias, TypedDict
 
 from . import compact
-from .arguments import function, seconds, strings, switch
-from .claims import ClaimRules, Token, media_type
+from .arguments import count, function, seconds, strings, switch
+from .cache import TokenCache
+from .claims import ClaimRules, Facts, Token, media_type
 from .errors import (
     AlgorithmNotAllowed,
     BadSignature,
@@ -25,6 +27,12 @@ from .errors import (
 )
 from .keys import Key, KeySet, check_algorithms, load_keys
 from .loading import PrivateKey, PublicKey
+
+CACHE_SIZE = 16 * 1024
+"""Tokens that are remembered, unless told otherwise."""
+
+MAX_HEADERS = 1024
+"""Headers that are remembered. Few exist: one for each key of each signer, where signers are sensible."""
 
 MAX_TOKEN_SIZE = 16 * 1024
 """Bytes of a token that are looked at, unless told otherwise."""
@@ -183,6 +191,17 @@ class Provider:
         return f"Provider(name={self.name!r}, issuer={self.issuers!r})"
 
 
+@dataclass(slots=True, eq=False)
+class _Verified:
+    facts: Facts
+    keys: KeySet
+    provider: Provider
+
+    def is_good_at(self, now: float) -> bool:
+        # A token is as good as the keys that verified it: gone or replaced, they take it with them.
+        return self.facts.good_from <= now < self.facts.good_until and self.keys is self.provider.keys.current
+
+
 class Verifier:
     """Verifies tokens of one or several providers, without ASGI. The decisions, in their order:
 
@@ -192,7 +211,10 @@ class Verifier:
        whose ``iss`` no other has: ``unknown_issuer`` (``wrong_issuer`` where there is only one to choose from).
     4. Key: by ``kid``, then by what the key is for: ``unknown_key``, ``algorithm_not_allowed``.
     5. Signature: ``bad_signature``.
-    6. Claims: ``ClaimRules.read`` and ``check_time``, then the provider's ``validate``.
+    6. Claims: see ``ClaimRules.read``; then the provider's ``validate``.
+
+    What was found good is remembered, for ``cache_size`` tokens (0: none). Seen again, a token is checked for what may
+    have changed: the time, and whether its provider still has the key set that verified it; and ``validate`` runs.
 
     ``providers`` is a ``Provider`` or several; ``clock`` gives Unix time. Raises ``ConfigurationError``.
     """
@@ -202,16 +224,18 @@ class Verifier:
         providers: Provider | Iterable[Provider],
         *,
         max_token_size: int = MAX_TOKEN_SIZE,
+        cache_size: int = CACHE_SIZE,
         clock: Clock = time.time,
     ) -> None:
         self.providers: tuple[Provider, ...] = (providers,) if isinstance(providers, Provider) else tuple(providers)
-        self.max_token_size = max_token_size
-        self._clock = clock
+        self.max_token_size = count("max_token_size", max_token_size, minimum=1)
         self._by_issuer = _by_issuer(self.providers)
         self._without_issuer = tuple(provider for provider in self.providers if not provider.issuers)
-        if type(max_token_size) is not int or max_token_size < 1:
-            raise ConfigurationError(f"max_token_size must be a number of bytes, not {max_token_size!r}")
         function("clock", clock)
+        self._clock = clock
+        self._verified: TokenCache[_Verified] = TokenCache(count("cache_size", cache_size))
+        # Of tokens with good signatures only.
+        self._headers: dict[bytes, compact.Header] = {}
 
     async def verify(self, raw: str | bytes) -> Token:
         """The token that ``raw`` spells, if it is good now; raises a ``Refusal`` that says why not.
@@ -225,15 +249,44 @@ class Verifier:
                 raw = raw.encode("ascii")
             except UnicodeEncodeError:
                 raise MalformedToken from None
-        token = compact.decode(raw)
-        claims = compact.json_object(token.payload)
+        verified = self._verified.get(raw)
+        if verified is None or not verified.is_good_at(self._clock()):
+            verified = await self._verify(raw)
+        token = Token(verified.facts)
+        if verified.provider.validators:
+            await _validate(verified.provider, token)
+        return token
+
+    def remembered(self, raw: bytes) -> Token | None:
+        """The token that ``raw`` spells, where that can be said without waiting: it is in memory, and still good.
+
+        None says nothing about the token; ``verify`` does.
+        """
+        verified = self._verified.get(raw)
+        if verified is None or verified.provider.validators or not verified.is_good_at(self._clock()):
+            return None
+        return Token(verified.facts)
+
+    async def _verify(self, raw: bytes) -> _Verified:
+        parts = compact.decode(raw, self._headers)
+        payload = parts.payload.decode("utf-8")
+        claims = compact.json_object(parts.payload)
         refusals: list[Refusal] = []
         for provider in self._candidates(claims):
+            keys = None
             try:
-                return await self._verify_with(provider, token, dict(claims))
+                keys = await _check_signature(provider, parts)
+                facts = provider.rules.read(parts.header, payload, claims, self._clock())
             except Refusal as refusal:
-                refusal.provider, refusal.kid = provider.name, token.kid
+                refusal.provider, refusal.kid = provider.name, parts.header.kid
+                if keys is not None:
+                    refusal.subject = _subject(claims)
                 refusals.append(refusal)
+            else:
+                verified = _Verified(facts, keys, provider)
+                self._verified.put(raw, verified)
+                self._remember_header(parts)
+                return verified
         # Of several providers the one that got furthest knows best: its keys may have been the right ones.
         raise max(refusals, key=_progress)
 
@@ -251,24 +304,37 @@ class Verifier:
             raise WrongIssuer(provider=self.providers[0].name)
         raise UnknownIssuer
 
-    async def _verify_with(self, provider: Provider, token: compact.Compact, claims: dict[str, Any]) -> Token:
-        try:
-            keys = provider.keys.current.find(token.kid, token.algorithm)
-        except (UnknownKey, AlgorithmNotAllowed):
-            keys = (await provider.keys.refreshed(token.kid, token.algorithm)).find(token.kid, token.algorithm)
-        if not any(key.verifies(token.algorithm, token.signing_input, token.signature) for key in keys):
-            raise BadSignature
-        try:
-            verified = provider.rules.read(token.header, claims)
-            provider.rules.check_time(verified, self._clock())
-            for validate in provider.validators:
-                good = validate(verified)
-                if not (await good if isawaitable(good) else good):
-                    raise InvalidClaim
-        except Refusal as refusal:
-            refusal.subject = refusal.subject or _subject(claims)
-            raise
-        return verified
+    def _remember_header(self, parts: compact.Compact) -> None:
+        if parts.header_segment not in self._headers:
+            if len(self._headers) >= MAX_HEADERS:
+                self._headers.clear()
+            self._headers[parts.header_segment] = parts.header
+
+
+async def _check_signature(provider: Provider, parts: compact.Compact) -> KeySet:
+    """The key set, one of whose keys made the signature; raises a ``Refusal`` where none did."""
+    algorithm, kid = parts.header.algorithm, parts.header.kid
+    keys = provider.keys.current
+    try:
+        candidates = keys.find(kid, algorithm)
+    except (UnknownKey, AlgorithmNotAllowed):
+        keys = await provider.keys.refreshed(kid, algorithm)
+        candidates = keys.find(kid, algorithm)
+    for key in candidates:
+        if key.verifies(algorithm, parts.signing_input, parts.signature):
+            return keys
+    raise BadSignature
+
+
+async def _validate(provider: Provider, token: Token) -> None:
+    try:
+        for validate in provider.validators:
+            good = validate(token)
+            if not (await good if isawaitable(good) else good):
+                raise InvalidClaim
+    except Refusal as refusal:
+        refusal.provider, refusal.kid, refusal.subject = token.provider, token.kid, token.subject
+        raise
 
 
 def _progress(refusal: Refusal) -> int:

@@ -156,8 +156,9 @@ class TokenIssuer:
         if len(raw) > MAX_TOKEN_SIZE:
             raise ValueError(f"claims: the token would have {len(raw)} bytes; at most {MAX_TOKEN_SIZE} are accepted")
         try:
-            token = compact.decode(raw.encode("ascii"))
-            self._rules.check_time(self._rules.read(token.header, compact.json_object(token.payload)), now)
+            parts = compact.decode(raw.encode("ascii"))
+            claims = compact.json_object(parts.payload)
+            self._rules.read(parts.header, parts.payload.decode("utf-8"), claims, now)
         except Refusal as refusal:
             claim = f" ({refusal.claim})" if refusal.claim else ""
             raise ValueError(f"claims: the token would be refused: {refusal.code}{claim}") from None
