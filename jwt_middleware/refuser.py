@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable
 from inspect import isawaitable
 from typing import TypeAlias
 
+from starlette.exceptions import HTTPException, WebSocketException
 from starlette.requests import HTTPConnection
 from starlette.responses import JSONResponse, Response
 from starlette.types import Message, Receive, Scope, Send
@@ -35,12 +36,23 @@ class Refuser:
     async def __call__(self, refusal: Refusal, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer the request, or the WebSocket handshake, of ``scope`` with ``refusal``."""
         if scope["type"] == "websocket" and "websocket.http.response" not in (scope.get("extensions") or {}):
-            _log(refusal)
-            await send({"type": "websocket.close", "code": _close_code(refusal), "reason": refusal.code})
+            await self.close(refusal, send)
             return
         response = await self.response(refusal, scope)
         # RFC 9110 9.3.2: the headers of a GET, and no content. Not every server sees to it.
         await response(scope, receive, _without_content(send) if scope.get("method") == "HEAD" else send)
+
+    async def close(self, refusal: Refusal, send: Send) -> None:
+        """Close a WebSocket, accepted or not, with ``refusal``."""
+        _log(refusal)
+        await send({"type": "websocket.close", "code": _close_code(refusal), "reason": refusal.code})
+
+    def exception(self, refusal: Refusal, scope: Scope) -> HTTPException | WebSocketException:
+        """What says ``refusal`` where a returned response would not be sent; Starlette and FastAPI answer it."""
+        _log(refusal)
+        if scope["type"] == "websocket":
+            return WebSocketException(_close_code(refusal), refusal.code)
+        return HTTPException(refusal.status, refusal.description, dict(refusal.headers(self._realm)))
 
     async def response(self, refusal: Refusal, scope: Scope) -> Response:
         """The response that says ``refusal``; the log hears of it."""
