@@ -219,17 +219,23 @@ FASTAPI_USERS = (
 )
 
 
+def fastapi_users(now: float) -> Verifier:
+    provider = Provider(key="SECRET", allow_weak_keys=True, audience="fastapi-users:auth", subject_claim="user_id")
+    return Verifier(provider, clock=lambda: now)
+
+
 @pytest.mark.anyio
-async def test_the_token_of_the_fastapi_users_documentation_is_good_until_it_expires() -> None:
-    provider = Provider(
-        key="SECRET", allow_weak_keys=True, audience="fastapi-users:auth", subject_claim="user_id", leeway=5
-    )
-    for good in (1571504192, 1571504193 + 4.999):
-        token = await Verifier(provider, clock=lambda now=good: now).verify(FASTAPI_USERS)
-        assert token.subject == "9221ffc9-640f-4372-86d3-ce642cba5603"
-    for late in (1571504193 + 5, 1571504193 + 5000):
-        with pytest.raises(Expired):
-            await Verifier(provider, clock=lambda now=late: now).verify(FASTAPI_USERS)
+@pytest.mark.parametrize("now", [1571504192, 1571504193 + 4.999])
+async def test_the_token_of_the_fastapi_users_documentation_is_good(now: float) -> None:
+    token = await fastapi_users(now).verify(FASTAPI_USERS)
+    assert token.subject == "9221ffc9-640f-4372-86d3-ce642cba5603"
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("now", [1571504193 + 5, 1900000000])
+async def test_the_token_of_the_fastapi_users_documentation_expires_after_the_leeway(now: float) -> None:
+    with pytest.raises(Expired):
+        await fastapi_users(now).verify(FASTAPI_USERS)
 
 
 @pytest.mark.parametrize(
