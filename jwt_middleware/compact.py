@@ -7,6 +7,7 @@ from binascii import Error as Base64Error
 from binascii import a2b_base64
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from math import isfinite
 from typing import Any, NoReturn
 
 from .errors import EncryptedToken, MalformedToken
@@ -88,7 +89,8 @@ def json_object(data: bytes) -> dict[str, Any]:
     """The JSON object that ``data`` holds; raises ``MalformedToken`` for anything else.
 
     UTF-8 without a byte order mark (RFC 8259 8.1), no name twice (RFC 7519 section 4), no NaN or Infinity, at most
-    ``MAX_DEPTH`` levels, no unpaired surrogates (they would crash whoever encodes them later).
+    ``MAX_DEPTH`` levels, no unpaired surrogates and no numbers that floats cannot hold (they would crash whoever
+    encodes them later).
     """
     try:
         text = data.decode("utf-8")
@@ -129,7 +131,16 @@ def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not JSON")
 
 
-_DECODER = json.JSONDecoder(object_pairs_hook=_object_without_doubles, parse_constant=_refuse_constant)
+def _finite_number(text: str) -> float:
+    number = float(text)
+    if not isfinite(number):
+        raise ValueError("a number is too large")
+    return number
+
+
+_DECODER = json.JSONDecoder(
+    object_pairs_hook=_object_without_doubles, parse_constant=_refuse_constant, parse_float=_finite_number
+)
 
 # The closing quote is optional, so that an unclosed string is consumed once and not tried again from each quote in it.
 _STRINGS = re.compile(r'"(?:[^"\\]|\\.)*+"?', re.DOTALL)
