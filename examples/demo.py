@@ -106,9 +106,10 @@ app = create_app()
 def listen(port: int) -> socket.socket:
     try:
         return socket.create_server(("127.0.0.1", port))
-    except OSError as error:
-        print(f"Port {port} cannot be had ({error.strerror}): another one is taken instead.\n")
-        return socket.create_server(("127.0.0.1", 0))
+    except OSError:
+        listener = socket.create_server(("127.0.0.1", 0))
+        print(f"Port {port} is taken, or not for us; this is port {listener.getsockname()[1]} instead.\n")
+        return listener
 
 
 def main() -> None:

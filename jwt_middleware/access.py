@@ -12,13 +12,13 @@ _METHOD = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 class PublicPaths:
     """Paths that need no token: ``/health``, ``/docs/*`` (all below ``/docs/``), ``GET /items/*``.
 
-    An entry without a method is for all methods and for WebSockets. OPTIONS and HEAD count as GET. Raises
+    An entry without a method is for all methods and for WebSockets. Requests with OPTIONS and HEAD count as GET. Raises
     ``ConfigurationError`` for an entry that could not match what its author meant.
     """
 
     def __init__(self, entries: Iterable[str]) -> None:
-        if isinstance(entries, str):
-            raise ConfigurationError(f"public must be a list of paths, for instance [{entries!r}]")
+        if isinstance(entries, str) or not isinstance(entries, Iterable):
+            raise ConfigurationError(f"public must be a list of paths, for instance ['/health'], not {entries!r}")
         # Path or prefix to methods; None stands for all. So a look-up costs the same however many entries there are.
         self._exact: dict[str, frozenset[str] | None] = {}
         self._below: dict[str, frozenset[str] | None] = {}
@@ -32,10 +32,9 @@ class PublicPaths:
         """Whether the request of this ASGI ``scope`` (http or websocket) is for a public path."""
         if not self._exact and not self._below:
             return False
-        path = _route_path(scope)
-        if not _is_plain(path, scope.get("raw_path")):
+        if not _is_plain(scope["path"], scope.get("raw_path")):
             return False
-        method = _method(scope)
+        path, method = _route_path(scope), _method(scope)
         if _admits(self._exact, path, method):
             return True
         end = path.find("/") if self._below else -1
@@ -73,14 +72,20 @@ def _parsed(entry: str) -> tuple[str | None, str]:
         raise ConfigurationError(f"public entry {entry!r} must start with '/', or with a method and '/'")
     if space and not (_METHOD.fullmatch(method) and method == method.upper()):
         raise ConfigurationError(f"public entry {entry!r} must be a method in capitals, one space and a path")
-    if "*" in path.removesuffix("/*"):
-        raise ConfigurationError(f"public entry {entry!r} can have '*' as its whole last segment only")
-    if not _is_plain(path, None):
+    if method in ("HEAD", "OPTIONS"):
+        # "OPTIONS /*" is meant for preflights; counted as GET it would open every page.
+        raise ConfigurationError(
+            f"public entry {entry!r} cannot stand apart from GET; CORS preflights belong to a CORS middleware outside, "
+            "or to allow_preflight=True"
+        )
+    if not {"*", "{", "}"}.isdisjoint(path.removesuffix("/*")):
+        raise ConfigurationError(f"public entry {entry!r} can have '*' as its whole last segment, and no other pattern")
+    if not _is_plain(path, None) or _ENCODED.search(path):
         raise ConfigurationError(
             f"public entry {entry!r} would never match: write it as the app sees it, decoded, without '//', '.', '..', "
             "backslash, query or fragment"
         )
-    return ("GET" if method in ("HEAD", "OPTIONS") else method or None), path
+    return method or None, path
 
 
 def _route_path(scope: Mapping[str, Any]) -> str:
@@ -92,7 +97,8 @@ def _route_path(scope: Mapping[str, Any]) -> str:
 
 
 # What some router or proxy would read as another path than the one that is compared here.
-_NOT_PLAIN = re.compile(r"//|\\|/\.\.?(?:/|$)|%(?:2e|2f|5c)|[?#\x00-\x1f\x7f]", re.IGNORECASE)
+_NOT_PLAIN = re.compile(r"//|\\|/\.\.?(?:[/;]|$)|%(?:2e|2f|5c)|[?#\x00-\x1f\x7f]", re.IGNORECASE)
+_ENCODED = re.compile(r"%[0-9a-f]{2}", re.IGNORECASE)
 _ENCODED_SLASH = re.compile(rb"%(?:2f|5c)", re.IGNORECASE)
 
 

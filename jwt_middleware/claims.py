@@ -228,7 +228,7 @@ def is_scope(value: str) -> bool:
 
 _SCOPE = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]+")
 
-# RFC 8259 section 6: the integers that every reader of JSON agrees on. The bound keeps NaN and infinities out, too.
+# RFC 8259 section 6: the integers that every reader of JSON agrees on.
 _LIMIT = 2**53
 
 

@@ -6,8 +6,10 @@ from base64 import urlsafe_b64encode
 from binascii import Error as Base64Error
 from binascii import a2b_base64
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from math import isfinite
 from types import MappingProxyType
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NoReturn
 
 from .errors import EncryptedToken, MalformedToken
 
@@ -15,7 +17,8 @@ MAX_DEPTH = 32
 """Levels of nesting in a header or a payload; real tokens have two or three."""
 
 
-class Header(NamedTuple):
+@dataclass(slots=True, eq=False)
+class Header:
     """A JOSE header (RFC 7515 section 4): its JSON text, and what is decided by."""
 
     text: str
@@ -24,7 +27,8 @@ class Header(NamedTuple):
     typ: str
 
 
-class Compact(NamedTuple):
+@dataclass(slots=True, eq=False)
+class Compact:
     """A token taken apart, with nothing of it verified yet."""
 
     header_segment: bytes
@@ -105,7 +109,8 @@ def json_object(data: bytes) -> dict[str, Any]:
     """The JSON object that ``data`` holds; raises ``MalformedToken`` for anything else.
 
     UTF-8 without a byte order mark (RFC 8259 8.1), no name twice (RFC 7519 section 4), no NaN or Infinity, at most
-    ``MAX_DEPTH`` levels, no unpaired surrogates (they would crash whoever encodes them later).
+    ``MAX_DEPTH`` levels, no unpaired surrogates and no numbers that floats cannot hold (they would crash whoever
+    encodes them later).
     """
     try:
         text = data.decode("utf-8")
@@ -152,7 +157,16 @@ def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not JSON")
 
 
-_STRICT_DECODER = json.JSONDecoder(object_pairs_hook=_object_without_doubles, parse_constant=_refuse_constant)
+def _finite_number(text: str) -> float:
+    number = float(text)
+    if not isfinite(number):
+        raise ValueError("a number is too large")
+    return number
+
+
+_STRICT_DECODER = json.JSONDecoder(
+    object_pairs_hook=_object_without_doubles, parse_constant=_refuse_constant, parse_float=_finite_number
+)
 _PLAIN_DECODER = json.JSONDecoder()
 
 

@@ -191,18 +191,19 @@ class InsufficientScope(Refusal):
 
     def __init__(
         self,
-        scopes: Iterable[str],
+        scopes: str | Iterable[str],
         *,
         provider: str | None = None,
         kid: str | None = None,
         subject: str | None = None,
     ) -> None:
         super().__init__(provider=provider, kid=kid, subject=subject)
-        self.scopes = tuple(scopes)
+        self.scopes = (scopes,) if isinstance(scopes, str) else tuple(scopes)
 
     def _challenge_parameters(self) -> Iterable[str]:
         yield from super()._challenge_parameters()
-        yield f"scope={quoted(' '.join(self.scopes))}"
+        if self.scopes:
+            yield f"scope={quoted(' '.join(self.scopes))}"
 
 
 class CrossSite(Refusal):

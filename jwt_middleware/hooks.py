@@ -1,7 +1,6 @@
 """How is a function of the app's called? On the event loop where it is async, else in a worker thread."""
 
 from collections.abc import Callable
-from functools import partial
 from inspect import isawaitable, iscoroutinefunction
 from typing import Any
 
@@ -17,7 +16,8 @@ class Hook:
 
     def __init__(self, function: Callable[..., Any]) -> None:
         self._function = function
-        self._is_async = iscoroutinefunction(function)
+        # Objects with an async `__call__` do not look it.
+        self._is_async = iscoroutinefunction(function) or iscoroutinefunction(type(function).__call__)
         # A limiter belongs to one event loop; tests and servers with threads have several.
         self._limiter: RunVar[CapacityLimiter] = RunVar("jwt_middleware.hook")
 
@@ -29,6 +29,7 @@ class Hook:
         if limiter is None:
             limiter = CapacityLimiter(WORKER_THREADS)
             self._limiter.set(limiter)
-        # What is async and does not look it (an object with an async `__call__`) gives its coroutine in the thread.
-        result = await to_thread.run_sync(partial(self._function, *arguments), limiter=limiter)
+        # What is async and does not look it at all, such as a lambda, gives its coroutine in the thread; in a tuple,
+        # since trio refuses to pass one on.
+        (result,) = await to_thread.run_sync(lambda: (self._function(*arguments),), limiter=limiter)
         return await result if isawaitable(result) else result

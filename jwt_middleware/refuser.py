@@ -6,6 +6,7 @@ from functools import lru_cache
 from inspect import isawaitable
 from typing import TypeAlias
 
+from starlette.exceptions import HTTPException, WebSocketException
 from starlette.requests import HTTPConnection
 from starlette.responses import JSONResponse, Response
 from starlette.types import Message, Receive, Scope, Send
@@ -36,12 +37,12 @@ class Refuser:
     async def __call__(self, refusal: Refusal, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer the request, or the WebSocket handshake, of ``scope`` with ``refusal``."""
         is_websocket = scope["type"] == "websocket"
+        if is_websocket and "websocket.http.response" not in (scope.get("extensions") or ()):
+            await self.close(refusal, send)
+            return
         # RFC 9110 9.3.2: to HEAD the headers of a GET, and no content. Not every server sees to it.
         is_head = not is_websocket and scope["method"] == "HEAD"
-        if is_websocket and "websocket.http.response" not in (scope.get("extensions") or ()):
-            _log(refusal)
-            await send({"type": "websocket.close", "code": _close_code(refusal), "reason": refusal.code})
-        elif self._refusal_response is None:
+        if self._refusal_response is None:
             _log(refusal)
             kind = "websocket.http.response" if is_websocket else "http.response"
             headers, body = self._json(refusal)
@@ -50,6 +51,18 @@ class Refuser:
         else:
             response = await self.response(refusal, scope)
             await response(scope, receive, _without_content(send) if is_head else send)
+
+    async def close(self, refusal: Refusal, send: Send) -> None:
+        """Close a WebSocket, accepted or not, with ``refusal``."""
+        _log(refusal)
+        await send({"type": "websocket.close", "code": _close_code(refusal), "reason": refusal.code})
+
+    def exception(self, refusal: Refusal, scope: Scope) -> HTTPException | WebSocketException:
+        """What says ``refusal`` where a returned response would not be sent; Starlette and FastAPI answer it."""
+        _log(refusal)
+        if scope["type"] == "websocket":
+            return WebSocketException(_close_code(refusal), refusal.code)
+        return HTTPException(refusal.status, refusal.description, dict(refusal.headers(self._realm)))
 
     async def response(self, refusal: Refusal, scope: Scope) -> Response:
         """The response that says ``refusal``; the log hears of it."""

@@ -19,7 +19,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.endpoints import HTTPEndpoint, WebSocketEndpoint
 from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Receive, Scope, Send
-from starlette.websockets import WebSocket
+from starlette.websockets import WebSocket, WebSocketState
 
 from .claims import is_scope
 from .errors import ConfigurationError, InsufficientScope, MissingToken, Refusal
@@ -28,7 +28,7 @@ from .identity import JWTCredentials
 Endpoint = TypeVar("Endpoint", bound=Callable[..., Any])
 
 
-def requires(*scopes: str, any_of: Iterable[str] = ()) -> Callable[[Endpoint], Endpoint]:
+def requires(*scopes: str, any_of: str | Iterable[str] | None = None) -> Callable[[Endpoint], Endpoint]:
     """A decorator for endpoints that need a user with all of ``scopes`` and, where given, one of ``any_of``.
 
     Nobody is refused with ``missing_token`` (401), a user with ``insufficient_scope`` (403) and the scopes that are
@@ -36,9 +36,11 @@ def requires(*scopes: str, any_of: Iterable[str] = ()) -> Callable[[Endpoint], E
     scopes, any user will do. Sync functions run in Starlette's thread pool.
 
     Endpoints are functions (Starlette's, and FastAPI's whatever their parameters), methods of class endpoints,
-    Starlette's ``HTTPEndpoint`` and ``WebSocketEndpoint`` classes, and ASGI apps, for instance in a ``Mount``. Only
-    ``scope["auth"]`` is read; without ``JWTMiddleware`` in front it is a ``RuntimeError``. Raises
-    ``ConfigurationError`` for what cannot be a scope (RFC 6749 3.3), ``TypeError`` for what is no endpoint.
+    Starlette's ``HTTPEndpoint`` and ``WebSocketEndpoint`` classes, and ASGI apps, for instance in a ``Mount``. A
+    function that is not the endpoint itself, such as a FastAPI dependency, raises the refusal as an ``HTTPException``
+    or ``WebSocketException`` with the same status, challenge or close code. Only ``scope["auth"]`` is read; without
+    ``JWTMiddleware`` in front it is a ``RuntimeError``. Raises ``ConfigurationError`` for what cannot be a scope (RFC
+    6749 3.3), ``TypeError`` for what is no endpoint.
     """
     demand = _Demand(scopes, any_of)
 
@@ -58,9 +60,11 @@ def requires(*scopes: str, any_of: Iterable[str] = ()) -> Callable[[Endpoint], E
 
 
 class _Demand:
-    def __init__(self, scopes: tuple[str, ...], any_of: Iterable[str]) -> None:
+    def __init__(self, scopes: tuple[str, ...], any_of: str | Iterable[str] | None) -> None:
         self._all = scopes
-        self._any_of = (any_of,) if isinstance(any_of, str) else tuple(any_of)
+        self._any_of = (any_of,) if isinstance(any_of, str) else tuple(any_of or ())
+        if any_of is not None and not self._any_of:
+            raise ConfigurationError("any_of must name a scope: nobody has one of none")
         for scope in (*self._all, *self._any_of):
             if not isinstance(scope, str):
                 raise TypeError(f"requires() takes scopes, not {scope!r}; without any, write @requires()")
@@ -78,7 +82,7 @@ class _Demand:
             missing += self._any_of
         if not missing:
             return None
-        return InsufficientScope(missing, provider=token.provider, kid=token.kid, subject=token.subject)
+        return InsufficientScope(dict.fromkeys(missing), provider=token.provider, kid=token.kid, subject=token.subject)
 
 
 def _credentials(scope: Scope) -> JWTCredentials:
@@ -111,16 +115,20 @@ def _guarded_function(function: Callable[..., Any], demand: _Demand) -> Callable
         given = kwargs.pop(_CONNECTION, None) if injected else None
         if len(args) == 3 and isinstance(args[0], MutableMapping):
             return await _GuardedApp(function, demand)(*args)
-        connection = next((arg for arg in (*args, *kwargs.values(), given) if isinstance(arg, HTTPConnection)), None)
+        connection = next((arg for arg in (given, *args, *kwargs.values()) if isinstance(arg, HTTPConnection)), None)
         if connection is None:
             raise RuntimeError("requires() found no request among the endpoint's arguments")
         refusal = demand.refusal(connection.scope)
         if refusal is None:
             return await function(*args, **kwargs) if is_async else await run_in_threadpool(function, *args, **kwargs)
         refuser = _credentials(connection.scope).refuser
-        if isinstance(connection, WebSocket):
+        if not _is_endpoint(guarded, connection.scope):
+            raise refuser.exception(refusal, connection.scope)
+        if not isinstance(connection, WebSocket):
+            return await refuser.response(refusal, connection.scope)
+        if connection.application_state is WebSocketState.CONNECTING:
             return await refuser(refusal, connection.scope, connection.receive, connection.send)
-        return await refuser.response(refusal, connection.scope)
+        return await refuser.close(refusal, connection.send)
 
     signed = signature(function)
     injected = not any(_is_connection(parameter, original) for parameter in signed.parameters.values())
@@ -147,6 +155,20 @@ def _unwrapped(endpoint: Any) -> Any:
         endpoint = endpoint.func
     return endpoint
 
+
+def _is_endpoint(guarded: Callable[..., Any], scope: Scope) -> bool:
+    # A response that a dependency returns is a value like any other, and the endpoint would run. So the router is asked
+    # whom it called; one that does not say so calls nothing but endpoints.
+    endpoint = scope.get("endpoint", guarded)
+    if isclass(endpoint):
+        endpoint = getattr(endpoint, guarded.__name__, None)
+    while endpoint is not guarded and endpoint is not None:
+        endpoint = next((getattr(endpoint, name) for name in _INNER if hasattr(endpoint, name)), None)
+    return endpoint is guarded
+
+
+# Where partials, bound methods and decorators that use functools.wraps keep what they call.
+_INNER = ("func", "__func__", "__wrapped__")
 
 # FastAPI passes what the signature asks for: so an endpoint that has no request gets one, and never sees it.
 _CONNECTION = "jwt_middleware_connection"

@@ -7,7 +7,7 @@ from typing import Any
 import jwt
 from starlette.responses import JSONResponse
 from starlette.testclient import TestClient
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 from starlette.websockets import WebSocket
 
 from jwt_middleware import JWTMiddleware
@@ -72,3 +72,29 @@ def client(app: Any = echo, *, backend: str = "asyncio", **options: Any) -> Test
 
 def bearer(raw: str) -> dict[str, str]:
     return {"authorization": f"Bearer {raw}"}
+
+
+def http(path: str = "/", *authorization: bytes, **changes: Any) -> Scope:
+    """The scope of a GET as servers make it, with an Authorization line for each of ``authorization``."""
+    headers = [(b"host", b"testserver"), *((b"authorization", line) for line in authorization)]
+    return {"type": "http", "method": "GET", "path": path, "query_string": b"", "headers": headers, **changes}
+
+
+def websocket(path: str = "/", *authorization: bytes, **changes: Any) -> Scope:
+    """The scope of a WebSocket handshake, from a server without the extension websocket.http.response."""
+    scope = http(path, *authorization, type="websocket", scheme="ws", subprotocols=[], **changes)
+    return {name: value for name, value in scope.items() if name != "method"}
+
+
+async def sent(app: Any, scope: Scope) -> list[Message]:
+    """The messages with which ``app`` answers one request, or one handshake, of ``scope``."""
+    messages: list[Message] = []
+
+    async def receive() -> Message:
+        return {"type": "websocket.connect"} if scope["type"] == "websocket" else {"type": "http.request", "body": b""}
+
+    async def send(message: Message) -> None:
+        messages.append(message)
+
+    await app(scope, receive, send)
+    return messages

@@ -1,0 +1,57 @@
+"""Real processes for tests: waited for, bounded in time, ended whatever happens."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+START_SECONDS = 20
+END_SECONDS = 5
+
+
+@contextmanager
+def python(*arguments: str, log: Path, ready: Callable[[str], bool]) -> Iterator[subprocess.Popen[bytes]]:
+    """``python *arguments``, run from the project's root, once ``ready(its output)``; its output goes to ``log``."""
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [sys.executable, *arguments],
+            cwd=ROOT,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    try:
+        deadline = time.monotonic() + START_SECONDS
+        while not ready(log.read_text()):
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise AssertionError(f"{' '.join(arguments)} did not start:\n{log.read_text()}")
+            time.sleep(0.02)
+        yield process
+    finally:
+        with suppress(subprocess.TimeoutExpired):
+            interrupt(process)
+        # Servers have children; whatever is left of the session that we started ends here.
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def interrupt(process: subprocess.Popen[bytes]) -> int:
+    """Ctrl-C; the exit status."""
+    process.send_signal(signal.SIGINT)
+    return process.wait(END_SECONDS)
+
+
+def need(program: str) -> None:
+    """Skip where ``program`` is not installed; in CI that is a failure."""
+    if shutil.which(program) is None:
+        (pytest.fail if os.environ.get("CI") else pytest.skip)(f"{program} is not installed")

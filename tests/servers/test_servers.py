@@ -1,0 +1,155 @@
+import json
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import httpx2
+import pytest
+from websockets.exceptions import InvalidStatus
+from websockets.sync.client import ClientConnection, connect
+
+from ..processes import python
+from ..support import bearer, token
+
+APP = "tests.servers.app:app"
+GOOD = token()
+FORGED = token("another secret of thirty-two bytes")
+EXPIRED = token(exp=1)
+MISSING = 'Bearer realm="api"'
+BAD_SIGNATURE = (
+    'Bearer realm="api", error="invalid_token", error_description="The signature of the access token does not verify."'
+)
+HAS_EXPIRED = 'Bearer realm="api", error="invalid_token", error_description="The access token has expired."'
+
+
+@dataclass(frozen=True)
+class Server:
+    command: str
+    denies: bool = True
+    """Whether it can refuse a WebSocket with a response of ours; the others close, which is a bare 403."""
+    has_lifespan: bool = True
+
+
+@dataclass(frozen=True)
+class Running:
+    server: Server
+    port: int
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param(Server("uvicorn {app} --port {port} --ws websockets"), id="uvicorn websockets"),
+        pytest.param(Server("uvicorn {app} --port {port} --ws websockets-sansio"), id="uvicorn websockets-sansio"),
+        pytest.param(Server("uvicorn {app} --port {port} --ws wsproto"), id="uvicorn wsproto"),
+        pytest.param(Server("hypercorn {app} --bind 127.0.0.1:{port}"), id="hypercorn asyncio"),
+        pytest.param(Server("hypercorn {app} --bind 127.0.0.1:{port} --worker-class trio"), id="hypercorn trio"),
+        pytest.param(Server("granian {app} --interface asgi --host 127.0.0.1 --port {port}"), id="granian"),
+        pytest.param(
+            Server("daphne {app} --bind 127.0.0.1 --port {port}", denies=False, has_lifespan=False), id="daphne"
+        ),
+    ],
+)
+def running(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    server: Server = request.param
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port: int = free.getsockname()[1]
+
+    def listens(output: str) -> bool:
+        with socket.socket() as probe:
+            # A port that nobody listens on yet can be given to the probe itself, which then connects to itself.
+            return probe.connect_ex(("127.0.0.1", port)) == 0 and probe.getsockname() != probe.getpeername()
+
+    log = tmp_path_factory.mktemp("server") / "log"
+    with python("-m", *server.command.format(app=APP, port=port).split(), log=log, ready=listens):
+        yield Running(server, port)
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD", "POST"])
+@pytest.mark.parametrize(
+    ("path", "headers", "status", "challenge"),
+    [
+        pytest.param("/", {}, 401, MISSING, id="no token"),
+        pytest.param("/", {"authorization": "Basic Og=="}, 401, MISSING, id="another scheme"),
+        pytest.param("/", bearer(FORGED), 401, BAD_SIGNATURE, id="bad signature"),
+        pytest.param("/", bearer(EXPIRED), 401, HAS_EXPIRED, id="expired"),
+        pytest.param("/", bearer(GOOD), 200, None, id="good token"),
+        pytest.param("/public", {}, 200, None, id="public path without a token"),
+        pytest.param("/public", bearer(FORGED), 200, None, id="public path with a bad token"),
+        pytest.param("/public%2f..%2fprivate", {}, 401, MISSING, id="public path with an encoded slash"),
+    ],
+)
+def test_a_request_is_answered_alike_by_every_server(
+    running: Running, method: str, path: str, headers: dict[str, str], status: int, challenge: str | None
+) -> None:
+    response = httpx2.request(method, running.url + path, headers=headers, timeout=5)
+    assert response.status_code == status
+    assert response.headers.get_list("www-authenticate") == ([] if challenge is None else [challenge])
+    assert bool(response.content) == (method != "HEAD")
+
+
+def test_the_app_sees_the_user_of_the_token_or_nobody(running: Running) -> None:
+    with httpx2.Client(base_url=running.url, timeout=5) as client:
+        seen = client.get("/", headers=bearer(GOOD)).json()
+        assert (seen["user"], seen["scopes"]) == ("ada", ["orders:read", "orders:write"])
+        # The same connection: nobody is left of the request before.
+        nobody = client.get("/public").json()
+        assert (nobody["user"], nobody["is_authenticated"], nobody["scopes"]) == ("", False, [])
+
+
+def test_two_authorization_lines_are_refused(running: Running) -> None:
+    request = (
+        "GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n"
+        f"Authorization: Bearer {GOOD}\r\nAuthorization: Bearer {GOOD}\r\n\r\n"
+    )
+    with socket.create_connection(("127.0.0.1", running.port), timeout=5) as connection:
+        connection.sendall(request.encode())
+        answer = b"".join(iter(lambda: connection.recv(65536), b""))
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert b'Bearer realm="api", error="invalid_request"' in answer
+    assert b'"code":"ambiguous_token"' in answer
+
+
+def test_lifespan_passes_the_middleware_untouched(running: Running) -> None:
+    assert httpx2.get(f"{running.url}/lifespan", timeout=5).json() == {"seen": running.server.has_lifespan}
+
+
+def test_a_websocket_with_a_good_token_is_let_in(running: Running) -> None:
+    with websocket(running, "/", bearer(GOOD)) as connection:
+        assert json.loads(connection.recv(timeout=5))["user"] == "ada"
+
+
+def test_a_websocket_on_a_public_path_needs_no_token(running: Running) -> None:
+    with websocket(running, "/public", {}) as connection:
+        assert json.loads(connection.recv(timeout=5))["user"] == ""
+
+
+@pytest.mark.parametrize(
+    ("headers", "challenge"),
+    [
+        pytest.param({}, MISSING, id="no token"),
+        pytest.param(bearer(FORGED), BAD_SIGNATURE, id="bad signature"),
+        pytest.param(bearer(EXPIRED), HAS_EXPIRED, id="expired"),
+    ],
+)
+def test_a_websocket_is_refused_before_it_opens(running: Running, headers: dict[str, str], challenge: str) -> None:
+    with pytest.raises(InvalidStatus) as refused, websocket(running, "/", headers):
+        pass
+    response = refused.value.response
+    if running.server.denies:
+        assert (response.status_code, response.headers.get_all("www-authenticate")) == (401, [challenge])
+        assert json.loads(response.body)["error_description"]
+    else:
+        assert response.status_code == 403
+
+
+@contextmanager
+def websocket(running: Running, path: str, headers: dict[str, str]) -> Iterator[ClientConnection]:
+    url = f"ws://127.0.0.1:{running.port}{path}"
+    with connect(url, additional_headers=headers, open_timeout=5, close_timeout=5, proxy=None) as connection:
+        yield connection
