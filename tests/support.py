@@ -67,7 +67,12 @@ def client(app: Any = echo, *, backend: str = "asyncio", **options: Any) -> Test
     """A client of ``app`` behind the middleware; without options about keys, with SECRET and the audience orders."""
     if "providers" not in options:
         options = {"key": SECRET, "audience": "orders", **options}
-    return TestClient(JWTMiddleware(app, clock=lambda: NOW, **options), backend=backend)  # type: ignore[arg-type]
+    return bare_client(JWTMiddleware(app, clock=lambda: NOW, **options), backend=backend)
+
+
+def bare_client(app: Any, *, backend: str = "asyncio", **options: Any) -> TestClient:
+    """A client of ``app`` as it is; ``options`` are the TestClient's."""
+    return TestClient(app, backend="trio" if backend == "trio" else "asyncio", **options)
 
 
 def bearer(raw: str) -> dict[str, str]:

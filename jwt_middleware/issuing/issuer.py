@@ -2,12 +2,13 @@
 
 import time
 from collections.abc import Collection, Iterable, Mapping
+from dataclasses import replace
 from hmac import digest
 from secrets import token_urlsafe
 from typing import Any, Unpack
 
 from .. import compact
-from ..arguments import function, seconds
+from ..arguments import function, seconds, strings
 from ..claims import is_scope, media_type
 from ..errors import ConfigurationError, Refusal
 from ..keys import ALGORITHMS, Key, load_keys, make_key, suited_algorithms
@@ -72,23 +73,25 @@ class TokenIssuer:
                 raise ConfigurationError(f"{option} must be a string that is not empty, not {value!r}")
         if not isinstance(token_type, str) or not token_type:
             raise ConfigurationError(f"token_type must be a string, for instance 'at+jwt', not {token_type!r}")
-        is_rfc9068 = media_type(token_type) == "at+jwt"
-        if is_rfc9068 and (issuer is None or client_id is None):
+        if media_type(token_type) == "at+jwt" and (issuer is None or client_id is None):
             raise ConfigurationError("token_type='at+jwt' needs issuer= and client_id= (RFC 9068 2.2)")
+        audiences = strings("audience", audience)
         self._signing_key = material.value
         signing = make_key(material, {self.algorithm}, allow_weak_keys)
-        self._keys = tuple(_jwk(key) for key in (signing, *_old_keys(old_keys, allow_weak_keys)))
-        self._header = {"typ": token_type, "alg": self.algorithm, "kid": self._keys[0]["kid"]}
+        # An old key keeps the kid that it was given, or none: then it fits the tokens of another library, too.
+        self._keys = (replace(signing, kid=_kid(signing)), *_old_keys(old_keys, allow_weak_keys))
+        self._header = {"typ": token_type, "alg": self.algorithm, "kid": self._keys[0].kid}
         self._claims = {
             **({} if issuer is None else {"iss": issuer}),
-            "aud": audience if isinstance(audience, str) else list(audience),
+            "aud": audience if isinstance(audience, str) else list(audiences),
             **({} if client_id is None else {"client_id": client_id}),
         }
         self._provider_options: ProviderOptions = {
-            "key": list(self._keys),
+            "key": [_jwk(key) for key in self._keys],
             "audience": audience,
             "issuer": issuer,
-            "token_type": token_type if is_rfc9068 else None,
+            # RFC 7519 5.1: JWT is what other makers may leave out.
+            "token_type": None if media_type(token_type) == "jwt" else token_type,
             "allow_weak_keys": allow_weak_keys,
         }
         self._rules = self.provider().rules
@@ -96,7 +99,7 @@ class TokenIssuer:
         self.clock = clock
 
     def __repr__(self) -> str:
-        return f"TokenIssuer(algorithm={self.algorithm!r}, kid={self._header['kid']!r})"
+        return f"TokenIssuer(algorithm={self.algorithm!r}, kid={self._keys[0].kid!r})"
 
     def mint(
         self,
@@ -105,12 +108,14 @@ class TokenIssuer:
         scopes: Iterable[str] = (),
         claims: Mapping[str, Any] | None = None,
         lifetime: float | None = None,
+        now: float | None = None,
     ) -> str:
         """A new access token for ``subject``.
 
         It carries ``iss``, ``sub``, ``aud``, ``iat``, ``exp``, ``jti``, ``client_id`` and ``scope`` where there are
-        any, and ``claims`` besides. ``lifetime`` in seconds may be shorter than ``access_lifetime``, not longer.
-        Raises ``TypeError`` or ``ValueError`` for what would not verify again.
+        any, and ``claims`` besides. ``lifetime`` in seconds may be shorter than ``access_lifetime``, not longer; it is
+        counted from ``now``, Unix time, by default the clock's. Raises ``TypeError`` or ``ValueError`` for what would
+        not verify again.
         """
         if not isinstance(subject, str):
             raise TypeError(
@@ -118,19 +123,19 @@ class TokenIssuer:
             )
         if not subject:
             raise ValueError("subject must not be empty")
-        good_for = self.access_lifetime if lifetime is None else int(lifetime)
-        if not 0 < good_for <= self.access_lifetime:
-            raise ValueError(f"lifetime must be from 1 to access_lifetime ({self.access_lifetime} s), not {lifetime!r}")
+        good_for = self.access_lifetime if lifetime is None else seconds("lifetime", lifetime, minimum=1)
+        if good_for > self.access_lifetime:
+            raise ValueError(f"lifetime must be access_lifetime ({self.access_lifetime} s) or less, not {lifetime!r}")
         extra = dict(claims or {})
         if reserved := RESERVED.intersection(extra):
             raise ValueError(f"claims: {', '.join(sorted(reserved))} cannot be given; the issuer sets them")
-        now = self.clock()
+        now = self.clock() if now is None else now
         scope = _scope(scopes)
         minted = {
             **self._claims,
             "sub": subject,
             "iat": int(now),
-            "exp": int(now) + good_for,
+            "exp": int(now) + int(good_for),
             "jti": token_urlsafe(16),
             **({"scope": scope} if scope else {}),
             **extra,
@@ -141,7 +146,7 @@ class TokenIssuer:
 
     def jwks(self) -> dict[str, list[dict[str, str]]]:
         """The JWK Set that others verify with (RFC 7517 5): public keys only, so with a secret it is empty."""
-        return {"keys": [{**jwk, "use": "sig"} for jwk in self._keys if jwk["kty"] != "oct"]}
+        return {"keys": [_published(key) for key in self._keys if not isinstance(key.material, bytes)]}
 
     def provider(self, **options: Unpack[ProviderOptions]) -> Provider:
         """The ``Provider`` that accepts these tokens; ``options`` are its other keywords."""
@@ -184,25 +189,39 @@ def _signing_algorithm(material: Material, algorithm: str | None) -> str:
 
 def _old_keys(old_keys: KeyText | Iterable[KeyText], allow_weak_keys: bool) -> tuple[Key, ...]:
     if not isinstance(old_keys, str | bytes | Mapping | PrivateKey | PublicKey):
+        if not isinstance(old_keys, Iterable):
+            raise ConfigurationError(f"old_keys must be keys, not {type(old_keys).__name__}")
         old_keys = list(old_keys)
         if not old_keys:
             return ()
     try:
         return load_keys(old_keys, allow_weak_keys=allow_weak_keys)
     except ConfigurationError as error:
-        raise ConfigurationError(f"old_{error}") from None
+        raise ConfigurationError(f"old_keys{str(error).removeprefix('key')}") from None
 
 
 def _jwk(key: Key) -> dict[str, str]:
-    """``key`` as a JWK that names it and, where there is only one, its algorithm."""
+    """``key`` as a JWK, with its kid if it has one, and its algorithm where there is only one."""
     if isinstance(key.material, bytes):
         members = {"kty": "oct", "k": compact.base64url_encode(key.material).decode("ascii")}
-        # Tells no more of the secret than a token does.
-        kid = compact.base64url_encode(digest(key.material, b"jwt_middleware kid", "sha256")[:12]).decode("ascii")
     else:
-        members, kid = public_jwk(key.material), thumbprint(key.material)
+        members = public_jwk(key.material)
     alg = {"alg": key.algorithms[0]} if len(key.algorithms) == 1 else {}
-    return {**members, **alg, "kid": key.kid or kid}
+    return {**members, **alg, **({"kid": key.kid} if key.kid else {})}
+
+
+def _published(key: Key) -> dict[str, str]:
+    return {**_jwk(key), "kid": _kid(key), "use": "sig"}
+
+
+def _kid(key: Key) -> str:
+    """The kid of ``key``: its own, else one that is derived from it."""
+    if key.kid:
+        return key.kid
+    if isinstance(key.material, bytes):
+        # Tells no more of the secret than a token does.
+        return compact.base64url_encode(digest(key.material, b"jwt_middleware kid", "sha256")[:12]).decode("ascii")
+    return thumbprint(key.material)
 
 
 def _scope(scopes: Iterable[str]) -> str:
@@ -210,6 +229,6 @@ def _scope(scopes: Iterable[str]) -> str:
         raise TypeError(f"scopes must be a list, for instance [{scopes!r}]")
     names = list(scopes)
     for name in names:
-        if not is_scope(name):
+        if not (isinstance(name, str) and is_scope(name)):
             raise ValueError(f"scopes: {name!r} cannot be a scope (RFC 6749 3.3)")
     return " ".join(names)
