@@ -1,7 +1,6 @@
 """Can this argument work? Checks that constructors share. Pure."""
 
 from collections.abc import Collection
-from math import isfinite
 
 from .errors import ConfigurationError
 
@@ -15,8 +14,8 @@ def strings(name: str, value: object) -> tuple[str, ...]:
 
 
 def seconds(name: str, value: object, *, minimum: int = 0) -> float:
-    """``value``, a finite number of seconds; raises ``ConfigurationError`` for anything else."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not isfinite(value) or value < minimum:
+    """``value``, a number of seconds; raises ``ConfigurationError`` for anything else."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not minimum <= value <= _LONGEST:
         raise ConfigurationError(f"{name} must be a number of seconds, {minimum} or more, not {value!r}")
     return value
 
@@ -38,3 +37,7 @@ def switch(name: str, value: object) -> None:
     """Raises ``ConfigurationError`` unless ``value`` is True or False."""
     if not isinstance(value, bool):
         raise ConfigurationError(f"{name} must be True or False, not {value!r}")
+
+
+# Added to a date, it still gives a number that is exact. The comparison keeps NaN and infinities out, too.
+_LONGEST = 2**53
