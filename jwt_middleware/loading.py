@@ -66,10 +66,7 @@ def load(source: object) -> Material:
     if isinstance(source, PrivateKey | PublicKey):
         return Material(source)
     if isinstance(source, str):
-        try:
-            source = source.encode("utf-8")
-        except UnicodeEncodeError:
-            raise ConfigurationError("key: the secret is not text that UTF-8 can encode") from None
+        source = _encoded(source)
     if not isinstance(source, bytes):
         raise ConfigurationError(
             f"key: {type(source).__name__} is not a key; give a secret (str or bytes), a PEM, a JWK or JWK Set dict, "
@@ -77,9 +74,12 @@ def load(source: object) -> Material:
         )
     if not source.strip():
         raise ConfigurationError("key: the secret is empty")
-    for look in (_pem, _ssh, _json, _address, _path, _der, _base64_der):
-        if (found := look(source)) is not None:
-            return found
+    # Files and environments add things around a text: byte order marks, the NULs of UTF-16, quotes.
+    text = source.replace(b"\0", b"").lstrip(b"\xef\xbb\xbf\xff\xfe").strip(b"\"' \t\r\n")
+    for data in (text, source):
+        for look in (_pem, _ssh, _json, _address, _path, _der, _base64):
+            if (found := look(data)) is not None:
+                return found
     return Material(source)
 
 
@@ -147,6 +147,10 @@ _FROM_JWK: dict[str, Callable[[dict[str, Any]], Any]] = {
 }
 
 
+# Base64url of the longest number that any usable key has, RSA with 16384 bits. What is longer costs minutes to judge.
+_LONGEST_MEMBER = 2731
+
+
 def _check_member(jwk: JWK, name: str) -> None:
     try:
         good = base64url_decode(jwk[name].encode("ascii")) != b""
@@ -154,6 +158,17 @@ def _check_member(jwk: JWK, name: str) -> None:
         good = False
     if not good:
         raise ConfigurationError(f"key: the JWK's {name!r} is not base64url text")
+    if name != "k" and len(jwk[name]) > _LONGEST_MEMBER:
+        raise ConfigurationError(f"key: the JWK's {name!r} is longer than that of any key that can be used")
+
+
+def _encoded(text: str) -> bytes:
+    # The error is raised outside of the handler: in its context a UnicodeEncodeError would carry the whole secret.
+    try:
+        return text.encode("utf-8")
+    except UnicodeEncodeError:
+        pass
+    raise ConfigurationError("key: the secret is not text that UTF-8 can encode")
 
 
 def _shown(value: str) -> str:
@@ -189,25 +204,39 @@ def _pem(data: bytes) -> Material | None:
     raise ConfigurationError(f"key: the PEM text cannot be loaded{hint}")
 
 
+_SSH_START = re.compile(rb"\s*(ssh-|ecdsa-sha2-|sk-ssh-|sk-ecdsa-)\S+\s")
+_SSH_BLOB = re.compile(rb"AAAA[A-Za-z0-9+/]{12,}={0,2}")
+
+
 def _ssh(data: bytes) -> Material | None:
-    if not re.match(rb"\s*(ssh-[a-z0-9-]+|(sk-)?ecdsa-sha2-\S+|sk-ssh-\S+) ", data):
+    blob = next(filter(_ssh_type, _SSH_BLOB.findall(data)), b"")
+    if not blob and not _SSH_START.match(data):
         return None
     try:
-        return _usable(load_ssh_public_key(data.strip()))
-    except (ValueError, UnsupportedAlgorithm) as error:
-        if isinstance(error, ConfigurationError):
-            raise
+        return _usable(load_ssh_public_key(_ssh_type(blob) + b" " + blob))
+    except (ValueError, UnsupportedAlgorithm):
         raise ConfigurationError("key: the OpenSSH public key cannot be loaded") from None
 
 
+def _ssh_type(blob: bytes) -> bytes:
+    """The type that the base64 of an SSH public key names (RFC 4253 6.6: its length, then itself); else empty."""
+    start = b64decode(blob[: len(blob) // 4 * 4])
+    name = start[4 : 4 + int.from_bytes(start[:4], "big")]
+    return name if name.startswith((b"ssh-", b"ecdsa-sha2-", b"sk-")) else b""
+
+
+# As JSON spells it, within a JSON string, and as Python's repr, YAML and others do.
+_KTY = re.compile(rb"""\bkty\b[\\"']*\s*:""")
+
+
 def _json(data: bytes) -> Material | None:
-    if not data.lstrip().startswith((b"{", b"[")):
-        return None
     try:
         value = json_object(data)
     except MalformedToken:
-        if b'"kty"' in data or b'"keys"' in data:
-            raise ConfigurationError("key: the JWK text is not a JSON object that can be read") from None
+        value = None
+    if value is None:
+        if _KTY.search(data):
+            raise ConfigurationError("key: the JWK text is not a JSON object that can be read")
         return None
     if "keys" in value and "kty" not in value:
         raise ConfigurationError("key: this is the text of a JWK Set; give it as a dict: json.loads(text)")
@@ -227,41 +256,38 @@ def _path(data: bytes) -> Material | None:
 
 
 def _der(data: bytes) -> Material | None:
-    # A SEQUENCE that fills the data and starts with a SEQUENCE or an INTEGER, as every key and certificate does.
-    body = _der_body(data)
-    if body is None or body[:1] not in (b"\x30", b"\x02"):
+    if len(data) < 16 or data[0] != 0x30:
+        return None
+    start, length = 2, data[1]
+    if length >= 0x80:
+        start += length & 0x7F
+        length = int.from_bytes(data[2:start], "big")
+    whole = data[: start + length]
+    # A SEQUENCE that fills the data, but for the line's end of an editor, and starts with a SEQUENCE or an INTEGER, as
+    # every key and certificate does.
+    if len(whole) < start + length or data[len(whole) :].strip() or whole[start : start + 1] not in (b"\x30", b"\x02"):
         return None
     for read in (
         load_der_public_key,
-        lambda data: load_der_private_key(data, password=None),
-        lambda data: load_der_x509_certificate(data).public_key(),
+        lambda der: load_der_private_key(der, password=None),
+        lambda der: load_der_x509_certificate(der).public_key(),
     ):
         try:
-            return _usable(read(data))
+            return _usable(read(whole))
         except (ValueError, TypeError, UnsupportedAlgorithm) as error:
             if isinstance(error, ConfigurationError):
                 raise
     raise ConfigurationError("key: this looks like DER, but neither a key nor a certificate can be loaded from it")
 
 
-def _der_body(data: bytes) -> bytes | None:
-    if len(data) < 16 or data[0] != 0x30:
-        return None
-    if data[1] < 0x80:
-        start, length = 2, data[1]
-    else:
-        start = 2 + (data[1] & 0x7F)
-        length = int.from_bytes(data[2:start], "big")
-    return data[start:] if len(data) == start + length else None
-
-
-def _base64_der(data: bytes) -> Material | None:
+def _base64(data: bytes) -> Material | None:
     text = b"".join(data.split()).translate(bytes.maketrans(b"-_", b"+/")).rstrip(b"=")
     try:
         decoded = b64decode(text + b"=" * (-len(text) % 4), validate=True)
     except Base64Error:
         return None
-    return _der(decoded)
+    # Environment variables hold PEM and JWK in base64, for the sake of their line ends and quotes.
+    return _pem(decoded) or _der(decoded) or (_json(decoded) if _KTY.search(decoded) else None)
 
 
 def _usable(key: object) -> Material:
