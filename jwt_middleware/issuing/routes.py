@@ -1,6 +1,8 @@
 """auth_routes(): login, refresh and the JWK Set, spoken as OAuth clients expect it (RFC 6749)."""
 
+import re
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 from urllib.parse import parse_qsl
@@ -10,6 +12,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from ..arguments import function
+from ..claims import Token
 from ..compact import json_object
 from ..errors import ConfigurationError, InvalidClaim, MalformedToken, MissingClaim, MissingToken, Refusal, TooOld
 from ..hooks import Hook
@@ -94,11 +97,12 @@ class _Login:
             scopes = _granted(fields["scope"], user.scopes)
         except _OAuthError as error:
             return error.response
+        now = self._tokens.clock()
         claims = dict(user.claims or {})
         if self._tokens.session_lifetime is not None:
             # OpenID Connect Core 2: when the user was last asked for a password. Renewal is counted from here.
-            claims["auth_time"] = int(self._tokens.clock())
-        access_token = self._tokens.mint(user.subject, scopes=scopes, claims=claims)
+            claims["auth_time"] = int(now)
+        access_token = self._tokens.mint(user.subject, scopes=scopes, claims=claims, now=now)
         return _token_response(access_token, self._tokens.access_lifetime, scopes)
 
 
@@ -107,7 +111,9 @@ class _Refresh:
         self._tokens = tokens
         self._session_lifetime = session_lifetime
         self._refuser = refuser
-        self._verifier = Verifier(tokens.provider(), clock=tokens.clock)
+        provider = tokens.provider()
+        self._leeway = provider.rules.leeway
+        self._verifier = Verifier(provider, clock=tokens.clock)
 
     async def endpoint(self, request: Request) -> Response:
         try:
@@ -115,22 +121,37 @@ class _Refresh:
             if raw is None:
                 raise MissingToken
             token = await self._verifier.verify(raw)
-            lifetime = min(self._tokens.access_lifetime, self._left(token.claims))
+            try:
+                return self._renewed(token, self._tokens.clock())
+            except Refusal as refusal:
+                refusal.provider, refusal.kid, refusal.subject = token.provider, token.header.get("kid"), token.subject
+                raise
         except Refusal as refusal:
             return await self._refuser.response(refusal, request.scope)
+
+    def _renewed(self, token: Token, now: float) -> Response:
+        # Who shares a secret with us, or had one that is now an old key, may have made this token. So it is not taken
+        # for granted that we would make such a one.
+        if not token.subject:
+            raise MissingClaim(claim="sub")
+        lifetime = min(self._tokens.access_lifetime, self._left(token.claims, now))
         claims = {name: value for name, value in token.claims.items() if name not in RESERVED}
-        assert token.subject is not None  # the issuer mints none without
-        access_token = self._tokens.mint(token.subject, scopes=token.scopes, claims=claims, lifetime=lifetime)
+        try:
+            access_token = self._tokens.mint(
+                token.subject, scopes=token.scopes, claims=claims, lifetime=lifetime, now=now
+            )
+        except ValueError:
+            raise InvalidClaim from None
         return _token_response(access_token, lifetime, token.scopes)
 
-    def _left(self, claims: Mapping[str, Any]) -> int:
+    def _left(self, claims: Mapping[str, Any], now: float) -> int:
         """Seconds until the login of these claims ends; raises a ``Refusal`` where there was none, or it has."""
         auth_time = claims.get("auth_time")
         if auth_time is None:
             raise MissingClaim(claim="auth_time")
-        if type(auth_time) is not int:
+        if type(auth_time) is not int or auth_time > now + self._leeway:
             raise InvalidClaim(claim="auth_time")
-        left = auth_time + self._session_lifetime - int(self._tokens.clock())
+        left = auth_time + self._session_lifetime - int(now)
         if left < 1:
             raise TooOld(claim="auth_time")
         return left
@@ -150,10 +171,10 @@ async def _fields(request: Request) -> dict[str, str]:
     try:
         if media_type == "application/json":
             pairs: Iterable[tuple[str, Any]] = json_object(body).items()
-        elif media_type == "application/x-www-form-urlencoded":
-            pairs = parse_qsl(body.decode("ascii"), keep_blank_values=True, errors="strict", max_num_fields=100)
+        elif media_type == _FORM:
+            pairs = parse_qsl(body.decode("utf-8"), keep_blank_values=True, errors="strict", max_num_fields=100)
         else:
-            raise _OAuthError("invalid_request", "The content type must be a form's or JSON's.")
+            raise _OAuthError("invalid_request", f"The content type must be {_FORM} or application/json.")
     except (ValueError, MalformedToken):
         raise _OAuthError("invalid_request", "The body cannot be read.") from None
     fields: dict[str, str] = {}
@@ -163,6 +184,8 @@ async def _fields(request: Request) -> dict[str, str]:
         # RFC 6749 3.2: parameters MUST NOT be included more than once.
         if name in fields or not isinstance(value, str):
             raise _OAuthError("invalid_request", f"The parameter {name} must be one string.")
+        if name != "scope" and not _TEXT.fullmatch(value):
+            raise _OAuthError("invalid_request", f"The parameter {name} holds a character that it cannot have.")
         fields[name] = value
     if fields.get("grant_type", "") not in ("", "password"):
         raise _OAuthError("unsupported_grant_type", "Only the grant type password is supported here.")
@@ -172,13 +195,20 @@ async def _fields(request: Request) -> dict[str, str]:
     return {"scope": "", **fields}
 
 
+_FORM = "application/x-www-form-urlencoded"
+
+# RFC 6749 A, UNICODECHARNOCRLF: databases, hashes and logs stumble over NUL and other control characters.
+_TEXT = re.compile(r"[\t\x20-\x7e\x80-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]*")
+
+
 async def _body(request: Request) -> bytes:
     body = b""
     try:
-        async for chunk in request.stream():
-            body += chunk
-            if len(body) > MAX_LOGIN_SIZE:
-                raise _OAuthError("invalid_request", "The body is too large.", status=413)
+        async with aclosing(request.stream()) as chunks:
+            async for chunk in chunks:
+                body += chunk
+                if len(body) > MAX_LOGIN_SIZE:
+                    raise _OAuthError("invalid_request", "The body is too large.", status=413)
     except ClientDisconnect:
         raise _OAuthError("invalid_request", "The body is not complete.") from None
     return body
@@ -190,7 +220,7 @@ def _user(found: object) -> _User:
     if isinstance(found, str):
         return _User(found)
     subject = getattr(found, "identity", None)
-    scopes = getattr(found, "scopes", ())
+    scopes = getattr(found, "scopes", None) or ()
     if not isinstance(subject, str) or isinstance(scopes, str):
         raise TypeError(
             "authenticate() must return a subject (str), None, or a user with an `identity` (str) and, if it has them, "
