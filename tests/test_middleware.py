@@ -90,8 +90,9 @@ async def unreachable(scope: Scope, receive: Receive, send: Send) -> None:
 def refusing(code: str, app: ASGIApp = unreachable, **more: Any) -> tuple[JWTMiddleware, list[bytes]]:
     """``app`` behind the middleware, and the Authorization lines that it refuses with ``code``."""
     options, lines = REFUSED[code]
-    keys = {} if "providers" in options else {"key": SECRET, "audience": "orders"}
-    return JWTMiddleware(app, clock=lambda: NOW, **{**keys, **options, **more}), [line.encode() for line in lines]
+    keys: dict[str, Any] = {} if "providers" in options else {"key": SECRET, "audience": "orders"}
+    options = {"clock": lambda: NOW, **keys, **options, **more}
+    return JWTMiddleware(app, **options), [line.encode() for line in lines]
 
 
 def test_every_code_is_reached_below() -> None:
