@@ -118,7 +118,7 @@ def make_key(material: Material, algorithms: Collection[str] | None, allow_weak_
     if not allowed:
         raise UnusableKey(f"key: it verifies {', '.join(suited)}, none of which algorithms= allows")
     kid = material.jwk.get("kid")
-    return Key(material.public, allowed if allow_weak_keys else _strong(material.public, allowed), kid)
+    return Key(material.public, _strong(material.public, allowed, allow_weak_keys), kid)
 
 
 def suited_algorithms(material: Material) -> tuple[str, ...]:
@@ -139,19 +139,22 @@ def suited_algorithms(material: Material) -> tuple[str, ...]:
 
 def check_algorithms(algorithms: Iterable[str]) -> frozenset[str]:
     """``algorithms`` as a set of known names; raises ``ConfigurationError`` for any other."""
-    names = list(algorithms)
-    for name in names:
-        if name not in ALGORITHMS:
-            raise ConfigurationError(f"algorithms: {name!r} is not known; these are: {', '.join(ALGORITHMS)}")
-    if isinstance(algorithms, str) or not names:
+    names = list(algorithms) if isinstance(algorithms, Iterable) and not isinstance(algorithms, str) else []
+    if not names:
         raise ConfigurationError("algorithms must be a list of names, for instance ['RS256']")
+    for name in names:
+        if not isinstance(name, str) or name not in ALGORITHMS:
+            raise ConfigurationError(f"algorithms: {name!r} is not known; these are: {', '.join(ALGORITHMS)}")
     return frozenset(names)
 
 
 _HMAC_BYTES = {"HS256": 32, "HS384": 48, "HS512": 64}
 _EC_ALGORITHMS = {"secp256r1": "ES256", "secp384r1": "ES384", "secp521r1": "ES512", "secp256k1": "ES256K"}
-# What OpenSSL verifies with at most (OPENSSL_RSA_MAX_MODULUS_BITS).
+# At least: what RFC 7518 3.3 asks for; for old systems, what is not everyone's yet and has room for a SHA-512. At most:
+# what OpenSSL verifies with (OPENSSL_RSA_MAX_MODULUS_BITS, OPENSSL_RSA_MAX_PUBEXP_BITS).
 _RSA_BITS = range(2048, 16384 + 1)
+_WEAK_RSA_BITS = range(1024, 16384 + 1)
+_RSA_EXPONENT_BITS = 64
 
 
 def _kind_and_algorithms(key: bytes | PublicKey) -> tuple[str, tuple[str, ...]]:
@@ -168,9 +171,9 @@ def _kind_and_algorithms(key: bytes | PublicKey) -> tuple[str, tuple[str, ...]]:
     return "Ed448", ("EdDSA", "Ed448")
 
 
-def _strong(key: bytes | PublicKey, algorithms: tuple[str, ...]) -> tuple[str, ...]:
+def _strong(key: bytes | PublicKey, algorithms: tuple[str, ...], allow_weak_keys: bool) -> tuple[str, ...]:
     # RFC 7518 3.2 and 3.3: a secret at least as long as the hash, RSA with 2048 bits or more.
-    if isinstance(key, bytes):
+    if isinstance(key, bytes) and not allow_weak_keys:
         strong = tuple(name for name in algorithms if len(key) >= _HMAC_BYTES[name])
         if not strong:
             name = algorithms[0]
@@ -179,11 +182,16 @@ def _strong(key: bytes | PublicKey, algorithms: tuple[str, ...]) -> tuple[str, .
                 "secrets.token_urlsafe(64), or say allow_weak_keys=True for an old system"
             )
         return strong
-    if isinstance(key, RSAPublicKey) and key.key_size not in _RSA_BITS:
-        raise ConfigurationError(
-            f"key: the RSA key has {key.key_size} bits, not 2048 to 16384 (RFC 7518 3.3); make a new one, or say "
-            "allow_weak_keys=True for an old system"
-        )
+    if isinstance(key, RSAPublicKey):
+        if key.key_size not in _WEAK_RSA_BITS:
+            raise ConfigurationError(f"key: the RSA key has {key.key_size} bits; from 2048 to 16384 can be used")
+        if key.key_size not in _RSA_BITS and not allow_weak_keys:
+            raise ConfigurationError(
+                f"key: the RSA key has {key.key_size} bits, not 2048 or more (RFC 7518 3.3); make a new one, or say "
+                "allow_weak_keys=True for an old system"
+            )
+        if key.public_numbers().e.bit_length() > _RSA_EXPONENT_BITS:
+            raise ConfigurationError(f"key: the RSA key's exponent has more than {_RSA_EXPONENT_BITS} bits")
     return algorithms
 
 
