@@ -1,0 +1,83 @@
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from jwt_middleware.cache import BYTES_PER_ENTRY, TokenCache
+
+
+def test_a_value_is_found_by_its_token_and_by_no_other() -> None:
+    cache: TokenCache[int] = TokenCache(10)
+    cache.put(b"token", 1)
+    cache.put(b"tokem", 2)
+    assert (cache.get(b"token"), cache.get(b"tokem"), cache.get(b"toke"), cache.get(b"token ")) == (1, 2, None, None)
+
+
+def test_a_token_that_is_put_again_has_the_new_value_and_takes_no_more_room() -> None:
+    cache: TokenCache[int] = TokenCache(2)
+    cache.put(b"a", 1)
+    cache.put(b"b", 2)
+    for value in range(10):
+        cache.put(b"a", value)
+    assert (cache.get(b"a"), cache.get(b"b"), len(cache)) == (9, 2, 2)
+
+
+def test_entries_are_bounded_in_number_and_one_goes_at_a_time() -> None:
+    cache: TokenCache[int] = TokenCache(100)
+    for number in range(1000):
+        cache.put(b"%d" % number, number)
+        assert cache.get(b"%d" % number) == number
+        assert len(cache) == min(number + 1, 100)
+    kept = [number for number in range(1000) if cache.get(b"%d" % number) is not None]
+    assert len(kept) == 100
+
+
+def test_entries_are_bounded_in_bytes() -> None:
+    cache: TokenCache[None] = TokenCache(4)
+    half = 2 * BYTES_PER_ENTRY
+    for number in range(10):
+        cache.put(bytes([number]) * half, None)
+    assert len(cache) == 2
+    cache.put(b"x" * (2 * half), None)
+    assert len(cache) == 1
+    cache.put(b"small", None)
+    assert len(cache) == 1
+
+
+def test_a_token_larger_than_the_whole_cache_is_not_kept_and_drives_nothing_out() -> None:
+    cache: TokenCache[int] = TokenCache(1)
+    cache.put(b"small", 1)
+    cache.put(b"x" * (BYTES_PER_ENTRY + 1), 2)
+    assert cache.get(b"small") == 1
+
+
+def test_a_cache_of_no_size_keeps_nothing() -> None:
+    cache: TokenCache[int] = TokenCache(0)
+    cache.put(b"token", 1)
+    assert len(cache) == 0
+
+
+def test_a_working_set_a_little_too_large_still_mostly_hits() -> None:
+    cache: TokenCache[int] = TokenCache(1000)
+    hits = 0
+    for turn in range(20):
+        for number in range(1100):
+            hits += cache.get(b"%d" % number) is not None
+            cache.put(b"%d" % number, turn)
+    # Where the least recently used entry goes, this is 0.
+    assert hits / (20 * 1100) > 0.6
+
+
+@pytest.mark.parametrize("size", [8, 512])
+def test_threads_share_it(size: int) -> None:
+    cache: TokenCache[int] = TokenCache(size)
+
+    def work(start: int) -> None:
+        for number in range(start, start + 3000):
+            token = b"%d" % (number % 700)
+            value = cache.get(token)
+            assert value is None or value == number % 700
+            cache.put(token, number % 700)
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(work, range(0, 800, 100)))
+    assert len(cache) == size

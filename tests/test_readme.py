@@ -1,0 +1,112 @@
+"""What the README shows works, and what it lists is all there is."""
+
+import inspect
+import re
+import subprocess
+import sys
+from pathlib import Path
+from textwrap import dedent
+from typing import Any
+
+import jwt
+import pytest
+from starlette.testclient import TestClient
+
+from jwt_middleware import JWTMiddleware, Provider, errors
+
+from .support import bearer, echo, signed
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.rst").read_text(encoding="utf-8")
+BLOCKS = [dedent(block) for block in re.findall(r"\.\. code-block:: python\n\n((?: {4}.*\n|\n)+)", README)]
+SECRET = "a secret that has thirty-two bytes or more"
+FAR = 4_000_000_000
+
+
+def run(*parts: str) -> dict[str, Any]:
+    """The names that the README's blocks up to the one with all of ``parts`` define, as a reader would have them."""
+    names: dict[str, Any] = {}
+    for block in BLOCKS:
+        exec(compile(block, "README.rst", "exec", dont_inherit=True), names)
+        if all(part in block for part in parts):
+            return names
+    pytest.fail(f"no block of the README has {parts}")
+
+
+def token(**claims: Any) -> dict[str, str]:
+    return bearer(jwt.encode({"sub": "ada", "aud": "orders", "exp": FAR, **claims}, SECRET))
+
+
+def test_the_first_lines_protect_an_app() -> None:
+    client = TestClient(run("hello")["app"])
+    assert client.get("/").status_code == 401
+    assert client.get("/", headers=token()).text == "hello ada"
+
+
+def test_the_first_lines_are_few() -> None:
+    assert len([line for line in BLOCKS[0].splitlines() if line]) == 6
+
+
+def test_starlette_apps_see_the_user_and_demand_scopes() -> None:
+    client = TestClient(run("def create_order")["app"])
+    assert client.get("/me", headers=token()).json()["user"] == "ada"
+    assert client.post("/orders", headers=token()).status_code == 403
+    assert client.post("/orders", headers=token(scope="orders:write")).status_code == 201
+
+
+def test_fastapi_apps_demand_scopes_and_show_the_authorize_button() -> None:
+    client = TestClient(run("FastAPI()")["app"])
+    assert client.get("/orders", headers=token(scope="orders:read")).json() == ["an order of ada"]
+    assert client.get("/orders", headers=token()).status_code == 403
+    assert "OAuth2PasswordBearer" in client.get("/openapi.json").json()["components"]["securitySchemes"]
+
+
+@pytest.mark.anyio
+async def test_tokens_are_verified_without_asgi(capsys: pytest.CaptureFixture[str]) -> None:
+    subject_of = run("verifier.verify")["subject_of"]
+    assert await subject_of(token()["authorization"].removeprefix("Bearer ")) == "ada"
+    assert await subject_of(token(exp=1)["authorization"].removeprefix("Bearer ")) is None
+    assert capsys.readouterr().out == "expired exp\n"
+
+
+def test_users_log_in_and_renew() -> None:
+    client = TestClient(run("auth_routes(")["app"])
+    assert client.post("/auth/login", data={"username": "ada", "password": "wrong"}).status_code == 400
+    login = client.post("/auth/login", data={"username": "ada", "password": "lovelace"}).json()
+    assert list(login) == ["access_token", "token_type", "expires_in"]
+    assert client.get("/me", headers=bearer(login["access_token"])).json()["user"] == "ada"
+    assert client.post("/auth/refresh", headers=bearer(login["access_token"])).json()["expires_in"] == 900
+    assert client.get("/auth/jwks.json").json() == {"keys": []}
+
+
+def test_tokens_of_fastapi_users_stay_good() -> None:
+    app = run("fastapi-users:auth")["app"]
+    app.app = echo
+    old = signed({"alg": "HS256"}, {"user_id": "9221ffc9", "aud": "fastapi-users:auth", "exp": FAR}, "SECRET")
+    assert TestClient(app).get("/", headers=bearer(old)).json()["user"] == "9221ffc9"
+
+
+@pytest.mark.parametrize("function", [Provider, JWTMiddleware])
+def test_every_argument_is_in_the_tables(function: Any) -> None:
+    for name in inspect.signature(function).parameters:
+        if name not in ("app", "provider"):
+            assert f"    * - ``{name}``\n" in README, name
+
+
+def test_every_refusal_is_in_the_table() -> None:
+    listed = README.partition("Refusals\n--------")[2].partition("The body is")[0]
+    leaves = [kind for kind in vars(errors).values() if inspect.isclass(kind) and issubclass(kind, errors.Refusal)]
+    codes = {kind.code for kind in leaves if not kind.__subclasses__()}
+    assert {code for code in re.findall(r"``([a-z_]+)``", listed) if code != "error"} == codes
+
+
+def test_there_are_two_set_up_commands_and_both_work_from_nothing() -> None:
+    commands = re.findall(r"^ *\$ (python3 -m venv .*)$", README, re.MULTILINE)
+    assert len(commands) == len(re.findall("-m venv", README)) == 2
+    for command, last in zip(commands, ("examples/demo.py", "-m pytest --quiet"), strict=True):
+        assert command.startswith("python3 -m venv .venv && .venv/bin/pip install ")
+        assert command.endswith(last)
+
+
+def test_the_code_blocks_run_in_a_fresh_process() -> None:
+    subprocess.run([sys.executable, "-c", "\n".join(BLOCKS)], check=True, cwd=ROOT, timeout=60)
