@@ -12,7 +12,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import Message, Receive, Scope, Send
 
 from .arguments import function
-from .errors import ConfigurationError, Refusal
+from .errors import ConfigurationError, MissingToken, Refusal
 
 logger = logging.getLogger("jwt_middleware")
 
@@ -33,6 +33,8 @@ class Refuser:
             function("refusal_response", refusal_response, "connection", "refusal")
         self._realm = realm
         self._refusal_response = refusal_response
+        # By far the commonest, and never two ways.
+        self._missing_token = self._json(MissingToken())
 
     async def __call__(self, refusal: Refusal, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer the request, or the WebSocket handshake, of ``scope`` with ``refusal``."""
@@ -45,7 +47,7 @@ class Refuser:
         if self._refusal_response is None:
             _log(refusal)
             kind = "websocket.http.response" if is_websocket else "http.response"
-            headers, body = self._json(refusal)
+            headers, body = self._missing_token if type(refusal) is MissingToken else self._json(refusal)
             await send({"type": f"{kind}.start", "status": refusal.status, "headers": list(headers)})
             await send({"type": f"{kind}.body", "body": b"" if is_head else body})
         else:
