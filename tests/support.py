@@ -94,9 +94,12 @@ def websocket(path: str = "/", *authorization: bytes, **changes: Any) -> Scope:
 async def sent(app: Any, scope: Scope) -> list[Message]:
     """The messages with which ``app`` answers one request, or one handshake, of ``scope``."""
     messages: list[Message] = []
+    coming: list[Message] = [{"type": "http.request", "body": b""}, {"type": "http.disconnect"}]
+    if scope["type"] == "websocket":
+        coming = [{"type": "websocket.connect"}, {"type": "websocket.disconnect", "code": 1006}]
 
     async def receive() -> Message:
-        return {"type": "websocket.connect"} if scope["type"] == "websocket" else {"type": "http.request", "body": b""}
+        return coming.pop(0)
 
     async def send(message: Message) -> None:
         messages.append(message)
