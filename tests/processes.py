@@ -14,7 +14,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 START_SECONDS = 20
-END_SECONDS = 5
+END_SECONDS = 10
 
 
 @contextmanager

@@ -35,10 +35,7 @@ class Server:
 class Running:
     server: Server
     port: int
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+    client: httpx2.Client
 
 
 @pytest.fixture(
@@ -66,8 +63,12 @@ def running(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
             return probe.connect_ex(("127.0.0.1", port)) == 0 and probe.getsockname() != probe.getpeername()
 
     log = tmp_path_factory.mktemp("server") / "log"
-    with python("-m", *server.command.format(app=APP, port=port).split(), log=log, ready=listens):
-        yield Running(server, port)
+    command = server.command.format(app=APP, port=port).split()
+    with (
+        python("-m", *command, log=log, ready=listens),
+        httpx2.Client(base_url=f"http://127.0.0.1:{port}", timeout=5) as client,
+    ):
+        yield Running(server, port, client)
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD", "POST"])
@@ -87,19 +88,18 @@ def running(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 def test_a_request_is_answered_alike_by_every_server(
     running: Running, method: str, path: str, headers: dict[str, str], status: int, challenge: str | None
 ) -> None:
-    response = httpx2.request(method, running.url + path, headers=headers, timeout=5)
+    response = running.client.request(method, path, headers=headers)
     assert response.status_code == status
     assert response.headers.get_list("www-authenticate") == ([] if challenge is None else [challenge])
     assert bool(response.content) == (method != "HEAD")
 
 
 def test_the_app_sees_the_user_of_the_token_or_nobody(running: Running) -> None:
-    with httpx2.Client(base_url=running.url, timeout=5) as client:
-        seen = client.get("/", headers=bearer(GOOD)).json()
-        assert (seen["user"], seen["scopes"]) == ("ada", ["orders:read", "orders:write"])
-        # The same connection: nobody is left of the request before.
-        nobody = client.get("/public").json()
-        assert (nobody["user"], nobody["is_authenticated"], nobody["scopes"]) == ("", False, [])
+    seen = running.client.get("/", headers=bearer(GOOD)).json()
+    assert (seen["user"], seen["scopes"]) == ("ada", ["orders:read", "orders:write"])
+    # On the same connection nobody is left of the request before.
+    nobody = running.client.get("/public").json()
+    assert (nobody["user"], nobody["is_authenticated"], nobody["scopes"]) == ("", False, [])
 
 
 def test_two_authorization_lines_are_refused(running: Running) -> None:
@@ -116,7 +116,7 @@ def test_two_authorization_lines_are_refused(running: Running) -> None:
 
 
 def test_lifespan_passes_the_middleware_untouched(running: Running) -> None:
-    assert httpx2.get(f"{running.url}/lifespan", timeout=5).json() == {"seen": running.server.has_lifespan}
+    assert running.client.get("/lifespan").json() == {"seen": running.server.has_lifespan}
 
 
 def test_a_websocket_with_a_good_token_is_let_in(running: Running) -> None:
