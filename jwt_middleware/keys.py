@@ -212,7 +212,7 @@ def _load_jwk_set(jwks: object, algorithms: Collection[str] | None, allow_weak_k
 
 
 def _grouped(keys: Iterable[tuple[Key, str]]) -> dict[str, tuple[Key, ...]]:
-    groups: dict[str, tuple[Key, ...]] = {}
+    groups: dict[str, list[Key]] = {}
     for key, algorithm in keys:
-        groups[algorithm] = (*groups.get(algorithm, ()), key)
-    return groups
+        groups.setdefault(algorithm, []).append(key)
+    return {algorithm: tuple(group) for algorithm, group in groups.items()}

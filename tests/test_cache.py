@@ -33,11 +33,12 @@ def test_entries_are_bounded_in_number_and_one_goes_at_a_time() -> None:
 
 def test_entries_are_bounded_in_bytes() -> None:
     cache: TokenCache[None] = TokenCache(4)
-    half = 2 * BYTES_PER_ENTRY
+    # An entry takes a kilobyte, and its token twice.
+    half, whole = BYTES_PER_ENTRY - 512, 2 * BYTES_PER_ENTRY - 512
     for number in range(10):
         cache.put(bytes([number]) * half, None)
     assert len(cache) == 2
-    cache.put(b"x" * (2 * half), None)
+    cache.put(b"x" * whole, None)
     assert len(cache) == 1
     cache.put(b"small", None)
     assert len(cache) == 1
@@ -46,7 +47,7 @@ def test_entries_are_bounded_in_bytes() -> None:
 def test_a_token_larger_than_the_whole_cache_is_not_kept_and_drives_nothing_out() -> None:
     cache: TokenCache[int] = TokenCache(1)
     cache.put(b"small", 1)
-    cache.put(b"x" * (BYTES_PER_ENTRY + 1), 2)
+    cache.put(b"x" * (BYTES_PER_ENTRY // 2), 2)
     assert cache.get(b"small") == 1
 
 

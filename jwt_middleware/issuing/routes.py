@@ -124,7 +124,7 @@ class _Refresh:
             try:
                 return self._renewed(token, self._tokens.clock())
             except Refusal as refusal:
-                refusal.provider, refusal.kid, refusal.subject = token.provider, token.header.get("kid"), token.subject
+                refusal.provider, refusal.kid, refusal.subject = token.provider, token.kid, token.subject
                 raise
         except Refusal as refusal:
             return await self._refuser.response(refusal, request.scope)
