@@ -16,7 +16,7 @@ class ConfigurationError(ValueError):
 class Refusal(Exception):
     """A request is refused; the base of every class below.
 
-    ``validate``, ``load_user`` and applications may raise any subclass, their own included.
+    ``validate`` and ``load_user`` may raise any subclass, the app's own included.
 
     Attributes for the operator, never sent to the client by default: ``provider`` (str or None), the name of the
     provider that was asked; ``kid`` (str or None), as the token says it, verified or not; ``subject`` (str or None),

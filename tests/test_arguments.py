@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 
-from jwt_middleware.arguments import function, seconds, strings, switch
+from jwt_middleware.arguments import count, function, seconds, strings, switch
 from jwt_middleware.errors import ConfigurationError
 
 
@@ -53,6 +53,17 @@ def test_what_is_no_number_of_seconds_is_refused_by_name(value: object) -> None:
 def test_a_minimum_is_named() -> None:
     with pytest.raises(ConfigurationError, match="1 or more, not 0"):
         seconds("access_lifetime", 0, minimum=1)
+
+
+@pytest.mark.parametrize("value", [0, 1, 10**100])
+def test_a_count_is_a_whole_number(value: int) -> None:
+    assert count("cache_size", value) == value
+
+
+@pytest.mark.parametrize("value", [-1, True, 1.0, "1", None])
+def test_what_is_no_count_is_refused_by_name(value: object) -> None:
+    with pytest.raises(ConfigurationError, match=r"^cache_size must be a whole number, 0 or more, not "):
+        count("cache_size", value)
 
 
 def test_a_function_can_be_called() -> None:

@@ -3,7 +3,7 @@ from base64 import b64encode, urlsafe_b64encode
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jwt_middleware.compact import (
@@ -303,6 +303,7 @@ JSON = st.recursive(
 
 
 @given(st.dictionaries(st.text(), JSON))
+@settings(max_examples=30)
 def test_what_json_writes_is_read(value: dict[str, Any]) -> None:
     try:
         data = json.dumps(value, ensure_ascii=False).encode("utf-8")

@@ -95,6 +95,34 @@ async def test_a_streamed_answer_to_a_head_request_has_no_content_either() -> No
 
 
 @pytest.mark.anyio
+@pytest.mark.parametrize("scope", [http(), websocket(**DENIAL)], ids=["http", "websocket"])
+async def test_what_others_add_to_one_answer_is_not_in_the_next(scope: Scope) -> None:
+    refuser = Refuser()
+    for _ in range(2):
+        start, _ = await answered(refuser, MissingToken(), scope)
+        assert len(start["headers"]) == 3
+        start["headers"].append((b"x-request-id", b"5"))
+        response = await refuser.response(MissingToken(), scope)
+        assert len(response.headers) == 3
+        response.set_cookie("session", "")
+
+
+@pytest.mark.anyio
+async def test_two_realms_and_two_refusals_do_not_share_an_answer() -> None:
+    answers = [
+        headers((await answered(Refuser(realm), refusal, http()))[0])["www-authenticate"]
+        for realm in ("a", "b")
+        for refusal in (InsufficientScope(["x"]), InsufficientScope(["y"]))
+    ]
+    assert [(said[13:16], said[-10:]) for said in answers] == [
+        ('"a"', ' scope="x"'),
+        ('"a"', ' scope="y"'),
+        ('"b"', ' scope="x"'),
+        ('"b"', ' scope="y"'),
+    ]
+
+
+@pytest.mark.anyio
 @pytest.mark.parametrize(
     ("realm", "expected"),
     [

@@ -456,6 +456,28 @@ async def decorated(n: Number) -> int:
     return n
 
 
+def of_one_argument(endpoint: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(endpoint)
+    async def wrapper(request: Request) -> Any:
+        return await endpoint(request)
+
+    return wrapper
+
+
+@service.get("/decorated")
+@of_one_argument
+@requires("orders:write")
+async def decorated_with_request(request: Request) -> str:
+    return subject(request)
+
+
+@service.get("/decorated-string")
+@of_one_argument
+@requires("orders:write")
+async def decorated_with_string_annotation(request: "Request") -> str:
+    return subject(request)
+
+
 router = APIRouter(prefix="/router")
 
 
@@ -508,6 +530,8 @@ def fastapi(backend: str = "asyncio") -> TestClient:
         ("/model", {"item": "book", "amount": 2}),
         ("/twice?n=1", 1),
         ("/noisy?n=1", 1),
+        ("/decorated", "ada"),
+        ("/decorated-string", "ada"),
         ("/router/bare", "hello"),
         ("/router/method?n=4", 4),
         ("/router/partial", 3),

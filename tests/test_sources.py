@@ -39,6 +39,7 @@ def test_the_token_is_found_however_its_scheme_is_spelled(line: bytes) -> None:
         pytest.param(b"a.b.c", id="a token alone"),
         pytest.param(b" Bearer a.b.c", id="a space before it, which a server would have cut"),
         pytest.param(b"Basic " + b"x" * 1000, id="another scheme, however long"),
+        pytest.param(b"Bearerish " + b"x" * 1000, id="a longer name, however long"),
         pytest.param("B\u0435arer a.b.c".encode(), id="a Cyrillic letter"),
     ],
 )
