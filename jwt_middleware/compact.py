@@ -46,7 +46,7 @@ def decode(raw: bytes, known_headers: Mapping[bytes, Header] = MappingProxyType(
     """
     segments = raw.split(b".", 5)
     if len(segments) != 3:
-        raise EncryptedToken if len(segments) == 5 else MalformedToken
+        raise EncryptedToken if _JWE.fullmatch(raw) else MalformedToken
     header_segment, payload_segment, signature_segment = segments
     header = known_headers.get(header_segment) or decode_header(header_segment)
     return Compact(
@@ -134,6 +134,9 @@ def json_again(text: str) -> dict[str, Any]:
 
 
 _ALPHABET = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
+
+# RFC 7516 7.1: five segments of base64url.
+_JWE = re.compile(rb"[A-Za-z0-9_-]*(?:\.[A-Za-z0-9_-]*){4}")
 
 # "!" is in neither alphabet: whatever is not base64url stays an error for the decoder.
 _TO_STANDARD_ALPHABET = bytes(

@@ -99,6 +99,7 @@ class JWTMiddleware:
             await self.app(scope, receive, send)
             return
         token: Token | None = None
+        user: Any = None
         refusal: Refusal | None = None
         try:
             raw = bearer_header(scope["headers"], self._max_token_size)

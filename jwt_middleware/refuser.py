@@ -16,6 +16,8 @@ from .errors import ConfigurationError, MissingToken, Refusal
 
 logger = logging.getLogger("jwt_middleware")
 
+_Answer: TypeAlias = tuple[tuple[tuple[bytes, bytes], ...], bytes]
+
 RefusalResponse: TypeAlias = Callable[[HTTPConnection, Refusal], Response | Awaitable[Response]]
 
 
@@ -80,17 +82,22 @@ class Refuser:
             response.headers.setdefault(name, value)
         return response
 
-    def _json(self, refusal: Refusal) -> tuple[tuple[tuple[bytes, bytes], ...], bytes]:
-        return _json_answer(tuple(refusal.body.items()), tuple(refusal.headers(self._realm)))
+    def _json(self, refusal: Refusal) -> _Answer:
+        body, headers = tuple(refusal.body.items()), tuple(refusal.headers(self._realm))
+        try:
+            return _kept_answer(body, headers)
+        except TypeError:  # what a subclass says in its body need not be hashable
+            return _answer(body, headers)
+
+
+def _answer(body: tuple[tuple[str, str], ...], headers: tuple[tuple[str, str], ...]) -> _Answer:
+    response = JSONResponse(dict(body))
+    named = ((name.encode("latin-1"), value.encode("latin-1")) for name, value in headers)
+    return (*named, *response.raw_headers), bytes(response.body)
 
 
 # Few answers exist, and bad tokens must not be a cheaper attack than good ones are work.
-@lru_cache(maxsize=1024)
-def _json_answer(
-    body: tuple[tuple[str, str], ...], headers: tuple[tuple[str, str], ...]
-) -> tuple[tuple[tuple[bytes, bytes], ...], bytes]:
-    response = JSONResponse(dict(body), headers=dict(headers))
-    return tuple(response.raw_headers), bytes(response.body)
+_kept_answer = lru_cache(maxsize=1024)(_answer)
 
 
 # IANA's WebSocket Close Code registry: Unauthorized, Forbidden, Try Again Later; RFC 6455 7.4.1: policy violation.

@@ -269,8 +269,8 @@ class Verifier:
 
     async def _verify(self, raw: bytes) -> _Verified:
         parts = compact.decode(raw, self._headers)
-        payload = parts.payload.decode("utf-8")
         claims = compact.json_object(parts.payload)
+        payload = parts.payload.decode("utf-8")
         refusals: list[Refusal] = []
         for provider in self._candidates(claims):
             keys = None

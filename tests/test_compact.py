@@ -345,3 +345,8 @@ def test_a_token_is_encoded_as_it_is_decoded() -> None:
 def test_what_json_cannot_hold_is_not_encoded(value: object) -> None:
     with pytest.raises((TypeError, ValueError)):
         encode({"alg": "HS256"}, {"value": value}, bytes)
+
+
+def test_two_tokens_joined_by_a_comma_are_no_encrypted_token() -> None:
+    with pytest.raises(MalformedToken):
+        decode(raw() + b", Bearer " + raw())

@@ -15,6 +15,7 @@ from jwt_middleware.errors import (
     ConfigurationError,
     CrossSite,
     InsufficientScope,
+    InvalidToken,
     KeysUnavailable,
     MissingToken,
     Refusal,
@@ -285,3 +286,21 @@ async def test_a_kid_cannot_forge_a_log_line(kid: str, caplog: pytest.LogCapture
     assert len(message.splitlines()) == 1
     assert message.isprintable()
     assert len(message) < 700
+
+
+class Counted(InvalidToken):
+    code = "counted"
+
+    @property
+    def body(self) -> dict[str, Any]:
+        return {**super().body, "tries": [1, 2]}
+
+    def headers(self, realm: str) -> list[tuple[str, str]]:
+        return [*super().headers(realm), ("www-authenticate", "DPoP")]
+
+
+@pytest.mark.anyio
+async def test_a_refusal_of_the_apps_own_says_what_it_likes() -> None:
+    start, body = await answered(Refuser(), Counted(), http())
+    assert json.loads(body["body"])["tries"] == [1, 2]
+    assert [value for name, value in start["headers"] if name == b"www-authenticate"][1] == b"DPoP"
