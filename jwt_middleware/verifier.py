@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass
 from enum import Enum
 from inspect import isawaitable
 from typing import Any, Final, Literal, Protocol, TypeAlias, TypedDict
@@ -31,7 +30,7 @@ from .loading import PrivateKey, PublicKey
 CACHE_SIZE = 16 * 1024
 """Tokens that are remembered, unless told otherwise."""
 
-MAX_HEADERS = 1024
+MAX_HEADERS = 256
 """Headers that are remembered. Few exist: one for each key of each signer, where signers are sensible."""
 
 MAX_TOKEN_SIZE = 16 * 1024
@@ -191,15 +190,9 @@ class Provider:
         return f"Provider(name={self.name!r}, issuer={self.issuers!r})"
 
 
-@dataclass(slots=True, eq=False)
-class _Verified:
-    facts: Facts
-    keys: KeySet
-    provider: Provider
-
-    def is_good_at(self, now: float) -> bool:
-        # A token is as good as the keys that verified it: gone or replaced, they take it with them.
-        return self.facts.good_from <= now < self.facts.good_until and self.keys is self.provider.keys.current
+# What is remembered of a token: from when on it is good, and before when; its provider's place, the serial of the key
+# set that verified it, and its facts. All plain values in plain tuples, which the garbage collector leaves alone.
+_Remembered: TypeAlias = tuple[float, float, int, int, tuple[Any, ...]]
 
 
 class Verifier:
@@ -229,11 +222,13 @@ class Verifier:
     ) -> None:
         self.providers: tuple[Provider, ...] = (providers,) if isinstance(providers, Provider) else tuple(providers)
         self.max_token_size = count("max_token_size", max_token_size, minimum=1)
+        # Providers by their places.
         self._by_issuer = _by_issuer(self.providers)
-        self._without_issuer = tuple(provider for provider in self.providers if not provider.issuers)
+        self._without_issuer = tuple(place for place, provider in enumerate(self.providers) if not provider.issuers)
+        self._validators = {provider.name: provider.validators for provider in self.providers if provider.validators}
         function("clock", clock)
         self._clock = clock
-        self._verified: TokenCache[_Verified] = TokenCache(count("cache_size", cache_size))
+        self._verified: TokenCache[_Remembered] = TokenCache(count("cache_size", cache_size))
         # Of tokens with good signatures only.
         self._headers: dict[bytes, compact.Header] = {}
 
@@ -249,12 +244,9 @@ class Verifier:
                 raw = raw.encode("ascii")
             except UnicodeEncodeError:
                 raise MalformedToken from None
-        verified = self._verified.get(raw)
-        if verified is None or not verified.is_good_at(self._clock()):
-            verified = await self._verify(raw)
-        token = Token(verified.facts)
-        if verified.provider.validators:
-            await _validate(verified.provider, token)
+        token = self._recalled(raw) or Token(await self._verify(raw))
+        if self._validators:
+            await self._validate(token)
         return token
 
     def remembered(self, raw: bytes) -> Token | None:
@@ -262,35 +254,62 @@ class Verifier:
 
         None says nothing about the token; ``verify`` does.
         """
-        verified = self._verified.get(raw)
-        if verified is None or verified.provider.validators or not verified.is_good_at(self._clock()):
-            return None
-        return Token(verified.facts)
+        return None if self._validators else self._recalled(raw)
 
-    async def _verify(self, raw: bytes) -> _Verified:
+    def _recalled(self, raw: bytes) -> Token | None:
+        verified = self._verified.get(raw)
+        if verified is None:
+            return None
+        good_from, good_until, place, serial, facts = verified
+        # A token is as good as the keys that verified it: gone or replaced, they take it with them.
+        if good_from <= self._clock() < good_until and serial == self.providers[place].keys.current.serial:
+            return Token(facts)
+        return None
+
+    async def _verify(self, raw: bytes) -> Facts:
         parts = compact.decode(raw, self._headers)
+        header = parts.header
         claims = compact.json_object(parts.payload)
         payload = parts.payload.decode("utf-8")
         refusals: list[Refusal] = []
-        for provider in self._candidates(claims):
-            keys = None
+        for place in self._candidates(claims):
+            provider, signed = self.providers[place], False
             try:
-                keys = await _check_signature(provider, parts)
-                facts = provider.rules.read(parts.header, payload, claims, self._clock())
+                keys = provider.keys.current
+                try:
+                    candidates = keys.find(header.kid, header.algorithm)
+                except (UnknownKey, AlgorithmNotAllowed):
+                    keys = await provider.keys.refreshed(header.kid, header.algorithm)
+                    candidates = keys.find(header.kid, header.algorithm)
+                for key in candidates:
+                    if key.verifies(header.algorithm, parts.signing_input, parts.signature):
+                        signed = True
+                        break
+                else:
+                    raise BadSignature
+                facts, good_from, good_until = provider.rules.read(header, payload, claims, self._clock())
             except Refusal as refusal:
-                refusal.provider, refusal.kid = provider.name, parts.header.kid
-                if keys is not None:
-                    refusal.subject = _subject(claims)
+                refusal.provider, refusal.kid = provider.name, header.kid
+                refusal.subject = _subject(claims) if signed else None
                 refusals.append(refusal)
             else:
-                verified = _Verified(facts, keys, provider)
-                self._verified.put(raw, verified)
+                self._verified.put(raw, (good_from, good_until, place, keys.serial, tuple(facts)))
                 self._remember_header(parts)
-                return verified
+                return facts
         # Of several providers the one that got furthest knows best: its keys may have been the right ones.
         raise max(refusals, key=_progress)
 
-    def _candidates(self, claims: Mapping[str, Any]) -> tuple[Provider, ...]:
+    async def _validate(self, token: Token) -> None:
+        try:
+            for validate in self._validators.get(token.provider, ()):
+                good = validate(token)
+                if not (await good if isawaitable(good) else good):
+                    raise InvalidClaim
+        except Refusal as refusal:
+            refusal.provider, refusal.kid, refusal.subject = token.provider, token.kid, token.subject
+            raise
+
+    def _candidates(self, claims: Mapping[str, Any]) -> tuple[int, ...]:
         iss = claims.get("iss")
         if isinstance(iss, str) and iss in self._by_issuer:
             return (self._by_issuer[iss],)
@@ -311,32 +330,6 @@ class Verifier:
             self._headers[parts.header_segment] = parts.header
 
 
-async def _check_signature(provider: Provider, parts: compact.Compact) -> KeySet:
-    """The key set, one of whose keys made the signature; raises a ``Refusal`` where none did."""
-    algorithm, kid = parts.header.algorithm, parts.header.kid
-    keys = provider.keys.current
-    try:
-        candidates = keys.find(kid, algorithm)
-    except (UnknownKey, AlgorithmNotAllowed):
-        keys = await provider.keys.refreshed(kid, algorithm)
-        candidates = keys.find(kid, algorithm)
-    for key in candidates:
-        if key.verifies(algorithm, parts.signing_input, parts.signature):
-            return keys
-    raise BadSignature
-
-
-async def _validate(provider: Provider, token: Token) -> None:
-    try:
-        for validate in provider.validators:
-            good = validate(token)
-            if not (await good if isawaitable(good) else good):
-                raise InvalidClaim
-    except Refusal as refusal:
-        refusal.provider, refusal.kid, refusal.subject = token.provider, token.kid, token.subject
-        raise
-
-
 def _progress(refusal: Refusal) -> int:
     if isinstance(refusal, UnknownKey | AlgorithmNotAllowed):
         return 0
@@ -351,12 +344,12 @@ def _subject(claims: Mapping[str, Any]) -> str | None:
     return subject if isinstance(subject, str) else None
 
 
-def _by_issuer(providers: tuple[Provider, ...]) -> dict[str, Provider]:
+def _by_issuer(providers: tuple[Provider, ...]) -> dict[str, int]:
     if not providers:
         raise ConfigurationError("providers: at least one Provider is needed")
     names: set[str] = set()
-    by_issuer: dict[str, Provider] = {}
-    for provider in providers:
+    by_issuer: dict[str, int] = {}
+    for place, provider in enumerate(providers):
         if not isinstance(provider, Provider):
             raise ConfigurationError(f"providers must be Provider objects, not {type(provider).__name__}")
         if provider.name in names:
@@ -365,8 +358,8 @@ def _by_issuer(providers: tuple[Provider, ...]) -> dict[str, Provider]:
         for issuer in provider.issuers:
             if issuer in by_issuer:
                 raise ConfigurationError(
-                    f"providers: {by_issuer[issuer].name!r} and {provider.name!r} both have the issuer {issuer!r}; "
-                    "make them one Provider with all keys and audiences"
+                    f"providers: {providers[by_issuer[issuer]].name!r} and {provider.name!r} both have the issuer "
+                    f"{issuer!r}; make them one Provider with all keys and audiences"
                 )
-            by_issuer[issuer] = provider
+            by_issuer[issuer] = place
     return by_issuer
