@@ -17,7 +17,7 @@ from statistics import median
 from tempfile import TemporaryDirectory
 
 import uvicorn
-from harness import OURS, Contestant, bare_app, publish, table
+from harness import OURS, Contestant, bare_app, publish, quieter_half, table
 from peers import PEERS, installed
 from plot import bars
 from tokens import AUDIENCE, SECRET, issuer
@@ -112,11 +112,12 @@ def running(name: str, *, bare: bool) -> Iterator[Server]:
 
 
 def measure(names: Sequence[str], *, rounds: int, seconds: int) -> dict[tuple[str, str], list[Rate]]:
-    """What each contestant answered under each load, in per cent of what its bare app did; a figure a round.
+    """What each contestant answered under each load, in per cent of what its bare app did.
 
-    All servers run all the time and are asked in turn, each contestant just after its bare app.
+    All servers run all the time and are asked in turn, each contestant just after its bare app. The quieter half of the
+    rounds counts.
     """
-    per_cent: dict[tuple[str, str], list[Rate]] = {each: [] for each in product(names, LOADS)}
+    per_cent: dict[tuple[str, str], list[tuple[float, Rate]]] = {each: [] for each in product(names, LOADS)}
     with ExitStack() as stack:
         folder = Path(stack.enter_context(TemporaryDirectory()))
         script = folder / "tokens.lua"
@@ -127,10 +128,10 @@ def measure(names: Sequence[str], *, rounds: int, seconds: int) -> dict[tuple[st
         _pin(1)
         for number in range(-1, rounds):
             for (name, (bare, app)), load in product(zip(names, servers, strict=True), LOADS):
-                rates = [server.asked(folder / load, script, seconds) for server in (bare, app)]
+                expected, rate = (server.asked(folder / load, script, seconds) for server in (bare, app))
                 if number >= 0:
-                    per_cent[name, load].append(rates[1].per_cent_of(rates[0]))
-    return per_cent
+                    per_cent[name, load].append((1 / expected.by_clock, rate.per_cent_of(expected)))
+    return {each: quieter_half(samples) for each, samples in per_cent.items()}
 
 
 def _pin(number: int) -> None:

@@ -12,14 +12,17 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from itertools import product
+from operator import itemgetter
 from pathlib import Path
-from statistics import median, quantiles
-from typing import Any
+from statistics import quantiles
+from typing import Any, TypeVar
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from tokens import http_scope
 
 OURS = "asgi-jwt-middleware"
+T = TypeVar("T")
+
 RESULTS = Path(__file__).parent / "results"
 
 
@@ -46,7 +49,7 @@ class Workload:
 
 @dataclass(frozen=True, slots=True)
 class Added:
-    """Microseconds that a contestant added to a request: the median over the rounds, and the middle half of them."""
+    """Microseconds that a contestant added to a request: the median over rounds, and the middle half of them."""
 
     workload: str
     contestant: str
@@ -69,13 +72,14 @@ async def bare_app(scope: Scope, receive: Receive, send: Send) -> None:
 async def measure(workloads: Sequence[Workload], *, rounds: int, requests: int) -> list[Added]:
     """What each contestant adds to the requests of each workload.
 
-    In a round everything is timed once, in turn: ``requests`` requests through the bare app, then through each
-    contestant before it, so that what else the machine does falls on all alike. A round's result is the difference
-    between the two, and what counts is the median over the rounds. The garbage collector is on, as always, and is run
-    in full between the rounds. The apps are awaited in one task on asyncio's loop: a coroutine that is awaited costs
-    less than one driven by ``send(None)``, whose end is an exception, and apps that need a running loop have one.
+    In a round each is timed once, in turn: ``requests`` requests through its bare app, and the same ones through the
+    contestant. A round's result is the difference between the two, and what counts is the median over the quieter
+    half of the rounds: those whose bare app was fastest. So what else the machine does falls on all alike, and on few.
+    The garbage collector is on, as always, and is run in full between the rounds. The apps are awaited in one task on
+    asyncio's loop: a coroutine that is awaited costs less than one driven by ``send(None)``, whose end is an exception,
+    and apps that need a running loop have one.
     """
-    samples: dict[tuple[str, str], list[float]] = {}
+    samples: dict[tuple[str, str], list[tuple[float, float]]] = {}
     async with AsyncExitStack() as stack:
         for app in dict.fromkeys(
             app
@@ -91,14 +95,12 @@ async def measure(workloads: Sequence[Workload], *, rounds: int, requests: int) 
             gc.collect()
             for workload in workloads:
                 tokens = [next(workload.tokens) for _ in range(requests + WARM_UP_REQUESTS)]
-                bare = {}
                 for contestant in workload.contestants:
-                    if contestant.bare not in bare:
-                        bare[contestant.bare] = await _seconds_per_request(contestant.bare, tokens, 200)
+                    bare = await _seconds_per_request(contestant.bare, tokens, 200)
                     seconds = await _seconds_per_request(contestant.app, tokens, workload.expect)
                     if number >= 0:
-                        samples.setdefault((workload.name, contestant.name), []).append(seconds - bare[contestant.bare])
-    return [Added(*names, *_summary([sample * 1e6 for sample in taken])) for names, taken in samples.items()]
+                        samples.setdefault((workload.name, contestant.name), []).append((bare, seconds - bare))
+    return [Added(*names, *_summary(taken)) for names, taken in samples.items()]
 
 
 WARM_UP_ROUNDS = 3
@@ -153,9 +155,15 @@ async def _as_coroutine(awaitable: Any) -> None:
     await awaitable
 
 
-def _summary(values: Sequence[float]) -> tuple[float, float, float]:
-    low, _, high = quantiles(values, n=4)
-    return median(values), low, high
+def _summary(samples: Sequence[tuple[float, float]]) -> tuple[float, float, float]:
+    low, middle, high = quantiles((added * 1e6 for added in quieter_half(samples)), n=4)
+    return middle, low, high
+
+
+def quieter_half(samples: Sequence[tuple[float, T]]) -> list[T]:
+    """What was measured beside the lower half of the numbers, the times that a bare app took."""
+    ordered = sorted(samples, key=itemgetter(0))
+    return [measured for _, measured in ordered[: (len(ordered) + 1) // 2]]
 
 
 def publish(name: str, report: str, figures: dict[str, Any], packages: Iterable[str]) -> None:
