@@ -50,7 +50,11 @@ def create_app() -> Starlette:
             WebSocketRoute("/ws", echo),
             Mount("/auth", routes=auth_routes(tokens, authenticate=check_password, realm="demo")),
         ],
-        middleware=[Middleware(JWTMiddleware, providers=tokens.provider(), public=["/", "/auth/*"], realm="demo")],
+        middleware=[
+            Middleware(
+                JWTMiddleware, providers=tokens.provider(), public=["/", "/auth/login", "/auth/jwks.json"], realm="demo"
+            )
+        ],
     )
 
 

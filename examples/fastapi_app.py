@@ -1,4 +1,7 @@
-"""FastAPI: login, protected routes, and the Authorize button: uvicorn examples.fastapi_app:app, then open /docs."""
+"""FastAPI: login, protected routes, and the Authorize button.
+
+With fastapi and uvicorn installed: uvicorn examples.fastapi_app:app, then open /docs.
+"""
 
 import secrets
 from dataclasses import dataclass

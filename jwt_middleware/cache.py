@@ -22,7 +22,7 @@ class TokenCache(Generic[Value]):
         self._max_bytes = size * BYTES_PER_ENTRY
         self._bytes = 0
         self._values: dict[bytes, Value] = {}
-        self._tokens: list[bytes] = []  # those in `_values`, in places that can be drawn
+        self._places: list[tuple[bytes, int]] = []  # the tokens in `_values` and their weights, to draw from
         self._lock = Lock()
         self.get = self._values.get
         """``get(token)``: its value, or None. One look-up in C, which needs no lock."""
@@ -30,28 +30,22 @@ class TokenCache(Generic[Value]):
     def __len__(self) -> int:
         return len(self._values)
 
-    def put(self, token: bytes, value: Value) -> None:
-        """Remember ``value`` for ``token``; others may be forgotten for it."""
-        weight = _weight(token)
+    def put(self, token: bytes, value: Value, weight: int) -> None:
+        """Remember ``value`` for ``token``, which takes ``weight`` bytes of memory; others may be forgotten for it."""
         if weight > self._max_bytes:
             return
         with self._lock:
             if token not in self._values:
-                while len(self._tokens) >= self._size or self._bytes + weight > self._max_bytes:
+                while len(self._places) >= self._size or self._bytes + weight > self._max_bytes:
                     self._forget_one()
-                self._tokens.append(token)
+                self._places.append((token, weight))
                 self._bytes += weight
             self._values[token] = value
 
     def _forget_one(self) -> None:
-        # The last token fills the gap: constant time, however many there are.
-        place = int(random() * len(self._tokens))
-        token, self._tokens[place] = self._tokens[place], self._tokens[-1]
-        self._tokens.pop()
-        self._bytes -= _weight(token)
+        # The last one fills the gap: constant time, however many there are.
+        place = int(random() * len(self._places))
+        (token, weight), self._places[place] = self._places[place], self._places[-1]
+        self._places.pop()
+        self._bytes -= weight
         del self._values[token]
-
-
-def _weight(token: bytes) -> int:
-    # What is kept of a token is itself, its payload (three quarters of it) and less than a kilobyte of objects.
-    return 1024 + 2 * len(token)

@@ -24,8 +24,8 @@ class Facts(NamedTuple):
     """What is the same for every request with one token."""
 
     provider: str
-    header: str
-    payload: str
+    header: bytes
+    payload: bytes
     kid: str | None
     subject: str | None
     scopes: tuple[str, ...]
@@ -118,7 +118,7 @@ class ClaimRules:
     scope_claim: str | None = None
     """None: ``scope``, else ``scp``."""
 
-    def read(self, header: Header, payload: str, claims: dict[str, Any], now: float) -> tuple[Facts, float, float]:
+    def read(self, header: Header, payload: bytes, claims: dict[str, Any], now: float) -> tuple[Facts, float, float]:
         """The facts of a token whose signature is good, if its claims are, at ``now`` (Unix time).
 
         Beside them stand two moments: from the first on, and before the second, the token is good; leeway is in both.
@@ -131,18 +131,16 @@ class ClaimRules:
         6. Subject and scopes can be read: ``MissingClaim``, ``InvalidClaim``.
         7. The moment is right: ``Expired``, ``TooOld``, ``NotYetValid``.
         """
-        if not isinstance(claims.get("iss", ""), str):
-            raise InvalidClaim(claim="iss")
-        if not isinstance(claims.get("sub", ""), str):
-            raise InvalidClaim(claim="sub")
-        if not isinstance(claims.get("jti", ""), str):
-            raise InvalidClaim(claim="jti")
+        get = claims.get
         exp, nbf, iat = _numeric_date(claims, "exp"), _numeric_date(claims, "nbf"), _numeric_date(claims, "iat")
-        audience = _audience(claims)
+        for name, value in (("iss", get("iss", "")), ("sub", get("sub", "")), ("jti", get("jti", ""))):
+            if not isinstance(value, str):
+                raise InvalidClaim(claim=name)
+        audience = _audience(get("aud", []))
         if exp is None:
             raise MissingClaim(claim="exp")
         for name in self.required_claims:
-            if claims.get(name) is None:
+            if get(name) is None:
                 raise MissingClaim(claim=name)
         if self.types is not None and media_type(header.typ) not in self.types:
             raise WrongType
@@ -153,20 +151,13 @@ class ClaimRules:
                 raise WrongAudience
         if "cnf" in claims:
             raise SenderConstrained if isinstance(claims["cnf"], dict) else InvalidClaim(claim="cnf")
-        subject, scopes = self._subject(claims), self._scopes(claims)
+        subject = get("sub") if self.subject_claim == "sub" else self._demanded_subject(claims)
+        scopes = self._scopes(claims)
         good_from, good_until = self._good_times(int(exp), nbf, iat, now)
-        session = claims.get("sid")
-        facts = Facts(
-            self.provider,
-            header.text,
-            payload,
-            header.kid,
-            subject,
-            scopes,
-            claims.get("jti"),
-            session if isinstance(session, str) else None,
-            int(exp),
-        )
+        session = get("sid")
+        if not isinstance(session, str):
+            session = None
+        facts = Facts(self.provider, header.json, payload, header.kid, subject, scopes, get("jti"), session, int(exp))
         return facts, good_from, good_until
 
     def _good_times(self, exp: int, nbf: float | None, iat: float | None, now: float) -> tuple[float, float]:
@@ -193,16 +184,20 @@ class ClaimRules:
                 raise TooOld(claim="iat")
         return good_from, good_until
 
-    def _subject(self, claims: dict[str, Any]) -> str | None:
-        if self.subject_claim == "sub":
-            return claims.get("sub")
+    def subject(self, claims: dict[str, Any]) -> str | None:
+        """Whom these claims speak of, if they say it in a way that can be read."""
         subject = _at(claims, self.subject_claim)
-        if subject is None:
-            raise MissingClaim(claim=self.subject_claim)
         # Outside RFC 7519's `sub`, the numbers of a database are common.
-        if isinstance(subject, bool) or not isinstance(subject, str | int):
-            raise InvalidClaim(claim=self.subject_claim)
-        return str(subject)
+        if isinstance(subject, str) or (type(subject) is int and self.subject_claim != "sub"):
+            return str(subject)
+        return None
+
+    def _demanded_subject(self, claims: dict[str, Any]) -> str:
+        subject = self.subject(claims)
+        if subject is None:
+            missing = _at(claims, self.subject_claim) is None
+            raise (MissingClaim if missing else InvalidClaim)(claim=self.subject_claim)
+        return subject
 
     def _scopes(self, claims: dict[str, Any]) -> tuple[str, ...]:
         name = self.scope_claim or ("scope" if "scope" in claims else "scp")
@@ -244,8 +239,7 @@ def _numeric_date(claims: Mapping[str, Any], name: str) -> float | None:
     return date
 
 
-def _audience(claims: Mapping[str, Any]) -> Collection[str]:
-    audience = claims.get("aud", [])
+def _audience(audience: object) -> Collection[str]:
     if isinstance(audience, str):
         return (audience,)
     if isinstance(audience, list) and all(isinstance(entry, str) for entry in audience):

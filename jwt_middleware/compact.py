@@ -19,9 +19,9 @@ MAX_DEPTH = 32
 
 @dataclass(slots=True, eq=False)
 class Header:
-    """A JOSE header (RFC 7515 section 4): its JSON text, and what is decided by."""
+    """A JOSE header (RFC 7515 section 4): its JSON, and what is decided by."""
 
-    text: str
+    json: bytes
     algorithm: str
     kid: str | None
     typ: str
@@ -72,7 +72,7 @@ def decode_header(segment: bytes) -> Header:
     algorithm, kid, typ = parameters.get("alg"), parameters.get("kid", ""), parameters.get("typ", "")
     if not (isinstance(algorithm, str) and isinstance(kid, str) and isinstance(typ, str)):
         raise MalformedToken
-    return Header(data.decode("utf-8"), algorithm, kid if "kid" in parameters else None, typ)
+    return Header(data, algorithm, kid if "kid" in parameters else None, typ)
 
 
 def encode(header: Mapping[str, Any], claims: Mapping[str, Any], sign: Callable[[bytes], bytes]) -> str:
@@ -127,9 +127,9 @@ def json_object(data: bytes) -> dict[str, Any]:
     return value
 
 
-def json_again(text: str) -> dict[str, Any]:
-    """A new copy of the object in ``text``, which ``json_object`` has read before: nothing is checked twice."""
-    value: dict[str, Any] = _decoded(text, _PLAIN_DECODER)
+def json_again(data: bytes) -> dict[str, Any]:
+    """A new copy of the object in ``data``, which ``json_object`` has read before: nothing is checked twice."""
+    value: dict[str, Any] = _decoded(data.decode("utf-8"), _PLAIN_DECODER)
     return value
 
 

@@ -25,13 +25,13 @@ logger = logging.getLogger("jwt_middleware")
 
 
 class JWTMiddleware:
-    """Wraps an ASGI app so that it sees verified users, and never a request with a bad token.
+    """Wraps an ASGI app so that it sees verified users, and a request with a bad token on public paths only.
 
     The decisions for each ``http`` and ``websocket`` scope, in their order; other scopes pass untouched:
 
     1. The Authorization header is read: ``missing_token``, ``ambiguous_token``, ``token_too_large``.
     2. The token is verified: see ``Verifier``.
-    3. ``load_user`` gives the user: ``user_refused`` for None.
+    3. ``load_user`` gives the user: ``user_refused`` for None, and for False.
     4. A refusal of a public path is forgotten. So is a missing token where ``allow_anonymous`` says so, or
        ``allow_preflight`` for a preflight. The user is nobody then.
     5. ``scope["auth"]`` and ``scope["user"]`` are set, whatever they were before, and the app is called; or the refusal
@@ -50,7 +50,7 @@ class JWTMiddleware:
         True: CORS preflights pass without a token, for apps whose CORS middleware sits inside this one. Default False.
     ``load_user``
         ``load_user(token)``, sync (then in a worker thread, about 100 µs) or async: the app's own user for
-        ``scope["user"]``, or None to refuse. Default: a ``JWTUser``.
+        ``scope["user"]``, or None or False to refuse. Default: a ``JWTUser``.
     ``refusal_response``, ``realm``
         See ``Refuser``. Defaults: JSON, ``api``.
     ``max_token_size``, ``cache_size``, ``clock``
@@ -102,7 +102,11 @@ class JWTMiddleware:
         user: Any = None
         refusal: Refusal | None = None
         try:
-            raw = bearer_header(scope["headers"], self._max_token_size)
+            headers = scope["headers"]
+            if not isinstance(headers, list | tuple):
+                # Any iterable will do for ASGI; the app must not find one used up.
+                headers = scope["headers"] = list(headers)
+            raw = bearer_header(headers, self._max_token_size)
             if raw is None:
                 refusal = MissingToken()
             else:
@@ -123,7 +127,7 @@ class JWTMiddleware:
     async def _loaded_user(self, token: Token, load_user: Hook) -> Any:
         try:
             user = await load_user(token)
-            if user is None:
+            if user is None or user is False:
                 raise UserRefused
         except Refusal as refusal:
             refusal.provider, refusal.kid, refusal.subject = token.provider, token.kid, token.subject

@@ -77,31 +77,29 @@ class Refuser:
             return response
         built = self._refusal_response(HTTPConnection(scope), refusal)
         response = await built if isawaitable(built) else built
+        if not isinstance(response, Response):
+            raise TypeError(f"refusal_response must give a Starlette Response, not {type(response).__name__}")
         for name, value in refusal.headers(self._realm):
             response.headers.setdefault(name, value)
         return response
 
     def _json(self, refusal: Refusal) -> _Answer:
         kind = type(refusal)
-        answer = self._answers.get(kind)
-        if answer is None:
-            content = JSONResponse(refusal.body)
-            headers = (
-                (name.encode("latin-1"), value.encode("latin-1")) for name, value in refusal.headers(self._realm)
-            )
-            answer = (*headers, *content.raw_headers), bytes(content.body)
-            if kind in _CONSTANT:
-                self._answers[kind] = answer
+        # A refusal of our classes that holds nothing but what the operator sees is answered as all of its class. That
+        # answer is made once, so that bad tokens are no cheaper an attack than good ones are work.
+        is_constant = kind in _OURS and _FOR_THE_OPERATOR.issuperset(vars(refusal))
+        if is_constant and kind in self._answers:
+            return self._answers[kind]
+        content = JSONResponse(refusal.body)
+        headers = ((name.encode("latin-1"), value.encode("latin-1")) for name, value in refusal.headers(self._realm))
+        answer = (*headers, *content.raw_headers), bytes(content.body)
+        if is_constant:
+            self._answers[kind] = answer
         return answer
 
 
-# Refusals that hold nothing but what the operator sees: all of a class are answered alike, and made ready once, so that
-# bad tokens are no cheaper an attack than good ones are work. Those of the app may say something else each time.
-_CONSTANT = frozenset(
-    kind
-    for kind in vars(errors).values()
-    if isclass(kind) and issubclass(kind, Refusal) and kind.__init__ is Refusal.__init__
-)
+_OURS = frozenset(kind for kind in vars(errors).values() if isclass(kind) and issubclass(kind, Refusal))
+_FOR_THE_OPERATOR = frozenset(vars(Refusal()))
 
 # IANA's WebSocket Close Code registry: Unauthorized, Forbidden, Try Again Later; RFC 6455 7.4.1: policy violation.
 _CLOSE_CODES = {401: 3000, 403: 3003, 503: 1013}
@@ -112,10 +110,10 @@ def _close_code(refusal: Refusal) -> int:
 
 
 def _log(refusal: Refusal) -> None:
-    # The kid is the sender's own text: quoted and cut. Nothing else here comes from an unverified token.
+    # Texts of the token are quoted and cut. Only the kid may come from one that is not verified.
     if logger.isEnabledFor(logging.INFO):
         logger.info(
-            "refused: %s (provider=%s kid=%.64r subject=%r claim=%s)",
+            "refused: %s (provider=%s kid=%.64r subject=%.64r claim=%s)",
             refusal.code,
             refusal.provider,
             refusal.kid,

@@ -17,6 +17,7 @@ from .errors import (
     InvalidClaim,
     MalformedToken,
     MissingClaim,
+    NotYetValid,
     Refusal,
     TokenTooLarge,
     Unavailable,
@@ -32,6 +33,9 @@ CACHE_SIZE = 16 * 1024
 
 MAX_HEADERS = 256
 """Headers that are remembered. Few exist: one for each key of each signer, where signers are sensible."""
+
+MAX_HEADER_SIZE = 1024
+"""Bytes of a header segment that is remembered."""
 
 MAX_TOKEN_SIZE = 16 * 1024
 """Bytes of a token that are looked at, unless told otherwise."""
@@ -229,6 +233,7 @@ class Verifier:
         self._without_issuer = tuple(place for place, provider in enumerate(self.providers) if not provider.issuers)
         self._validators = {provider.name: provider.validators for provider in self.providers if provider.validators}
         function("clock", clock)
+        seconds("clock()", clock())
         self._clock = clock
         self._verified: TokenCache[_Remembered] = TokenCache(count("cache_size", cache_size))
         # Of tokens with good signatures only.
@@ -239,6 +244,8 @@ class Verifier:
 
         Any ``raw`` ends in one or the other; only what ``validate`` itself raises gets through.
         """
+        if not isinstance(raw, str | bytes):
+            raise TypeError(f"a token is str or bytes, not {type(raw).__name__}")
         if len(raw) > self.max_token_size:
             raise TokenTooLarge
         if isinstance(raw, str):
@@ -272,7 +279,6 @@ class Verifier:
         parts = compact.decode(raw, self._headers)
         header = parts.header
         claims = compact.json_object(parts.payload)
-        payload = parts.payload.decode("utf-8")
         refusals: list[Refusal] = []
         for place in self._candidates(claims):
             provider, signed = self.providers[place], False
@@ -289,14 +295,15 @@ class Verifier:
                         break
                 else:
                     raise BadSignature
-                facts, good_from, good_until = provider.rules.read(header, payload, claims, self._clock())
+                facts, good_from, good_until = provider.rules.read(header, parts.payload, claims, self._clock())
             except Refusal as refusal:
                 refusal.provider, refusal.kid = provider.name, header.kid
-                refusal.subject = _subject(claims) if signed else None
+                refusal.subject = provider.rules.subject(claims) if signed else None
                 refusals.append(refusal)
             else:
-                self._verified.put(raw, (good_from, good_until, place, keys.serial, tuple(facts)))
-                self._remember_header(parts)
+                # Where a provider before this one refused for a reason that may pass, the next request asks it again.
+                if not any(isinstance(refusal, NotYetValid | Unavailable) for refusal in refusals):
+                    self._remember(raw, (good_from, good_until, place, keys.serial, tuple(facts)), parts)
                 return facts
         # Of several providers the one that got furthest knows best: its keys may have been the right ones.
         raise max(refusals, key=_progress)
@@ -325,11 +332,24 @@ class Verifier:
             raise WrongIssuer(provider=self.providers[0].name)
         raise UnknownIssuer
 
-    def _remember_header(self, parts: compact.Compact) -> None:
-        if parts.header_segment not in self._headers:
+    def _remember(self, raw: bytes, remembered: _Remembered, parts: compact.Compact) -> None:
+        facts, segment = remembered[-1], parts.header_segment
+        self._verified.put(raw, remembered, _weight(raw, parts, len(facts[_SCOPES])))
+        if segment not in self._headers and len(segment) <= MAX_HEADER_SIZE:
             if len(self._headers) >= MAX_HEADERS:
                 self._headers.clear()
-            self._headers[parts.header_segment] = parts.header
+            self._headers[segment] = parts.header
+
+
+def _weight(raw: bytes, parts: compact.Compact, scopes: int) -> int:
+    """Bytes of memory, or a little less, that it takes to remember a token."""
+    texts = len(parts.payload) + len(parts.header.json)
+    # The names in it stand beside the payload as strings, which one wide character makes four times as wide.
+    narrow = parts.payload.isascii() and parts.header.json.isascii() and b"\\u" not in parts.payload
+    return 1024 + len(raw) + texts + (texts if narrow else 4 * texts) + 64 * scopes
+
+
+_SCOPES = Facts._fields.index("scopes")
 
 
 def _progress(refusal: Refusal) -> int:
@@ -339,11 +359,6 @@ def _progress(refusal: Refusal) -> int:
         return 1
     # Where keys could not be had the token may be good; a claim at fault, after a good signature, is the last word.
     return 2 if isinstance(refusal, Unavailable) else 3
-
-
-def _subject(claims: Mapping[str, Any]) -> str | None:
-    subject = claims.get("sub")
-    return subject if isinstance(subject, str) else None
 
 
 def _by_issuer(providers: tuple[Provider, ...]) -> dict[str, int]:

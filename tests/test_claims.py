@@ -27,8 +27,8 @@ def rules(**options: Any) -> ClaimRules:
 
 
 def judged(payload: dict[str, Any], now: float = NOW, *, typ: str = "", **options: Any) -> tuple[Facts, float, float]:
-    header = Header('{"alg":"HS256","kid":"2026"}', "HS256", "2026", typ)
-    return rules(**options).read(header, json.dumps(payload), payload, now)
+    header = Header(b'{"alg":"HS256","kid":"2026"}', "HS256", "2026", typ)
+    return rules(**options).read(header, json.dumps(payload).encode(), payload, now)
 
 
 def read(payload: dict[str, Any], now: float = NOW, **options: Any) -> Token:

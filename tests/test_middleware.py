@@ -448,8 +448,8 @@ def test_load_user_gets_the_token() -> None:
     assert loaded.header["kid"] == "k"
 
 
-@pytest.mark.parametrize("user", [0, "", False, [], {}], ids=repr)
-def test_only_none_is_no_user(user: Any) -> None:
+@pytest.mark.parametrize("user", [0, "", [], {}], ids=repr)
+def test_only_none_and_false_are_no_user(user: Any) -> None:
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         await JSONResponse({"user": scope["user"]})(scope, receive, send)
 
@@ -736,3 +736,21 @@ def test_the_scope_is_that_of_starlettes_requests() -> None:
     app = Starlette(routes=[Route("/me", me)])
     seen = client(app).get("/me", headers=bearer(token(name="Ada Lovelace", jti="t-1"))).json()
     assert seen == ["Ada Lovelace", ["orders:read", "orders:write"], "t-1"]
+
+
+@pytest.mark.parametrize("nobody", [None, False])
+def test_a_load_user_that_finds_nobody_refuses(nobody: Any, backend: str) -> None:
+    response = client(load_user=lambda token: nobody, backend=backend).get("/", headers=bearer(token()))
+    assert (response.status_code, response.json()["code"]) == (401, "user_refused")
+
+
+@pytest.mark.anyio
+async def test_headers_that_can_be_read_once_are_there_for_the_app() -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await JSONResponse(len(list(scope["headers"])))(scope, receive, send)
+
+    middleware = JWTMiddleware(app, key=SECRET, audience="orders", clock=lambda: NOW)
+    scope = http(headers=[(b"host", b"api"), (b"authorization", f"Bearer {token()}".encode())])
+    scope["headers"] = iter(scope["headers"])
+    _, body = await sent(middleware, scope)
+    assert body["body"] == b"2"

@@ -21,6 +21,7 @@ from jwt_middleware.errors import (
     Refusal,
     Revoked,
     TokenTooLarge,
+    UserRefused,
 )
 from jwt_middleware.refuser import Refuser
 
@@ -304,3 +305,27 @@ async def test_a_refusal_of_the_apps_own_says_what_it_likes() -> None:
     start, body = await answered(Refuser(), Counted(), http())
     assert json.loads(body["body"])["tries"] == [1, 2]
     assert [value for name, value in start["headers"] if name == b"www-authenticate"][1] == b"DPoP"
+
+
+@pytest.mark.anyio
+async def test_what_one_refusal_says_of_a_user_no_other_says() -> None:
+    refuser = Refuser()
+    locked = UserRefused()
+    locked.description = "The account of ada is locked."  # type: ignore[misc]  # a class's text, but Python lets them
+    for refusal in (UserRefused(), locked, UserRefused(subject="bob")):
+        _, body = await answered(refuser, refusal, http())
+        assert json.loads(body["body"])["error_description"] == refusal.description
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("built", [None, "no", {"error": "no"}])
+async def test_a_refusal_response_that_is_no_response_is_an_error_that_says_so(built: Any) -> None:
+    refuser = Refuser(refusal_response=lambda connection, refusal: built)
+    with pytest.raises(TypeError, match="refusal_response must give a Starlette Response"):
+        await answered(refuser, MissingToken(), http())
+
+
+def test_long_texts_of_a_token_are_cut_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, "jwt_middleware"):
+        Refuser().exception(BadSignature(kid="k" * 900, subject="s" * 900), http())
+    assert len(caplog.messages[0]) < 250

@@ -1,6 +1,7 @@
 import json
 from base64 import b64encode
 from collections.abc import Iterator
+from datetime import datetime
 from typing import Any
 
 import pytest
@@ -603,7 +604,8 @@ async def test_claims_are_judged_after_the_signature(
 ) -> None:
     raw = signed({"alg": "HS256", "kid": "a"}, claims(**changes))
     reported = await refused(refusal, raw, **options)
-    assert (reported.provider, reported.kid, reported.subject, reported.claim) == ("jwt", "a", "ada", claim)
+    subject = None if claim == "user_id" else "ada"
+    assert (reported.provider, reported.kid, reported.subject, reported.claim) == ("jwt", "a", subject, claim)
     await refused(BadSignature, signed({"alg": "HS256"}, claims(**changes), SECRET[::-1]), **options)
 
 
@@ -961,3 +963,44 @@ async def test_a_public_pem_and_its_key_accept_the_same_tokens() -> None:
 def test_providers_are_provider_objects(providers: Any) -> None:
     with pytest.raises(ConfigurationError, match="providers must be Provider objects"):
         Verifier(providers)
+
+
+@pytest.mark.parametrize("raw", [None, 5, [b"a.b.c"], bytearray(b"a.b.c"), memoryview(b"a.b.c")])
+@pytest.mark.anyio
+async def test_what_is_neither_text_nor_bytes_is_the_callers_error(raw: Any) -> None:
+    with pytest.raises(TypeError, match="a token is str or bytes"):
+        await Verifier(Provider(key=SECRET, audience="orders")).verify(raw)
+
+
+@pytest.mark.parametrize("clock", [lambda: None, lambda: "now", datetime.now])
+def test_a_clock_gives_numbers(clock: Any) -> None:
+    with pytest.raises(ConfigurationError, match="clock"):
+        Verifier(Provider(key=SECRET, audience="orders"), clock=clock)
+
+
+@pytest.mark.anyio
+async def test_a_provider_that_refused_for_a_passing_reason_is_asked_again() -> None:
+    now = NOW
+    strict = Provider(name="strict", key=SECRET, audience="orders", leeway=0)
+    patient = Provider(name="patient", key=SECRET, audience="orders", leeway=60)
+    verifier = Verifier([strict, patient], clock=lambda: now)
+    raw = token(nbf=NOW + 10)
+    assert (await verifier.verify(raw)).provider == "patient"
+    now = NOW + 20
+    assert (await verifier.verify(raw)).provider == "strict"
+
+
+@pytest.mark.parametrize(
+    ("changes", "subject"),
+    [
+        pytest.param({"sub": "someone else", "user_id": "ada"}, "ada", id="a string"),
+        pytest.param({"user_id": 17}, "17", id="a number"),
+        pytest.param({"user_id": True}, None, id="no name"),
+    ],
+)
+@pytest.mark.anyio
+async def test_a_refusal_names_the_user_as_the_token_would(changes: dict[str, Any], subject: str | None) -> None:
+    verifier = Verifier(Provider(key=SECRET, audience="orders", subject_claim="user_id"), clock=lambda: NOW)
+    with pytest.raises(Refusal) as refused:
+        await verifier.verify(token(exp=1, **changes))
+    assert refused.value.subject == subject

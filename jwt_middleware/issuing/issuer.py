@@ -96,6 +96,7 @@ class TokenIssuer:
         }
         self._rules = self.provider().rules
         function("clock", clock)
+        seconds("clock()", clock())
         self.clock = clock
 
     def __repr__(self) -> str:
@@ -163,7 +164,7 @@ class TokenIssuer:
         try:
             parts = compact.decode(raw.encode("ascii"))
             claims = compact.json_object(parts.payload)
-            self._rules.read(parts.header, parts.payload.decode("utf-8"), claims, now)
+            self._rules.read(parts.header, parts.payload, claims, now)
         except Refusal as refusal:
             claim = f" ({refusal.claim})" if refusal.claim else ""
             raise ValueError(f"claims: the token would be refused: {refusal.code}{claim}") from None

@@ -41,7 +41,8 @@ def auth_routes(
         and ``scope`` if less is wanted than the user may have.
     ``POST /refresh``
         Only where ``tokens`` has a ``session_lifetime``. Takes a Bearer token of a login that is still good, and
-        answers as the login did, until ``session_lifetime`` has passed since then.
+        answers as the login did, until ``session_lifetime`` has passed since then. The issuer's own rules are checked
+        here; for those of the middleware as well (``validate``, ``load_user``), do not make this route public.
     ``GET /jwks.json``
         The issuer's public keys (RFC 7517 5); none where it signs with a secret.
 
@@ -54,12 +55,13 @@ def auth_routes(
     if not isinstance(tokens, TokenIssuer):
         raise ConfigurationError(f"auth_routes() needs a TokenIssuer, not {type(tokens).__name__}")
     function("authenticate", authenticate, "username", "password")
+    refuser = Refuser(realm, refusal_response)
     routes = [
         Route("/login", _Login(tokens, Hook(authenticate)).endpoint, methods=["POST"], name="login"),
         Route("/jwks.json", _jwks_endpoint(tokens), name="jwks"),
     ]
     if tokens.session_lifetime is not None:
-        renewal = _Refresh(tokens, tokens.session_lifetime, Refuser(realm, refusal_response))
+        renewal = _Refresh(tokens, tokens.session_lifetime, refuser)
         routes.insert(1, Route("/refresh", renewal.endpoint, methods=["POST"], name="refresh"))
     return routes
 
