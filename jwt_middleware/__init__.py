@@ -4,6 +4,7 @@ from .claims import Token
 from .errors import ConfigurationError, Refusal
 from .identity import JWTCredentials, JWTUser
 from .middleware import JWTMiddleware
+from .remote import RemoteKeys
 from .requires import requires
 from .verifier import ANY, Provider, Verifier
 
@@ -15,6 +16,7 @@ __all__ = [
     "JWTUser",
     "Provider",
     "Refusal",
+    "RemoteKeys",
     "Token",
     "Verifier",
     "requires",

@@ -1,14 +1,17 @@
 """Is this token good now? Providers, each with its keys and rules, and the decision over all of them."""
 
+import logging
 import time
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from inspect import isawaitable
+from os import PathLike
 from typing import Any, Final, Literal, Protocol, TypeAlias, TypedDict
 
 from . import compact
 from .arguments import count, function, seconds, strings, switch
+from .background import Background
 from .cache import TokenCache
 from .claims import ClaimRules, Facts, Token, media_type
 from .errors import (
@@ -25,8 +28,12 @@ from .errors import (
     UnknownKey,
     WrongIssuer,
 )
+from .fetching import is_address
 from .keys import Key, KeySet, check_algorithms, load_keys
 from .loading import PrivateKey, PublicKey
+from .remote import KeysHealth, ProviderKeys, RemoteKeys
+
+logger = logging.getLogger("jwt_middleware")
 
 CACHE_SIZE = 16 * 1024
 """Tokens that are remembered, unless told otherwise."""
@@ -61,7 +68,7 @@ class KeySource(Protocol):
         ...
 
     async def refreshed(self, kid: str | None, algorithm: str) -> KeySet:
-        """The keys to look in once more, after ``current`` had none; raises ``KeysUnavailable``."""
+        """The keys to look in once more, after ``current`` verified nothing; raises ``KeysUnavailable``."""
         ...
 
 
@@ -79,7 +86,8 @@ class StaticKeys:
 class ProviderOptions(TypedDict, total=False):
     """The keywords of ``Provider``, for those who pass them on."""
 
-    key: KeyText | list[KeyText] | tuple[KeyText, ...]
+    key: KeyText | list[KeyText] | tuple[KeyText, ...] | None
+    jwks: str | PathLike[str] | RemoteKeys | None
     audience: str | Collection[str] | Literal[Audience.ANY]
     issuer: str | Collection[str] | None
     name: str
@@ -100,17 +108,22 @@ class Provider:
     ``key``
         What verifies: a secret (str or bytes), a PEM (public key, private key, X.509 certificate), a JWK or JWK Set
         (dict), or a list of them while keys are rotated: all verify.
+    ``jwks``
+        Where keys that others rotate are fetched: a JWK Set's https address, a file's path, or ``RemoteKeys(...)``.
+        Beside it, those of ``key`` verify too.
     ``audience``
         The ``aud`` that a token must name (RFC 7519 4.1.3), one or several: a token for any of them is good. ``ANY``
         says that none is checked. Required.
     ``issuer``
         The ``iss`` that a token must carry (RFC 7519 4.1.1), one or several, compared to the letter. None: not checked.
+        Without ``key`` and ``jwks``, a single https address is also where the metadata lies that names the JWK Set.
     ``name``
         Unique among providers; credentials, refusals and logs say it. Default ``jwt``.
     ``algorithms``
         Names from RFC 7518 3.1 and RFC 9864 2.2 that narrow what the keys verify. Default: all that the keys are for.
     ``allow_weak_keys``
-        Accept secrets shorter than their hash and RSA keys under 2048 bits, for old systems. Default False.
+        Accept secrets shorter than their hash and RSA keys under 2048 bits, for old systems. Default False. A
+        ``RemoteKeys`` has its own.
     ``leeway``
         Seconds of clock skew allowed in ``exp``, ``nbf`` and ``iat``. Default 5.
     ``max_token_age``
@@ -136,6 +149,7 @@ class Provider:
         self,
         *,
         key: KeyText | list[KeyText] | tuple[KeyText, ...] | None = None,
+        jwks: str | PathLike[str] | RemoteKeys | None = None,
         audience: str | Collection[str] | Literal[Audience.ANY] | None = None,
         issuer: str | Collection[str] | None = None,
         name: str = "jwt",
@@ -149,8 +163,6 @@ class Provider:
         scope_claim: str | None = None,
         validate: Validate | Collection[Validate] = (),
     ) -> None:
-        if key is None:
-            raise ConfigurationError("key is required: a secret, a PEM, a JWK or JWK Set dict, or a list of them")
         if audience is None:
             raise ConfigurationError(
                 "audience is required: the name that tokens for this service carry in `aud`, or audience=ANY to accept "
@@ -164,13 +176,21 @@ class Provider:
                 raise ConfigurationError(f"{option} must be the name of a claim, not {claim!r}")
         self.name = name
         self.issuers = () if issuer is None else strings("issuer", issuer)
-        self.keys: KeySource = StaticKeys(
-            load_keys(
-                key,
-                algorithms=None if algorithms is None else check_algorithms(algorithms),
-                allow_weak_keys=allow_weak_keys,
-            )
-        )
+        allowed = None if algorithms is None else check_algorithms(algorithms)
+        static = () if key is None else load_keys(key, algorithms=allowed, allow_weak_keys=allow_weak_keys)
+        self.remote = _remote_keys(jwks, () if static else self.issuers, allow_weak_keys)
+        self.keys: KeySource
+        if self.remote is None:
+            if not static:
+                raise ConfigurationError(
+                    "key is required: a secret, a PEM, a JWK or JWK Set dict, or a list of them; or jwks=, a JWK Set's "
+                    "address; or issuer=, a single https address that leads to it"
+                )
+            self.keys = StaticKeys(static)
+        elif static or allowed is not None:
+            self.keys = ProviderKeys(self.remote, static, allowed)
+        else:
+            self.keys = self.remote
         self.rules = ClaimRules(
             provider=name,
             audiences=None if audience is ANY else frozenset(strings("audience", audience)),
@@ -189,6 +209,11 @@ class Provider:
 
     def __repr__(self) -> str:
         return f"Provider(name={self.name!r}, issuer={self.issuers!r})"
+
+    @property
+    def health(self) -> KeysHealth:
+        """How the keys are; those of ``key`` are always good."""
+        return KeysHealth(len(self.keys.current.keys)) if self.remote is None else self.remote.health
 
 
 @dataclass(slots=True, eq=False)
@@ -231,6 +256,9 @@ class Verifier:
         self.max_token_size = count("max_token_size", max_token_size, minimum=1)
         self._by_issuer = _by_issuer(self.providers)
         self._without_issuer = tuple(provider for provider in self.providers if not provider.issuers)
+        self._remote = tuple(provider.remote for provider in self.providers if provider.remote is not None)
+        self._background = Background("keeping keys fresh")
+        self._slash_logged = False
         function("clock", clock)
         self._clock = clock
         self._verified: TokenCache[_Verified] = TokenCache(count("cache_size", cache_size))
@@ -252,6 +280,7 @@ class Verifier:
         verified = self._verified.get(raw)
         if verified is None or not verified.is_good_at(self._clock()):
             verified = await self._verify(raw)
+            self._verified.put(raw, verified)
         token = Token(verified.facts)
         if verified.provider.validators:
             await _validate(verified.provider, token)
@@ -272,23 +301,63 @@ class Verifier:
         claims = compact.json_object(parts.payload)
         payload = parts.payload.decode("utf-8")
         refusals: list[Refusal] = []
+        doubtful: list[tuple[Provider, KeySet]] = []
         for provider in self._candidates(claims):
-            keys = None
+            keys = provider.keys.current
             try:
-                keys = await _check_signature(provider, parts)
-                facts = provider.rules.read(parts.header, payload, claims, self._clock())
+                return self._verify_with(provider, keys, parts, payload, claims)
+            except Refusal as refusal:
+                refusals.append(refusal)
+                if isinstance(refusal, UnknownKey | AlgorithmNotAllowed | BadSignature):
+                    doubtful.append((provider, keys))
+        # Only now, since it can take a while: a token that one provider's keys verify waits for no other's.
+        for provider, keys in doubtful:
+            try:
+                refreshed = await provider.keys.refreshed(parts.header.kid, parts.header.algorithm)
+                if refreshed is not keys:
+                    return self._verify_with(provider, refreshed, parts, payload, claims)
             except Refusal as refusal:
                 refusal.provider, refusal.kid = provider.name, parts.header.kid
-                if keys is not None:
-                    refusal.subject = _subject(claims)
                 refusals.append(refusal)
-            else:
-                verified = _Verified(facts, keys, provider)
-                self._verified.put(raw, verified)
-                self._remember_header(parts)
-                return verified
         # Of several providers the one that got furthest knows best: its keys may have been the right ones.
         raise max(refusals, key=_progress)
+
+    def _verify_with(
+        self, provider: Provider, keys: KeySet, parts: compact.Compact, payload: str, claims: dict[str, Any]
+    ) -> _Verified:
+        signed = False
+        try:
+            _check_signature(keys, parts)
+            signed = True
+            facts = provider.rules.read(parts.header, payload, claims, self._clock())
+        except Refusal as refusal:
+            refusal.provider, refusal.kid = provider.name, parts.header.kid
+            if signed:
+                refusal.subject = _subject(claims)
+            raise
+        self._remember_header(parts)
+        return _Verified(facts, keys, provider)
+
+    async def start(self) -> None:
+        """Fetch the remote keys before they are needed, and keep them fresh on this event loop until ``stop``.
+
+        It takes as long as one attempt at most, and raises nothing where keys cannot be had. Without it they are
+        fetched when requests need them.
+        """
+        for keys in self._remote:
+            self._background.start(keys.keep)
+        for keys in self._remote:
+            await keys.prefetch()
+
+    async def stop(self) -> None:
+        """End what ``start`` began, and what is being fetched."""
+        await self._background.stop()
+        for keys in self._remote:
+            await keys.stop()
+
+    def health(self) -> dict[str, KeysHealth]:
+        """How the keys of each provider are, by its name."""
+        return {provider.name: provider.health for provider in self.providers}
 
     def _candidates(self, claims: Mapping[str, Any]) -> tuple[Provider, ...]:
         iss = claims.get("iss")
@@ -300,9 +369,21 @@ class Verifier:
             raise MissingClaim(claim="iss")
         if not isinstance(iss, str):
             raise InvalidClaim(claim="iss")
+        self._log_slash(iss)
         if len(self.providers) == 1:
             raise WrongIssuer(provider=self.providers[0].name)
         raise UnknownIssuer
+
+    def _log_slash(self, iss: str) -> None:
+        near = next((issuer for issuer in self._by_issuer if issuer.rstrip("/") == iss.rstrip("/")), None)
+        if near is not None and not self._slash_logged:
+            self._slash_logged = True
+            logger.warning(
+                "refused a token: its issuer %.200r and the configured %r differ by a trailing slash only; configure "
+                "issuer= as the provider spells it (said once)",
+                iss,
+                near,
+            )
 
     def _remember_header(self, parts: compact.Compact) -> None:
         if parts.header_segment not in self._headers:
@@ -311,18 +392,12 @@ class Verifier:
             self._headers[parts.header_segment] = parts.header
 
 
-async def _check_signature(provider: Provider, parts: compact.Compact) -> KeySet:
-    """The key set, one of whose keys made the signature; raises a ``Refusal`` where none did."""
-    algorithm, kid = parts.header.algorithm, parts.header.kid
-    keys = provider.keys.current
-    try:
-        candidates = keys.find(kid, algorithm)
-    except (UnknownKey, AlgorithmNotAllowed):
-        keys = await provider.keys.refreshed(kid, algorithm)
-        candidates = keys.find(kid, algorithm)
-    for key in candidates:
+def _check_signature(keys: KeySet, parts: compact.Compact) -> None:
+    """Raises a ``Refusal`` unless one of ``keys`` made the signature."""
+    algorithm = parts.header.algorithm
+    for key in keys.find(parts.header.kid, algorithm):
         if key.verifies(algorithm, parts.signing_input, parts.signature):
-            return keys
+            return
     raise BadSignature
 
 
@@ -349,6 +424,18 @@ def _progress(refusal: Refusal) -> int:
 def _subject(claims: Mapping[str, Any]) -> str | None:
     subject = claims.get("sub")
     return subject if isinstance(subject, str) else None
+
+
+def _remote_keys(
+    jwks: str | PathLike[str] | RemoteKeys | None, issuers: tuple[str, ...], allow_weak_keys: bool
+) -> RemoteKeys | None:
+    if isinstance(jwks, RemoteKeys):
+        return jwks
+    if jwks is not None:
+        return RemoteKeys(jwks, allow_weak_keys=allow_weak_keys)
+    if len(issuers) == 1 and is_address(issuers[0]):
+        return RemoteKeys(issuer=issuers[0], allow_weak_keys=allow_weak_keys)
+    return None
 
 
 def _by_issuer(providers: tuple[Provider, ...]) -> dict[str, Provider]:
