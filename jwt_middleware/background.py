@@ -23,18 +23,17 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("jwt_middleware")
 
-STOP_TIMEOUT = 5
-"""Seconds that ``stop`` waits for work that does not end when it is cancelled."""
-
 
 class Background:
     """The detached tasks of one owner, on whichever event loops they run.
 
-    A task outlives the request that started it, and ends with its event loop at the latest.
+    A task outlives the request that started it, and ends with its event loop at the latest. ``patience`` is how long
+    ``stop`` waits, in seconds, for work that does not end when it is cancelled.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, *, patience: float = 5) -> None:
         self._name = name
+        self._patience = patience
         # Of the running event loop alone. A forked process runs a loop of its own, and so begins with none.
         self._tasks: RunVar[set[_Task]] = RunVar(name)
 
@@ -81,12 +80,12 @@ class Background:
 
             spawn_system_task(run_and_finish, name=self._name)
 
-    async def stop(self, timeout: float = STOP_TIMEOUT) -> None:
-        """Cancel the tasks on the running event loop, and wait until they are over, or for ``timeout`` seconds."""
+    async def stop(self) -> None:
+        """Cancel the tasks on the running event loop, and wait until they are over, or patience is at its end."""
         tasks = tuple(self._tasks.get(set()))
         for task in tasks:
             task.scope.cancel()
-        with anyio.move_on_after(timeout, shield=True):
+        with anyio.move_on_after(self._patience, shield=True):
             for task in tasks:
                 await task.over.wait()
 
