@@ -6,8 +6,9 @@ import ssl
 import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from ipaddress import ip_address
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from os import PathLike
+from socket import inet_aton
 from stat import S_ISREG
 from typing import Any, Protocol, TypeAlias
 from urllib.parse import urlsplit
@@ -342,11 +343,20 @@ def _fault(url: object, *, loopback: bool = True) -> str | None:
 
 
 def _is_loopback(url: str) -> bool:
-    host = urlsplit(url).hostname or ""
+    host = (urlsplit(url).hostname or "").rstrip(".")
+    if host == "localhost" or host.endswith(".localhost"):
+        return True
     try:
-        return ip_address(host).is_loopback
+        address = ip_address(host)
     except ValueError:
-        return host == "localhost" or host.endswith(".localhost")
+        try:
+            # Resolvers read more spellings: 127.1, 2130706433.
+            address = IPv4Address(inet_aton(host))
+        except OSError:
+            return False
+    if isinstance(address, IPv6Address):
+        address = address.ipv4_mapped or address
+    return address.is_loopback or address.is_unspecified
 
 
 def _open_without_waiting(path: str, flags: int) -> int:

@@ -129,7 +129,9 @@ def load_foreign_keys(
         except UnusableKey:
             continue
         except ConfigurationError as reason:
-            broken.append(f"key {position}: {str(reason).removeprefix('key: ')}")
+            kid = jwk.get("kid") if isinstance(jwk, Mapping) else None
+            name = f"key {position} (kid {kid[:64]!r})" if isinstance(kid, str) else f"key {position}"
+            broken.append(f"{name}: {str(reason).removeprefix('key: ')}")
     return tuple(keys), tuple(broken)
 
 

@@ -265,7 +265,7 @@ class RemoteKeys:
         except TimeoutError:
             self._miss(f"no whole answer within {self._timeout:g} s")
         except Exception as error:  # noqa: BLE001 - the fetcher may be the user's: whatever it raises, no keys came
-            self._miss(f"{type(error).__name__}: {str(error)[:200]}")
+            self._miss(_described(error))
         else:
             self._take(found)
         flight.landed = True
@@ -414,6 +414,14 @@ def _read(document: Document, source: Source, allow_weak_keys: bool) -> _Found:
     if not keys:
         raise FetchError("; ".join(["the JWK Set holds no key that can verify", *broken[:3]]))
     return _Found(document, keys, broken)
+
+
+def _described(error: BaseException) -> str:
+    name, cause = type(error).__name__, error
+    # Some say nothing themselves, and raise from what does.
+    while not str(cause) and (cause.__cause__ or cause.__context__):
+        cause = cause.__cause__ or cause.__context__ or cause
+    return f"{name}: {str(cause)[:200]}"
 
 
 def _alike(some: tuple[Key, ...], others: tuple[Key, ...]) -> bool:
