@@ -6,14 +6,15 @@ import ssl
 import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from os import PathLike
 from socket import inet_aton
 from stat import S_ISREG
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias, TypeVar
 from urllib.parse import urlsplit
 
-from anyio import to_thread
+from anyio import CancelScope, CapacityLimiter, to_thread
 
 from .compact import json_object
 from .errors import ConfigurationError, MalformedToken
@@ -45,6 +46,7 @@ class Answer(Protocol):
 
 Fetch: TypeAlias = Callable[[str], Awaitable[Answer]]
 Validator: TypeAlias = tuple[object, ...]
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +167,7 @@ class File:
         return self._path
 
     async def fetch(self, validator: Validator | None) -> Document:
-        return await to_thread.run_sync(self.read, validator)
+        return await in_thread(self.read, validator)
 
     def read(self, validator: Validator | None = None) -> Document:
         """As ``fetch``, but blocking."""
@@ -182,6 +184,11 @@ class File:
             raise FetchError(f"it cannot be read ({error.strerror})") from None
         _check_size(len(body))
         return Document(body, found)
+
+
+async def in_thread(function: Callable[..., Result], *arguments: Any) -> Result:
+    """What ``function(*arguments)`` gives, from a worker thread, however busy those of the app's endpoints are."""
+    return await to_thread.run_sync(partial(function, *arguments), limiter=CapacityLimiter(1))
 
 
 def entries(document: bytes) -> list[object]:
@@ -222,7 +229,7 @@ class _HTTP:
     async def __call__(self, url: str, etag: str | None) -> Answer:
         if self._tls is None:
             # Reading the certificates takes a tenth of a second.
-            self._tls = await to_thread.run_sync(self._httpx2.create_ssl_context)
+            self._tls = await in_thread(self._httpx2.create_ssl_context)
         headers = {
             "accept": "application/json, application/jwk-set+json;q=0.9, */*;q=0.1",
             "accept-encoding": "identity",
@@ -246,15 +253,23 @@ async def _decoded(chunks: AsyncIterator[bytes], encoding: str) -> bytes:
     if encoding not in ("identity", "gzip", "deflate"):
         raise FetchError(f"its content encoding is {encoding[:32]!r}, which was not asked for")
     decoder = None if encoding == "identity" else zlib.decompressobj(wbits=zlib.MAX_WBITS | 32)
-    body, read = bytearray(), 0
-    async for chunk in chunks:
-        read += len(chunk)
-        try:
-            body += chunk if decoder is None else decoder.decompress(chunk, MAX_BODY + 1)
-        except zlib.error:
-            raise FetchError(f"it is not the {encoding} that it is said to be") from None
-        # Also what decompresses to nothing comes to an end.
-        _check_size(max(read, len(body)))
+    body, read, fault = bytearray(), 0, None
+    # The iterators of a stream end well when they are cancelled; left alone, they wait for the garbage collector.
+    with CancelScope() as enough:
+        async for chunk in chunks:
+            read += len(chunk)
+            try:
+                body += chunk if decoder is None else decoder.decompress(chunk, MAX_BODY + 1)
+            except zlib.error:
+                fault = f"it is not the {encoding} that it is said to be"
+            # Also what decompresses to nothing comes to an end.
+            if max(read, len(body)) > MAX_BODY:
+                fault = _TOO_LARGE
+            if fault is not None:
+                enough.cancel()
+                body.clear()
+    if fault is not None:
+        raise FetchError(fault)
     return bytes(body)
 
 
@@ -304,9 +319,12 @@ def _object(answer: Answer, name: str) -> dict[str, Any]:
         raise FetchError(f"{name} is not a JSON object") from None
 
 
+_TOO_LARGE = f"it has more than {MAX_BODY // 1024} KiB"
+
+
 def _check_size(size: int) -> None:
     if size > MAX_BODY:
-        raise FetchError(f"it has more than {MAX_BODY // 1024} KiB")
+        raise FetchError(_TOO_LARGE)
 
 
 def _max_age(headers: Mapping[str, str]) -> float | None:

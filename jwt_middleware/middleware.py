@@ -98,7 +98,7 @@ class JWTMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] not in ("http", "websocket"):
-            if scope["type"] == "lifespan":
+            if scope["type"] == "lifespan" and self.verifier.remote:
                 await self._lifespan(scope, receive, send)
             else:
                 await self.app(scope, receive, send)

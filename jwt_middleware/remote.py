@@ -12,12 +12,23 @@ from random import uniform
 from threading import Lock
 
 import anyio
-from anyio import to_thread
 
 from .arguments import function, seconds, switch
 from .background import Background, Signal
 from .errors import ConfigurationError, KeysUnavailable
-from .fetching import Address, Discovery, Document, Fetch, FetchError, File, Source, entries, is_address, shown
+from .fetching import (
+    Address,
+    Discovery,
+    Document,
+    Fetch,
+    FetchError,
+    File,
+    Source,
+    entries,
+    in_thread,
+    is_address,
+    shown,
+)
 from .keys import ALGORITHMS, Key, KeySet, load_foreign_keys
 
 MAX_KEYS = 100
@@ -105,6 +116,8 @@ class RemoteKeys:
         self._limits = _limits(refresh_limits)
         self._max_stale = seconds("keys_max_stale", keys_max_stale)
         self._timeout = seconds("timeout", timeout)
+        if timeout == 0:
+            raise ConfigurationError("timeout must be more than 0 seconds")
         switch("allow_weak_keys", allow_weak_keys)
         self._allow_weak_keys = allow_weak_keys
         function("clock", clock)
@@ -118,10 +131,10 @@ class RemoteKeys:
         self._fetched_at: float | None = None
         self._error: str | None = None
         self._broken: frozenset[str] = frozenset()
-        self._attempt_at = self._refresh_at = self._due = -inf
+        self._refresh_at = self._due = -inf
         if isinstance(self._source, File):
             try:
-                self._take(_read(self._source.read(), self._source, allow_weak_keys))
+                self._take(self._read(self._source.read()), -inf)
             except FetchError as error:
                 raise ConfigurationError(f"jwks: {self._source}: {error}") from None
 
@@ -150,7 +163,7 @@ class RemoteKeys:
             self._begin()
             return self._keys
         if not await self._attempted():
-            raise KeysUnavailable(retry_after=max(1, ceil(self._attempt_at - self._clock())))
+            raise KeysUnavailable(retry_after=max(1, ceil(self._process.attempt_at - self._clock())))
         return self._keys
 
     async def keep(self) -> None:
@@ -159,7 +172,8 @@ class RemoteKeys:
             self._look_after()
             flight = self._process.flight
             if flight is not None:
-                await flight.over.wait()
+                with anyio.move_on_after(flight.lost_at - self._clock()):
+                    await flight.over.wait()
             await anyio.sleep(max(self._due - self._clock(), _SHORTEST_SLEEP))
 
     async def prefetch(self) -> None:
@@ -184,18 +198,18 @@ class RemoteKeys:
 
     @property
     def _process(self) -> "_Process":
-        # Of a forked parent only the keys are good: its lock may be held, and its attempt never ends here.
+        # Of a parent only its keys are good here: a fork may find its lock held, and its attempt never ends.
         pid = os.getpid()
         return self._processes.get(pid) or self._processes.setdefault(pid, _Process())
 
     def _look_after(self) -> None:
-        now = self._clock()
-        with self._process.lock:
+        now, process = self._clock(), self._process
+        with process.lock:
             stale = self._keys.keys and now >= self._fetched + self._max_stale
             if stale:
                 self._keys = _NONE
-                self._attempt_at = min(self._attempt_at, now + _COOLDOWN_WITHOUT_KEYS)
-                self._schedule(self._attempt_at)
+                process.attempt_at = min(process.attempt_at, now + _COOLDOWN_WITHOUT_KEYS)
+                self._schedule(process, process.attempt_at)
         if stale:
             logger.error(
                 "keys of %s: not fetched for %d s, no longer used; last error: %s",
@@ -206,8 +220,8 @@ class RemoteKeys:
         if now >= self._refresh_at or stale:
             self._begin()
 
-    def _schedule(self, refresh_at: float) -> None:
-        self._refresh_at = max(refresh_at, self._attempt_at)
+    def _schedule(self, process: "_Process", refresh_at: float) -> None:
+        self._refresh_at = max(refresh_at, process.attempt_at)
         self._due = min(self._refresh_at, self._fetched + self._max_stale) if self._keys.keys else self._refresh_at
 
     async def _attempted(self) -> bool:
@@ -232,14 +246,13 @@ class RemoteKeys:
         with process.lock:
             if process.flight is not None and now < process.flight.lost_at:
                 return process.flight
-            if now < self._attempt_at and (after is None or process.last is not after):
+            if now < process.attempt_at and (after is None or process.last is not after):
                 return None
             # A second more than it can take: its event loop must have ended without a word.
-            flight = process.flight = process.last = _Flight(lost_at=now + self._timeout + 1)
-            self._attempt_at = now + (
-                self._cooldown if self._keys.keys else min(_COOLDOWN_WITHOUT_KEYS, self._cooldown)
-            )
-            self._schedule(flight.lost_at)
+            flight = process.flight = process.last = _Flight(now, lost_at=now + self._timeout + 1)
+            cooldown = self._cooldown if self._keys.keys else min(_COOLDOWN_WITHOUT_KEYS, self._cooldown)
+            process.attempt_at = now + cooldown
+            self._schedule(process, flight.lost_at)
         try:
             self._background.start(partial(self._attempt, flight), ended=partial(self._end, process, flight))
         except BaseException:
@@ -252,14 +265,14 @@ class RemoteKeys:
             if process.flight is flight:
                 process.flight = None
                 if not flight.landed:
-                    self._schedule(self._attempt_at)
+                    self._schedule(process, process.attempt_at)
         flight.over.set()
 
     async def _attempt(self, flight: "_Flight") -> None:
         try:
             with anyio.fail_after(self._timeout):
                 document = await self._source.fetch(self._validator)
-                found = await to_thread.run_sync(_read, document, self._source, self._allow_weak_keys)
+                found = await in_thread(self._read, document)
         except FetchError as error:
             self._miss(str(error))
         except TimeoutError:
@@ -267,22 +280,36 @@ class RemoteKeys:
         except Exception as error:  # noqa: BLE001 - the fetcher may be the user's: whatever it raises, no keys came
             self._miss(_described(error))
         else:
-            self._take(found)
+            self._take(found, flight.begun)
         flight.landed = True
 
-    def _take(self, found: "_Found") -> None:
-        now = self._clock()
-        with self._process.lock:
+    def _read(self, document: Document) -> "_Found":
+        """What a document holds; raises ``FetchError`` where that is nothing. It takes a while: not for event loops."""
+        before = self._last
+        if document.body is None:
+            return _Found(document, before)
+        jwks = entries(document.body)
+        if len(jwks) > MAX_KEYS:
+            raise FetchError(f"the JWK Set has {len(jwks)} keys, more than {MAX_KEYS}")
+        keys, broken = load_foreign_keys(jwks, allow_weak_keys=self._allow_weak_keys, published=self._source.published)
+        if not keys:
+            raise FetchError("; ".join(["the JWK Set holds no key that can verify", *broken[:3]]))
+        # The same keys are the same object: what was verified with them is good still.
+        return _Found(document, before if _alike(before.keys, keys) else KeySet(keys), broken)
+
+    def _take(self, found: "_Found", begun: float) -> None:
+        now, process = self._clock(), self._process
+        with process.lock:
+            # Begun without keys, it had a shorter one.
+            process.attempt_at = max(process.attempt_at, begun + self._cooldown)
             before, failed = self._last, self._error
-            if found.keys is not None and not _alike(before.keys, found.keys):
-                self._last = KeySet(found.keys)
-            self._keys = self._last
+            self._keys = self._last = found.keys
             self._validator = found.document.validator
             self._fetched, self._fetched_at, self._error = now, time.time(), None
             lifetime = min(self._lifetime(found.document.max_age), self._max_stale / 2)
-            self._schedule(now + lifetime * uniform(0.75, 0.95))
-            broken = () if found.keys is None else found.broken
-            new, self._broken = [text for text in broken if text not in self._broken], frozenset(broken) or self._broken
+            self._schedule(process, now + lifetime * uniform(0.75, 0.95))
+            new = [text for text in found.broken if text not in self._broken]
+            self._broken = self._broken if found.document.body is None else frozenset(found.broken)
         for text in new:
             logger.warning("keys of %s: skipped %s (said once)", self._source, text)
         if failed is not None:
@@ -297,11 +324,11 @@ class RemoteKeys:
             )
 
     def _miss(self, error: str) -> None:
-        with self._process.lock:
+        process = self._process
+        with process.lock:
             first, self._error = self._error is None, error
-            self._schedule(
-                self._attempt_at + self._cooldown * uniform(0, 0.25) if self._keys.keys else self._attempt_at
-            )
+            later = self._cooldown * uniform(0, 0.25) if self._keys.keys else 0
+            self._schedule(process, process.attempt_at + later)
         if first:
             logger.warning(
                 "keys of %s: not fetched: %s%s",
@@ -348,6 +375,7 @@ class ProviderKeys:
 class _Flight:
     """One attempt."""
 
+    begun: float
     lost_at: float
     landed: bool = False
     over: Signal = field(default_factory=Signal)
@@ -362,18 +390,20 @@ class _Process:
     """The attempt under way."""
     last: _Flight | None = None
     """The attempt under way, or the one before."""
+    attempt_at: float = -inf
+    """When the next one may begin."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Found:
     document: Document
-    keys: tuple[Key, ...] | None
+    keys: KeySet
     broken: tuple[str, ...] = ()
 
 
 _NONE = KeySet(())
 _COOLDOWN_WITHOUT_KEYS = 1
-_SHORTEST_SLEEP = 0.01
+_SHORTEST_SLEEP = 0.1
 
 
 def _source(jwks: str | PathLike[str] | None, issuer: str | None, fetch: Fetch | None) -> Source:
@@ -401,19 +431,6 @@ def _limits(limits: tuple[float, float]) -> tuple[float, float]:
     if least > most:
         raise ConfigurationError(f"refresh_limits must be the least and then the most, not {limits!r}")
     return least, most
-
-
-def _read(document: Document, source: Source, allow_weak_keys: bool) -> _Found:
-    """What a document holds; raises ``FetchError`` where that is nothing. It takes a while: not for event loops."""
-    if document.body is None:
-        return _Found(document, None)
-    jwks = entries(document.body)
-    if len(jwks) > MAX_KEYS:
-        raise FetchError(f"the JWK Set has {len(jwks)} keys, more than {MAX_KEYS}")
-    keys, broken = load_foreign_keys(jwks, allow_weak_keys=allow_weak_keys, published=source.published)
-    if not keys:
-        raise FetchError("; ".join(["the JWK Set holds no key that can verify", *broken[:3]]))
-    return _Found(document, keys, broken)
 
 
 def _described(error: BaseException) -> str:

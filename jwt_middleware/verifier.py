@@ -256,7 +256,7 @@ class Verifier:
         self.max_token_size = count("max_token_size", max_token_size, minimum=1)
         self._by_issuer = _by_issuer(self.providers)
         self._without_issuer = tuple(provider for provider in self.providers if not provider.issuers)
-        self._remote = tuple(provider.remote for provider in self.providers if provider.remote is not None)
+        self.remote = tuple(provider.remote for provider in self.providers if provider.remote is not None)
         self._background = Background("keeping keys fresh")
         self._slash_logged = False
         function("clock", clock)
@@ -295,6 +295,27 @@ class Verifier:
         if verified is None or verified.provider.validators or not verified.is_good_at(self._clock()):
             return None
         return Token(verified.facts)
+
+    async def start(self) -> None:
+        """Fetch the remote keys before they are needed, and keep them fresh on this event loop until ``stop``.
+
+        It takes as long as one attempt at most, and raises nothing where keys cannot be had. Without it they are
+        fetched when requests need them.
+        """
+        for keys in self.remote:
+            self._background.start(keys.keep)
+        for keys in self.remote:
+            await keys.prefetch()
+
+    async def stop(self) -> None:
+        """End what ``start`` began, and what is being fetched."""
+        await self._background.stop()
+        for keys in self.remote:
+            await keys.stop()
+
+    def health(self) -> dict[str, KeysHealth]:
+        """How the keys of each provider are, by its name."""
+        return {provider.name: provider.health for provider in self.providers}
 
     async def _verify(self, raw: bytes) -> _Verified:
         parts = compact.decode(raw, self._headers)
@@ -337,27 +358,6 @@ class Verifier:
             raise
         self._remember_header(parts)
         return _Verified(facts, keys, provider)
-
-    async def start(self) -> None:
-        """Fetch the remote keys before they are needed, and keep them fresh on this event loop until ``stop``.
-
-        It takes as long as one attempt at most, and raises nothing where keys cannot be had. Without it they are
-        fetched when requests need them.
-        """
-        for keys in self._remote:
-            self._background.start(keys.keep)
-        for keys in self._remote:
-            await keys.prefetch()
-
-    async def stop(self) -> None:
-        """End what ``start`` began, and what is being fetched."""
-        await self._background.stop()
-        for keys in self._remote:
-            await keys.stop()
-
-    def health(self) -> dict[str, KeysHealth]:
-        """How the keys of each provider are, by its name."""
-        return {provider.name: provider.health for provider in self.providers}
 
     def _candidates(self, claims: Mapping[str, Any]) -> tuple[Provider, ...]:
         iss = claims.get("iss")
