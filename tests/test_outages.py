@@ -475,9 +475,10 @@ async def test_a_thousand_cancelled_requests_leave_nothing_behind(identity_provi
 
 
 def test_a_provider_needs_keys_of_some_kind() -> None:
-    for options in ({}, {"issuer": "login"}, {"issuer": ["https://a.example", "https://b.example"]}):
+    issuers: list[str | list[str] | None] = [None, "login", ["https://a.example", "https://b.example"]]
+    for issuer in issuers:
         with pytest.raises(ConfigurationError, match="key is required"):
-            Provider(audience="orders", **options)
+            Provider(audience="orders", issuer=issuer)
     with pytest.raises(ConfigurationError, match="give a JWK Set's address as jwks="):
         Provider(audience="orders", key="https://login.example/jwks")
     assert Verifier(Provider(audience="orders", issuer="https://a.example", key=signing_key().jwk)).remote == ()
