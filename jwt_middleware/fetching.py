@@ -210,7 +210,7 @@ def shown(url: str) -> str:
 
 def is_address(value: object) -> bool:
     """Whether ``value`` is meant as an address, not as a file's path."""
-    return isinstance(value, str) and re.match(r"\s*[A-Za-z][A-Za-z0-9+.-]*:(//|/[^/])", value) is not None
+    return isinstance(value, str) and re.match(r"\s*[A-Za-z][A-Za-z0-9+.-]*://", value) is not None
 
 
 class _HTTP:

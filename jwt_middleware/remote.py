@@ -227,14 +227,14 @@ class RemoteKeys:
     async def _attempted(self) -> bool:
         """Whether the attempt under way, or a new one, or the one that the cooldown comes from, was a good one."""
         with anyio.move_on_after(self._timeout):
-            flight = self._begin()
-            while flight is not None:
-                await flight.over.wait()
-                if flight.landed:
-                    break
-                # Its event loop ended, or was told to stop; ours goes on.
+            flight: _Flight | None = None
+            for _ in range(_LANDINGS):
+                # One that was cut short, since its event loop ended or was told to stop, is gone on with here.
                 flight = self._begin(after=flight)
-            return bool(self._keys.keys) and self._error is None
+                if flight is not None:
+                    await flight.over.wait()
+                if flight is None or flight.landed:
+                    return bool(self._keys.keys) and self._error is None
         return False
 
     def _begin(self, *, after: "_Flight | None" = None) -> "_Flight | None":
@@ -269,19 +269,21 @@ class RemoteKeys:
         flight.over.set()
 
     async def _attempt(self, flight: "_Flight") -> None:
+        found, error = None, ""
         try:
             with anyio.fail_after(self._timeout):
-                document = await self._source.fetch(self._validator)
-                found = await in_thread(self._read, document)
-        except FetchError as error:
-            self._miss(str(error))
+                found = await in_thread(self._read, await self._source.fetch(self._validator))
+        except FetchError as failure:
+            error = str(failure)
         except TimeoutError:
-            self._miss(f"no whole answer within {self._timeout:g} s")
-        except Exception as error:  # noqa: BLE001 - the fetcher may be the user's: whatever it raises, no keys came
-            self._miss(_described(error))
+            error = f"no whole answer within {self._timeout:g} s"
+        except Exception as failure:  # noqa: BLE001 - the fetcher may be the user's: whatever it raises, no keys came
+            error = _described(failure)
+        flight.landed = True
+        if found is None:
+            self._miss(error)
         else:
             self._take(found, flight.begun)
-        flight.landed = True
 
     def _read(self, document: Document) -> "_Found":
         """What a document holds; raises ``FetchError`` where that is nothing. It takes a while: not for event loops."""
@@ -404,6 +406,7 @@ class _Found:
 _NONE = KeySet(())
 _COOLDOWN_WITHOUT_KEYS = 1
 _SHORTEST_SLEEP = 0.1
+_LANDINGS = 3
 
 
 def _source(jwks: str | PathLike[str] | None, issuer: str | None, fetch: Fetch | None) -> Source:

@@ -256,8 +256,11 @@ class Verifier:
         self.max_token_size = count("max_token_size", max_token_size, minimum=1)
         self._by_issuer = _by_issuer(self.providers)
         self._without_issuer = tuple(provider for provider in self.providers if not provider.issuers)
-        self.remote = tuple(provider.remote for provider in self.providers if provider.remote is not None)
+        self.remote = tuple(
+            dict.fromkeys(provider.remote for provider in self.providers if provider.remote is not None)
+        )
         self._background = Background("keeping keys fresh")
+        self._without_slash = {issuer.rstrip("/"): issuer for issuer in self._by_issuer}
         self._slash_logged = False
         function("clock", clock)
         self._clock = clock
@@ -363,20 +366,21 @@ class Verifier:
         iss = claims.get("iss")
         if isinstance(iss, str) and iss in self._by_issuer:
             return (self._by_issuer[iss],)
+        if isinstance(iss, str):
+            self._log_slash(iss)
         if self._without_issuer:
             return self._without_issuer
         if "iss" not in claims:
             raise MissingClaim(claim="iss")
         if not isinstance(iss, str):
             raise InvalidClaim(claim="iss")
-        self._log_slash(iss)
         if len(self.providers) == 1:
             raise WrongIssuer(provider=self.providers[0].name)
         raise UnknownIssuer
 
     def _log_slash(self, iss: str) -> None:
-        near = next((issuer for issuer in self._by_issuer if issuer.rstrip("/") == iss.rstrip("/")), None)
-        if near is not None and not self._slash_logged:
+        near = None if self._slash_logged else self._without_slash.get(iss.rstrip("/"))
+        if near is not None:
             self._slash_logged = True
             logger.warning(
                 "refused a token: its issuer %.200r and the configured %r differ by a trailing slash only; configure "

@@ -510,6 +510,26 @@ def test_a_forked_process_fetches_for_itself(moment: str, backend: str) -> None:
 
 
 @pytest.mark.anyio
+async def test_a_fetch_that_is_cut_short_again_and_again_is_not_gone_on_with_for_ever() -> None:
+    fetch = Fetcher(OLD)
+    fetch.gate = anyio.Event()
+    keys = remote(fetch)
+
+    async def cut() -> None:
+        while True:
+            await anyio.sleep(0.02)
+            await keys.stop()
+
+    with anyio.fail_after(4):
+        async with anyio.create_task_group() as group:
+            group.start_soon(cut)
+            with pytest.raises(KeysUnavailable):
+                await keys.refreshed("old", "ES256")
+            group.cancel_scope.cancel()
+    assert len(fetch.asked) <= 3
+
+
+@pytest.mark.anyio
 async def test_what_a_fetcher_raises_is_a_failed_fetch_like_any_other() -> None:
     async def fetch(url: str) -> Answer:
         raise LookupError("the fetcher's own")
@@ -750,6 +770,7 @@ async def test_a_file_is_read_at_once_and_again_when_it_changes(tmp_path: Path) 
         pytest.param({"jwks": 7}, "jwks must be an address, a file's path or RemoteKeys(...), not int", id="a number"),
         pytest.param({"jwks": "http://login.example/jwks"}, "must start with https://", id="plain http"),
         pytest.param({"jwks": "file:///etc/passwd"}, "names no host", id="a file's address"),
+        pytest.param({"jwks": "file:/no/file"}, "jwks: file:/no/file: it cannot be read", id="a file's short address"),
         pytest.param({"jwks": "ftp://login.example/jwks"}, "must start with https://", id="ftp"),
         pytest.param({"jwks": "https:///jwks"}, "names no host", id="no host"),
         pytest.param({"jwks": "https://ada:pw@login.example/jwks"}, "a user in it", id="a user"),

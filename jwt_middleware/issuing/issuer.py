@@ -1,4 +1,4 @@
-"""Who makes the tokens, and how do others verify them? Pure."""
+"""Who makes the tokens, and how do others verify them?"""
 
 import time
 from collections.abc import Collection, Iterable, Mapping
