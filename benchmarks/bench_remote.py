@@ -90,9 +90,8 @@ class Outcome:
 
     async def ask(self, verify: Verify, token: str) -> bool:
         """Whether a good ``token`` was taken for one."""
-        start, good = time.perf_counter(), False
-        with anyio.move_on_after(PATIENCE):
-            good = await accepted(verify, token)
+        start = time.perf_counter()
+        good = await accepted(verify, token)
         self.durations.append(time.perf_counter() - start)
         self.good += good
         self.refused += not good
@@ -117,11 +116,13 @@ class Outcome:
 
 async def accepted(verify: Verify, token: str) -> bool:
     """Whether ``token``, good or bad, was taken for a good one."""
-    try:
-        await verify(token)
-    except Exception:  # noqa: BLE001 - each package refuses in its own way
-        return False
-    return True
+    with anyio.move_on_after(PATIENCE):
+        try:
+            await verify(token)
+        except Exception:  # noqa: BLE001 - each package refuses in its own way
+            return False
+        return True
+    return False
 
 
 async def steady(outcome: Outcome, verify: Verify, token: str, seconds: float, rate: float = 100) -> None:

@@ -14,6 +14,7 @@ from stat import S_ISREG
 from typing import Any, Protocol, TypeAlias, TypeVar
 from urllib.parse import urlsplit
 
+import anyio
 from anyio import CancelScope, CapacityLimiter, to_thread
 
 from .compact import json_object
@@ -218,11 +219,14 @@ class _HTTP:
 
     def __init__(self) -> None:
         try:
+            import httpcore2
             import httpx2
         except ImportError:
             raise ConfigurationError(
                 "jwks: fetching keys needs httpx2; install asgi-jwt-middleware[remote], or give RemoteKeys a fetch="
             ) from None
+        # All that they import on first use is imported here: later, requests would wait for it.
+        _ = httpcore2.AsyncConnectionPool, anyio.connect_tcp
         self._httpx2 = httpx2
         self._tls: ssl.SSLContext | None = None
 
