@@ -82,17 +82,10 @@ class Server:
         return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
 
     def asked(self, tokens: Path, script: Path, seconds: int) -> Rate:
-        command = [
-            "wrk",
-            "-t1",
-            f"-c{CONNECTIONS}",
-            f"-d{seconds}s",
-            "-s",
-            str(script),
-            f"http://127.0.0.1:{self.port}/",
-        ]
+        how = ["-t1", f"-c{CONNECTIONS}", f"-d{seconds}s", "-s", str(script)]
+        command = ["wrk", *how, f"http://127.0.0.1:{self.port}/", "--", str(tokens)]
         before = self.processor_seconds()
-        output = subprocess.run([*command, "--", str(tokens)], capture_output=True, text=True, check=True).stdout
+        output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
         taken = self.processor_seconds() - before
         counted = re.search(r"(\d+) requests in .*\nRequests/sec:\s+([\d.]+)", output, re.DOTALL)
         if counted is None or "Non-2xx" in output or "Socket errors" in output:

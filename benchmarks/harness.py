@@ -49,7 +49,7 @@ class Workload:
 
 @dataclass(frozen=True, slots=True)
 class Added:
-    """Microseconds that a contestant added to a request: the median over rounds, and the middle half of them."""
+    """Microseconds that a contestant added to a request: the median over the rounds that count, and their middle half."""
 
     workload: str
     contestant: str

@@ -3,8 +3,9 @@
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from math import inf
-from typing import Any
+from typing import Any, NamedTuple
 
 from .compact import Header, json_again
 from .errors import (
@@ -19,9 +20,8 @@ from .errors import (
 )
 
 
-@dataclass(slots=True, eq=False)
-class Facts:
-    """What is the same for every request with one token; never changed, and shared between them."""
+class Facts(NamedTuple):
+    """What is the same for every request with one token."""
 
     provider: str
     header: str
@@ -32,9 +32,6 @@ class Facts:
     id: str | None
     session: str | None
     expires_at: int
-    good_from: float
-    """From this moment on, and before ``good_until``, no claim about time refuses the token; leeway is in both."""
-    good_until: float
 
 
 class Token:
@@ -44,12 +41,16 @@ class Token:
     _claims: dict[str, Any] | None = None
     _header: dict[str, Any] | None = None
 
-    def __init__(self, facts: Facts) -> None:
-        self._facts = facts
+    def __init__(self, facts: tuple[Any, ...]) -> None:
+        self._plain_facts = facts
 
     def __repr__(self) -> str:
         # The claims are the user's own affairs; a repr ends in logs.
         return f"Token(provider={self.provider!r}, subject={self.subject!r}, expires_at={self.expires_at!r})"
+
+    @cached_property
+    def _facts(self) -> Facts:
+        return Facts._make(self._plain_facts)
 
     @property
     def claims(self) -> dict[str, Any]:
@@ -117,8 +118,10 @@ class ClaimRules:
     scope_claim: str | None = None
     """None: ``scope``, else ``scp``."""
 
-    def read(self, header: Header, payload: str, claims: dict[str, Any], now: float) -> Facts:
+    def read(self, header: Header, payload: str, claims: dict[str, Any], now: float) -> tuple[Facts, float, float]:
         """The facts of a token whose signature is good, if its claims are, at ``now`` (Unix time).
+
+        Beside them stand two moments: from the first on, and before the second, the token is good; leeway is in both.
 
         1. Registered claims are of the types that RFC 7519 section 4.1 gives them: ``InvalidClaim``.
         2. ``exp`` and what is required are there: ``MissingClaim``.
@@ -153,7 +156,7 @@ class ClaimRules:
         subject, scopes = self._subject(claims), self._scopes(claims)
         good_from, good_until = self._good_times(int(exp), nbf, iat, now)
         session = claims.get("sid")
-        return Facts(
+        facts = Facts(
             self.provider,
             header.text,
             payload,
@@ -163,9 +166,8 @@ class ClaimRules:
             claims.get("jti"),
             session if isinstance(session, str) else None,
             int(exp),
-            good_from,
-            good_until,
         )
+        return facts, good_from, good_until
 
     def _good_times(self, exp: int, nbf: float | None, iat: float | None, now: float) -> tuple[float, float]:
         """From when on, and before when, the token is good; raises a ``Refusal`` where ``now`` lies outside."""

@@ -5,7 +5,6 @@ RFC 6750 section 3.1 and a fixed ``description``; what only the operator may kno
 """
 
 from collections.abc import Iterable
-from functools import lru_cache
 from typing import ClassVar
 
 
@@ -36,7 +35,6 @@ class Refusal(Exception):
         subject: str | None = None,
         claim: str | None = None,
     ) -> None:
-        super().__init__(self.code)
         self.provider = provider
         self.kid = kid
         self.subject = subject
@@ -253,7 +251,6 @@ class RevocationsUnavailable(Unavailable):
     description = "Whether the access token is revoked cannot be told at the moment."
 
 
-@lru_cache(maxsize=1024)
 def quoted(value: str) -> str:
     """A quoted-string (RFC 9110 5.6.4) that nothing can break out of: what is not printable ASCII becomes ``?``."""
     printable = "".join(c if " " <= c <= "~" else "?" for c in value)

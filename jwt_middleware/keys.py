@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import count
 
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
@@ -41,11 +42,16 @@ class Key:
         return ALGORITHMS[algorithm].verify(signing_input, self.material, signature)
 
 
+_serials = count()
+
+
 class KeySet:
     """Keys that are good at the same time, found by ``kid`` and ``alg`` at a cost that their number does not change."""
 
     def __init__(self, keys: Iterable[Key]) -> None:
         self.keys = tuple(keys)
+        self.serial = next(_serials)
+        """Tells this set from every other one of the process, those that are gone included."""
         self._kids = {key.kid for key in self.keys if key.kid is not None}
         self._any = _grouped((key, algorithm) for key in self.keys for algorithm in key.algorithms)
         self._without_kid = _grouped(

@@ -2,8 +2,7 @@
 
 import logging
 from collections.abc import Awaitable, Callable
-from functools import lru_cache
-from inspect import isawaitable
+from inspect import isawaitable, isclass
 from typing import TypeAlias
 
 from starlette.exceptions import HTTPException, WebSocketException
@@ -11,8 +10,9 @@ from starlette.requests import HTTPConnection
 from starlette.responses import JSONResponse, Response
 from starlette.types import Message, Receive, Scope, Send
 
+from . import errors
 from .arguments import function
-from .errors import ConfigurationError, MissingToken, Refusal
+from .errors import ConfigurationError, Refusal
 
 logger = logging.getLogger("jwt_middleware")
 
@@ -35,8 +35,7 @@ class Refuser:
             function("refusal_response", refusal_response, "connection", "refusal")
         self._realm = realm
         self._refusal_response = refusal_response
-        # By far the commonest, and never two ways.
-        self._missing_token = self._json(MissingToken())
+        self._answers: dict[type[Refusal], _Answer] = {}
 
     async def __call__(self, refusal: Refusal, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer the request, or the WebSocket handshake, of ``scope`` with ``refusal``."""
@@ -49,7 +48,7 @@ class Refuser:
         if self._refusal_response is None:
             _log(refusal)
             kind = "websocket.http.response" if is_websocket else "http.response"
-            headers, body = self._missing_token if type(refusal) is MissingToken else self._json(refusal)
+            headers, body = self._json(refusal)
             await send({"type": f"{kind}.start", "status": refusal.status, "headers": list(headers)})
             await send({"type": f"{kind}.body", "body": b"" if is_head else body})
         else:
@@ -83,22 +82,26 @@ class Refuser:
         return response
 
     def _json(self, refusal: Refusal) -> _Answer:
-        body, headers = tuple(refusal.body.items()), tuple(refusal.headers(self._realm))
-        try:
-            return _kept_answer(body, headers)
-        except TypeError:  # what a subclass says in its body need not be hashable
-            return _answer(body, headers)
+        kind = type(refusal)
+        answer = self._answers.get(kind)
+        if answer is None:
+            content = JSONResponse(refusal.body)
+            headers = (
+                (name.encode("latin-1"), value.encode("latin-1")) for name, value in refusal.headers(self._realm)
+            )
+            answer = (*headers, *content.raw_headers), bytes(content.body)
+            if kind in _CONSTANT:
+                self._answers[kind] = answer
+        return answer
 
 
-def _answer(body: tuple[tuple[str, str], ...], headers: tuple[tuple[str, str], ...]) -> _Answer:
-    response = JSONResponse(dict(body))
-    named = ((name.encode("latin-1"), value.encode("latin-1")) for name, value in headers)
-    return (*named, *response.raw_headers), bytes(response.body)
-
-
-# Few answers exist, and bad tokens must not be a cheaper attack than good ones are work.
-_kept_answer = lru_cache(maxsize=1024)(_answer)
-
+# Refusals that hold nothing but what the operator sees: all of a class are answered alike, and made ready once, so that
+# bad tokens are no cheaper an attack than good ones are work. Those of the app may say something else each time.
+_CONSTANT = frozenset(
+    kind
+    for kind in vars(errors).values()
+    if isclass(kind) and issubclass(kind, Refusal) and kind.__init__ is Refusal.__init__
+)
 
 # IANA's WebSocket Close Code registry: Unauthorized, Forbidden, Try Again Later; RFC 6455 7.4.1: policy violation.
 _CLOSE_CODES = {401: 3000, 403: 3003, 503: 1013}

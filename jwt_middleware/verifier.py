@@ -3,7 +3,6 @@
 import logging
 import time
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass
 from enum import Enum
 from inspect import isawaitable
 from os import PathLike
@@ -38,7 +37,7 @@ logger = logging.getLogger("jwt_middleware")
 CACHE_SIZE = 16 * 1024
 """Tokens that are remembered, unless told otherwise."""
 
-MAX_HEADERS = 1024
+MAX_HEADERS = 256
 """Headers that are remembered. Few exist: one for each key of each signer, where signers are sensible."""
 
 MAX_TOKEN_SIZE = 16 * 1024
@@ -216,15 +215,9 @@ class Provider:
         return KeysHealth(len(self.keys.current.keys)) if self.remote is None else self.remote.health
 
 
-@dataclass(slots=True, eq=False)
-class _Verified:
-    facts: Facts
-    keys: KeySet
-    provider: Provider
-
-    def is_good_at(self, now: float) -> bool:
-        # A token is as good as the keys that verified it: gone or replaced, they take it with them.
-        return self.facts.good_from <= now < self.facts.good_until and self.keys is self.provider.keys.current
+# What is remembered of a token: from when on it is good, and before when; its provider's place, the serial of the key
+# set that verified it, and its facts. All plain values in plain tuples, which the garbage collector leaves alone.
+_Remembered: TypeAlias = tuple[float, float, int, int, tuple[Any, ...]]
 
 
 class Verifier:
@@ -252,19 +245,20 @@ class Verifier:
         cache_size: int = CACHE_SIZE,
         clock: Clock = time.time,
     ) -> None:
-        self.providers: tuple[Provider, ...] = (providers,) if isinstance(providers, Provider) else tuple(providers)
+        self.providers: tuple[Provider, ...] = tuple(providers) if isinstance(providers, Iterable) else (providers,)
         self.max_token_size = count("max_token_size", max_token_size, minimum=1)
+        # Providers by their places.
         self._by_issuer = _by_issuer(self.providers)
-        self._without_issuer = tuple(provider for provider in self.providers if not provider.issuers)
-        self.remote = tuple(
-            dict.fromkeys(provider.remote for provider in self.providers if provider.remote is not None)
-        )
+        self._without_issuer = tuple(place for place, provider in enumerate(self.providers) if not provider.issuers)
+        self._validators = {provider.name: provider.validators for provider in self.providers if provider.validators}
+        remote = (provider.remote for provider in self.providers)
+        self.remote = tuple(dict.fromkeys(keys for keys in remote if keys is not None))
         self._background = Background("keeping keys fresh")
         self._without_slash = {issuer.rstrip("/"): issuer for issuer in self._by_issuer}
         self._slash_logged = False
         function("clock", clock)
         self._clock = clock
-        self._verified: TokenCache[_Verified] = TokenCache(count("cache_size", cache_size))
+        self._verified: TokenCache[_Remembered] = TokenCache(count("cache_size", cache_size))
         # Of tokens with good signatures only.
         self._headers: dict[bytes, compact.Header] = {}
 
@@ -280,13 +274,9 @@ class Verifier:
                 raw = raw.encode("ascii")
             except UnicodeEncodeError:
                 raise MalformedToken from None
-        verified = self._verified.get(raw)
-        if verified is None or not verified.is_good_at(self._clock()):
-            verified = await self._verify(raw)
-            self._verified.put(raw, verified)
-        token = Token(verified.facts)
-        if verified.provider.validators:
-            await _validate(verified.provider, token)
+        token = self._recalled(raw) or Token(await self._verify(raw))
+        if self._validators:
+            await self._validate(token)
         return token
 
     def remembered(self, raw: bytes) -> Token | None:
@@ -294,10 +284,7 @@ class Verifier:
 
         None says nothing about the token; ``verify`` does.
         """
-        verified = self._verified.get(raw)
-        if verified is None or verified.provider.validators or not verified.is_good_at(self._clock()):
-            return None
-        return Token(verified.facts)
+        return None if self._validators else self._recalled(raw)
 
     async def start(self) -> None:
         """Fetch the remote keys before they are needed, and keep them fresh on this event loop until ``stop``.
@@ -320,49 +307,74 @@ class Verifier:
         """How the keys of each provider are, by its name."""
         return {provider.name: provider.health for provider in self.providers}
 
-    async def _verify(self, raw: bytes) -> _Verified:
+    def _recalled(self, raw: bytes) -> Token | None:
+        verified = self._verified.get(raw)
+        if verified is None:
+            return None
+        good_from, good_until, place, serial, facts = verified
+        # A token is as good as the keys that verified it: gone or replaced, they take it with them.
+        if good_from <= self._clock() < good_until and serial == self.providers[place].keys.current.serial:
+            return Token(facts)
+        return None
+
+    async def _verify(self, raw: bytes) -> Facts:
         parts = compact.decode(raw, self._headers)
+        header = parts.header
         claims = compact.json_object(parts.payload)
         payload = parts.payload.decode("utf-8")
         refusals: list[Refusal] = []
-        doubtful: list[tuple[Provider, KeySet]] = []
-        for provider in self._candidates(claims):
-            keys = provider.keys.current
+        doubtful: list[tuple[int, KeySet]] = []
+        for place in self._candidates(claims):
+            keys = self.providers[place].keys.current
             try:
-                return self._verify_with(provider, keys, parts, payload, claims)
+                return self._verify_with(place, keys, raw, parts, payload, claims)
             except Refusal as refusal:
                 refusals.append(refusal)
                 if isinstance(refusal, UnknownKey | AlgorithmNotAllowed | BadSignature):
-                    doubtful.append((provider, keys))
+                    doubtful.append((place, keys))
         # Only now, since it can take a while: a token that one provider's keys verify waits for no other's.
-        for provider, keys in doubtful:
+        for place, keys in doubtful:
             try:
-                refreshed = await provider.keys.refreshed(parts.header.kid, parts.header.algorithm)
+                refreshed = await self.providers[place].keys.refreshed(header.kid, header.algorithm)
                 if refreshed is not keys:
-                    return self._verify_with(provider, refreshed, parts, payload, claims)
+                    return self._verify_with(place, refreshed, raw, parts, payload, claims)
             except Refusal as refusal:
-                refusal.provider, refusal.kid = provider.name, parts.header.kid
+                refusal.provider, refusal.kid = self.providers[place].name, header.kid
                 refusals.append(refusal)
         # Of several providers the one that got furthest knows best: its keys may have been the right ones.
         raise max(refusals, key=_progress)
 
     def _verify_with(
-        self, provider: Provider, keys: KeySet, parts: compact.Compact, payload: str, claims: dict[str, Any]
-    ) -> _Verified:
-        signed = False
+        self, place: int, keys: KeySet, raw: bytes, parts: compact.Compact, payload: str, claims: dict[str, Any]
+    ) -> Facts:
+        header, provider, signed = parts.header, self.providers[place], False
         try:
-            _check_signature(keys, parts)
-            signed = True
-            facts = provider.rules.read(parts.header, payload, claims, self._clock())
+            for key in keys.find(header.kid, header.algorithm):
+                if key.verifies(header.algorithm, parts.signing_input, parts.signature):
+                    signed = True
+                    break
+            else:
+                raise BadSignature
+            facts, good_from, good_until = provider.rules.read(header, payload, claims, self._clock())
         except Refusal as refusal:
-            refusal.provider, refusal.kid = provider.name, parts.header.kid
-            if signed:
-                refusal.subject = _subject(claims)
+            refusal.provider, refusal.kid = provider.name, header.kid
+            refusal.subject = _subject(claims) if signed else None
             raise
+        self._verified.put(raw, (good_from, good_until, place, keys.serial, tuple(facts)))
         self._remember_header(parts)
-        return _Verified(facts, keys, provider)
+        return facts
 
-    def _candidates(self, claims: Mapping[str, Any]) -> tuple[Provider, ...]:
+    async def _validate(self, token: Token) -> None:
+        try:
+            for validate in self._validators.get(token.provider, ()):
+                good = validate(token)
+                if not (await good if isawaitable(good) else good):
+                    raise InvalidClaim
+        except Refusal as refusal:
+            refusal.provider, refusal.kid, refusal.subject = token.provider, token.kid, token.subject
+            raise
+
+    def _candidates(self, claims: Mapping[str, Any]) -> tuple[int, ...]:
         iss = claims.get("iss")
         if isinstance(iss, str) and iss in self._by_issuer:
             return (self._by_issuer[iss],)
@@ -396,26 +408,6 @@ class Verifier:
             self._headers[parts.header_segment] = parts.header
 
 
-def _check_signature(keys: KeySet, parts: compact.Compact) -> None:
-    """Raises a ``Refusal`` unless one of ``keys`` made the signature."""
-    algorithm = parts.header.algorithm
-    for key in keys.find(parts.header.kid, algorithm):
-        if key.verifies(algorithm, parts.signing_input, parts.signature):
-            return
-    raise BadSignature
-
-
-async def _validate(provider: Provider, token: Token) -> None:
-    try:
-        for validate in provider.validators:
-            good = validate(token)
-            if not (await good if isawaitable(good) else good):
-                raise InvalidClaim
-    except Refusal as refusal:
-        refusal.provider, refusal.kid, refusal.subject = token.provider, token.kid, token.subject
-        raise
-
-
 def _progress(refusal: Refusal) -> int:
     if isinstance(refusal, UnknownKey | AlgorithmNotAllowed):
         return 0
@@ -442,12 +434,12 @@ def _remote_keys(
     return None
 
 
-def _by_issuer(providers: tuple[Provider, ...]) -> dict[str, Provider]:
+def _by_issuer(providers: tuple[Provider, ...]) -> dict[str, int]:
     if not providers:
         raise ConfigurationError("providers: at least one Provider is needed")
     names: set[str] = set()
-    by_issuer: dict[str, Provider] = {}
-    for provider in providers:
+    by_issuer: dict[str, int] = {}
+    for place, provider in enumerate(providers):
         if not isinstance(provider, Provider):
             raise ConfigurationError(f"providers must be Provider objects, not {type(provider).__name__}")
         if provider.name in names:
@@ -456,8 +448,8 @@ def _by_issuer(providers: tuple[Provider, ...]) -> dict[str, Provider]:
         for issuer in provider.issuers:
             if issuer in by_issuer:
                 raise ConfigurationError(
-                    f"providers: {by_issuer[issuer].name!r} and {provider.name!r} both have the issuer {issuer!r}; "
-                    "make them one Provider with all keys and audiences"
+                    f"providers: {providers[by_issuer[issuer]].name!r} and {provider.name!r} both have the issuer "
+                    f"{issuer!r}; make them one Provider with all keys and audiences"
                 )
-            by_issuer[issuer] = provider
+            by_issuer[issuer] = place
     return by_issuer

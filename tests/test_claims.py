@@ -26,13 +26,13 @@ def rules(**options: Any) -> ClaimRules:
     return ClaimRules(**{"provider": "jwt", "audiences": frozenset({"orders"}), **options})
 
 
-def facts(payload: dict[str, Any], now: float = NOW, *, typ: str = "", **options: Any) -> Facts:
+def judged(payload: dict[str, Any], now: float = NOW, *, typ: str = "", **options: Any) -> tuple[Facts, float, float]:
     header = Header('{"alg":"HS256","kid":"2026"}', "HS256", "2026", typ)
     return rules(**options).read(header, json.dumps(payload), payload, now)
 
 
 def read(payload: dict[str, Any], now: float = NOW, **options: Any) -> Token:
-    return Token(facts(payload, now, **options))
+    return Token(judged(payload, now, **options)[0])
 
 
 def refused(refusal: type[Refusal], claim: str | None, payload: dict[str, Any], **options: Any) -> None:
@@ -61,7 +61,7 @@ def test_what_a_token_may_lack_is_none() -> None:
 
 
 def test_what_one_request_changes_in_a_token_no_other_sees() -> None:
-    shared = facts(claims(roles=["a"]))
+    shared, _, _ = judged(claims(roles=["a"]))
     first, second = Token(shared), Token(shared)
     first.claims["roles"].append("admin")
     first.header["kid"] = "other"
@@ -371,10 +371,10 @@ def test_a_token_is_good_in_its_time(
 ) -> None:
     payload = {"exp": 10**6, **payload}
     if refusal is None:
-        assert facts(payload, now, audiences=None, **options)
+        assert judged(payload, now, audiences=None, **options)
         return
     with pytest.raises(Refusal) as error:
-        facts(payload, now, audiences=None, **options)
+        judged(payload, now, audiences=None, **options)
     assert type(error.value) is refusal
     faults: dict[type[Refusal], str] = {Expired: "exp", TooOld: "iat"}
     assert error.value.claim == faults.get(refusal, "nbf" if "nbf" in payload else "iat")
@@ -394,15 +394,15 @@ dates = st.integers(0, 200)
 def test_the_times_that_are_remembered_say_what_reading_again_would(
     payload: dict[str, Any], max_token_age: float | None, leeway: float, moments: list[float]
 ) -> None:
-    read_at: dict[float, Facts | None] = {}
+    read_at: dict[float, tuple[Facts, float, float] | None] = {}
     for now in moments:
         try:
-            read_at[now] = facts(payload, now, audiences=None, max_token_age=max_token_age, leeway=leeway)
+            read_at[now] = judged(payload, now, audiences=None, max_token_age=max_token_age, leeway=leeway)
         except Refusal:
             read_at[now] = None
-    for remembered in filter(None, read_at.values()):
+    for _, good_from, good_until in filter(None, read_at.values()):
         for now, again in read_at.items():
-            assert (remembered.good_from <= now < remembered.good_until) == (again is not None)
+            assert (good_from <= now < good_until) == (again is not None)
 
 
 def test_a_token_without_iat_has_no_age() -> None:

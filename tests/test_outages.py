@@ -122,9 +122,9 @@ async def test_known_kids_wait_for_nothing_while_the_provider_hangs(
                 longest = max(longest, time.monotonic() - start)
                 await anyio.sleep(0.001)
                 stalls = max(stalls, time.monotonic() - start - 0.001)
-        # A tenth of what the fetch takes, on a machine with much else to do.
-        assert longest < 0.1
-        assert stalls < 0.15
+        # Half of what a fetch takes: generous, on a machine with much else to do, and no room for waiting.
+        assert longest < 0.5
+        assert stalls < 0.5
         assert identity_provider.fetches > 1
         identity_provider.recover()
 

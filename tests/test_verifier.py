@@ -408,7 +408,8 @@ async def test_keys_that_cannot_be_had_are_reported_before_a_bad_signature_and_a
     remote = by("remote")
     remote.keys = Unreachable()
     assert (await refused(KeysUnavailable, token_of("c"), by("a"), remote)).provider == "remote"
-    assert (await refused(Expired, token_of("a", exp=NOW - 100), by("a"), remote)).provider == "a"
+    for providers in ((by("a"), remote), (remote, by("a"))):
+        assert (await refused(Expired, token_of("a", exp=NOW - 100), *providers)).provider == "a"
 
 
 def named(kid: str, secret: str = SECRET) -> dict[str, str]:
@@ -806,10 +807,11 @@ async def test_the_claims_of_one_request_are_no_other_requests() -> None:
 
 
 @one_loop
-async def test_any_number_of_headers_can_be_seen() -> None:
+async def test_any_number_of_headers_can_be_seen_and_a_bounded_one_is_remembered() -> None:
     verifier = Verifier(provider(), clock=lambda: NOW, cache_size=0)
     for number in range(MAX_HEADERS + 2):
         assert (await verifier.verify(token(header={"kid": str(number)}))).kid == str(number)
+    assert len(verifier._headers) <= MAX_HEADERS
 
 
 # Configuration.
