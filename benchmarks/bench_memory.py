@@ -60,11 +60,11 @@ def asker() -> Ask:
 
 async def good(count: int, claims: Mapping[str, str] = MappingProxyType({})) -> Figures:
     """``count`` good tokens, each for a user of its own; every thousandth comes again, and with a character changed."""
+    # What is there by now is never looked at again, so that the difference does not drown in its noise.
+    gc.collect()
+    gc.freeze()
     ask = asker()
     await ask(BY.token(0))
-    gc.collect()
-    # What is there by now is never looked at again, so that the difference does not drown in its noise.
-    gc.freeze()
     collection, memory, mistaken = _collection(), _memory(), 0
     for number in range(count):
         token, user = BY.token(number, **claims), subject(number)

@@ -49,7 +49,7 @@ class Workload:
 
 @dataclass(frozen=True, slots=True)
 class Added:
-    """Microseconds that a contestant added to a request: the median over the rounds that count, and their middle half."""
+    """Microseconds that a contestant added to a request: the median of the rounds that count, and their middle half."""
 
     workload: str
     contestant: str
@@ -93,14 +93,20 @@ async def measure(workloads: Sequence[Workload], *, rounds: int, requests: int) 
                 await contestant.app(http_scope(token), _receive, _send)
         for number in range(-WARM_UP_ROUNDS, rounds):
             gc.collect()
-            for workload in workloads:
+            # Another one comes first each time: what the collector does next would always fall on the same.
+            first = number % len(workloads)
+            for workload in (*workloads[first:], *workloads[:first]):
                 tokens = [next(workload.tokens) for _ in range(requests + WARM_UP_REQUESTS)]
                 for contestant in workload.contestants:
                     bare = await _seconds_per_request(contestant.bare, tokens, 200)
                     seconds = await _seconds_per_request(contestant.app, tokens, workload.expect)
                     if number >= 0:
                         samples.setdefault((workload.name, contestant.name), []).append((bare, seconds - bare))
-    return [Added(*names, *_summary(taken)) for names, taken in samples.items()]
+    return [
+        Added(workload.name, contestant.name, *_summary(samples[workload.name, contestant.name]))
+        for workload in workloads
+        for contestant in workload.contestants
+    ]
 
 
 WARM_UP_ROUNDS = 3

@@ -1,14 +1,15 @@
 """Can this argument work? Checks that constructors share. Pure."""
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
+from typing import Any
 
 from .errors import ConfigurationError
 
 
-def strings(name: str, value: object) -> tuple[str, ...]:
-    """``value``, a string or several, as a tuple; raises ``ConfigurationError`` for none, or for an empty one."""
-    several = (value,) if isinstance(value, str) else tuple(value) if isinstance(value, Collection) else ()
-    if not several or not all(isinstance(string, str) and string for string in several):
+def strings(name: str, value: object, *, at_least: int = 1) -> tuple[str, ...]:
+    """``value``, a string or several, as a tuple; raises ``ConfigurationError`` for too few, or for an empty one."""
+    several = (value,) if isinstance(value, str) or not isinstance(value, Collection) else tuple(value)
+    if len(several) < at_least or not all(isinstance(string, str) and string for string in several):
         raise ConfigurationError(f"{name} must be a string that is not empty, or several, not {value!r}")
     return several
 
@@ -31,6 +32,14 @@ def function(name: str, value: object, *arguments: str) -> None:
     """Raises ``ConfigurationError`` unless ``value`` can be called; ``arguments`` tell the reader with what."""
     if not callable(value):
         raise ConfigurationError(f"{name} must be callable as ({', '.join(arguments)}), not {value!r}")
+
+
+def functions(name: str, value: object, *arguments: str) -> tuple[Callable[..., Any], ...]:
+    """``value``, a function or several, as a tuple; raises ``ConfigurationError`` as ``function`` does."""
+    several: tuple[Any, ...] = tuple(value) if isinstance(value, Collection) and not callable(value) else (value,)
+    for one in several:
+        function(name, one, *arguments)
+    return several
 
 
 def switch(name: str, value: object) -> None:

@@ -230,8 +230,8 @@ def is_scope(value: str) -> bool:
 
 _SCOPE = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]+")
 
-# RFC 8259 section 6: the integers that every reader of JSON agrees on.
-_LIMIT = 2**53
+# What clocks can say, and more than those who mean "never" write; within it, no arithmetic overflows.
+_LIMIT = 2**63
 
 
 def _numeric_date(claims: Mapping[str, Any], name: str) -> float | None:

@@ -256,6 +256,8 @@ class RemoteKeys:
         try:
             self._background.start(partial(self._attempt, flight), ended=partial(self._end, process, flight))
         except BaseException:
+            # There is no event loop here: it was no attempt.
+            process.attempt_at = now
             self._end(process, flight)
             raise
         return flight

@@ -9,7 +9,7 @@ from os import PathLike
 from typing import Any, Final, Literal, Protocol, TypeAlias, TypedDict
 
 from . import compact
-from .arguments import count, function, seconds, strings, switch
+from .arguments import count, function, functions, seconds, strings, switch
 from .background import Background
 from .cache import TokenCache
 from .claims import ClaimRules, Facts, Token, media_type
@@ -138,8 +138,9 @@ class Provider:
         The claim that lists the scopes, as a string with spaces or as a list; a dotted path leads into nested objects
         (``realm_access.roles``). Default None: ``scope``, else ``scp``.
     ``validate``
-        One or several ``validate(token)``, sync or async, run after every other check. Anything but a true result
-        refuses with ``invalid_claim``; a raised ``Refusal`` refuses as it says.
+        One or several ``validate(token)``, sync or async, run after every other check, when it is settled that the
+        token is this provider's. Anything but a true result refuses with ``invalid_claim``; a raised ``Refusal``
+        refuses as it says.
 
     Raises ``ConfigurationError`` where an argument cannot work.
     """
@@ -170,7 +171,10 @@ class Provider:
         switch("allow_weak_keys", allow_weak_keys)
         if not isinstance(name, str) or not name:
             raise ConfigurationError(f"name must be a string that is not empty, not {name!r}")
-        for option, claim in (("subject_claim", subject_claim), ("scope_claim", scope_claim or "scope")):
+        for option, claim in (
+            ("subject_claim", subject_claim),
+            ("scope_claim", "scope" if scope_claim is None else scope_claim),
+        ):
             if not isinstance(claim, str) or not claim:
                 raise ConfigurationError(f"{option} must be the name of a claim, not {claim!r}")
         self.name = name
@@ -198,13 +202,11 @@ class Provider:
             types=None
             if token_type is None
             else frozenset(media_type(typ) for typ in strings("token_type", token_type)),
-            required_claims=strings("required_claims", required_claims) if required_claims else (),
+            required_claims=strings("required_claims", required_claims, at_least=0),
             subject_claim=subject_claim,
             scope_claim=scope_claim,
         )
-        self.validators: tuple[Validate, ...] = (validate,) if callable(validate) else tuple(validate)
-        for validator in self.validators:
-            function("validate", validator, "token")
+        self.validators = functions("validate", validate, "token")
 
     def __repr__(self) -> str:
         return f"Provider(name={self.name!r}, issuer={self.issuers!r})"

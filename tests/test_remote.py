@@ -529,6 +529,17 @@ async def test_a_fetch_that_is_cut_short_again_and_again_is_not_gone_on_with_for
     assert len(fetch.asked) <= 3
 
 
+def test_outside_of_an_event_loop_nothing_can_be_fetched_and_nothing_breaks(backend: str) -> None:
+    fetch = Fetcher(OLD)
+    keys = remote(fetch)
+    with pytest.raises(RuntimeError):
+        _ = keys.current
+    assert fetch.asked == []
+    for _ in range(2):
+        anyio.run(keys.prefetch, backend=backend)
+    assert (kids(keys._keys), len(fetch.asked)) == (["old"], 1)
+
+
 @pytest.mark.anyio
 async def test_what_a_fetcher_raises_is_a_failed_fetch_like_any_other() -> None:
     async def fetch(url: str) -> Answer:
@@ -773,6 +784,7 @@ async def test_a_file_is_read_at_once_and_again_when_it_changes(tmp_path: Path) 
         pytest.param({"jwks": "file:/no/file"}, "jwks: file:/no/file: it cannot be read", id="a file's short address"),
         pytest.param({"jwks": "ftp://login.example/jwks"}, "must start with https://", id="ftp"),
         pytest.param({"jwks": "https:///jwks"}, "names no host", id="no host"),
+        pytest.param({"jwks": "ftp://127.0.0.1/jwks"}, "must start with https://", id="ftp on loopback"),
         pytest.param({"jwks": "https://ada:pw@login.example/jwks"}, "a user in it", id="a user"),
         pytest.param({"jwks": "https://login.example:99999/"}, "is not an address", id="a port"),
         pytest.param({"jwks": "https://lögin.example/"}, "printable ASCII", id="not ASCII"),

@@ -846,6 +846,10 @@ async def test_any_number_of_headers_can_be_seen_and_a_bounded_one_is_remembered
         pytest.param({"subject_claim": ""}, "subject_claim must be the name of a claim", id="an empty subject claim"),
         pytest.param({"subject_claim": None}, "subject_claim must be the name of a claim", id="no subject claim"),
         pytest.param({"scope_claim": 5}, "scope_claim must be the name of a claim", id="a scope claim of 5"),
+        pytest.param({"required_claims": 0}, "required_claims must be a string", id="no number of claims"),
+        pytest.param({"scope_claim": ""}, "scope_claim must be the name of a claim", id="an empty scope claim"),
+        pytest.param({"validate": 5}, r"validate must be callable as \(token\)", id="a validator that is a number"),
+        pytest.param({"validate": None}, r"validate must be callable as \(token\)", id="no validator"),
         pytest.param({"validate": ["no"]}, r"validate must be callable as \(token\)", id="a validator that is none"),
     ],
 )
@@ -951,3 +955,9 @@ async def test_a_signature_is_that_of_the_bytes_and_not_of_their_meaning() -> No
 async def test_a_public_pem_and_its_key_accept_the_same_tokens() -> None:
     assert await verify(token_by("RS256"), key=pem(RSA).decode())
     await refused(AlgorithmNotAllowed, token_by("HS256", pem(RSA)), key=pem(RSA).decode())
+
+
+@pytest.mark.parametrize("providers", [5, None, "jwt", [SECRET]])
+def test_providers_are_provider_objects(providers: Any) -> None:
+    with pytest.raises(ConfigurationError, match="providers must be Provider objects"):
+        Verifier(providers)
