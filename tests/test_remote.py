@@ -350,6 +350,16 @@ async def test_the_key_set_is_another_object_when_keys_have_changed(published: l
 
 
 @pytest.mark.anyio
+async def test_a_key_that_stood_twice_and_gave_a_place_to_another_is_a_change() -> None:
+    fetch, clock = Fetcher(OLD, OLD), Clock()
+    keys = remote(fetch, clock=clock)
+    await settled(keys)
+    fetch.keys = [OLD.jwk, NEW.jwk]
+    clock.now += 600
+    assert kids(await settled(keys)) == ["old", "new"]
+
+
+@pytest.mark.anyio
 async def test_a_bad_signature_of_a_known_kid_begins_a_refresh_once_a_cooldown() -> None:
     fetch, clock = Fetcher(OLD), Clock()
     keys = remote(fetch, clock=clock)
