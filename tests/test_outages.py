@@ -3,6 +3,7 @@
 import gc
 import logging
 import os
+import signal
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -441,6 +442,8 @@ def test_workers_that_are_forked_after_the_first_use_are_well(
     for _ in range(3):
         pid = os.fork()
         if pid == 0:
+            # Should it hang, it ends.
+            signal.alarm(30)
             status = 0
             try:
                 status = anyio.run(request, token, backend=backend)

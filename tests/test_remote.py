@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import random
+import signal
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -511,6 +512,8 @@ def test_a_forked_process_fetches_for_itself(moment: str, backend: str) -> None:
 
     pid = os.fork()
     if pid == 0:
+        # Should it hang, it ends.
+        signal.alarm(30)
         good = False
         try:
             good = anyio.run(child, backend=backend)
