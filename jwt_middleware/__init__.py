@@ -4,8 +4,10 @@ from .claims import Token
 from .errors import ConfigurationError, Refusal
 from .identity import JWTCredentials, JWTUser
 from .middleware import JWTMiddleware
+from .provider import ANY, Provider
+from .remote import RemoteKeys
 from .requires import requires
-from .verifier import ANY, Provider, Verifier
+from .verifier import Verifier
 
 __all__ = [
     "ANY",
@@ -15,6 +17,7 @@ __all__ = [
     "JWTUser",
     "Provider",
     "Refusal",
+    "RemoteKeys",
     "Token",
     "Verifier",
     "requires",

@@ -8,7 +8,7 @@ from .errors import ConfigurationError
 
 def strings(name: str, value: object, *, at_least: int = 1) -> tuple[str, ...]:
     """``value``, a string or several, as a tuple; raises ``ConfigurationError`` for too few, or for an empty one."""
-    several = (value,) if isinstance(value, str) or not isinstance(value, Collection) else tuple(value)
+    several: tuple[Any, ...] = (value,) if isinstance(value, str) or not isinstance(value, Collection) else tuple(value)
     if len(several) < at_least or not all(isinstance(string, str) and string for string in several):
         raise ConfigurationError(f"{name} must be a string that is not empty, or several, not {value!r}")
     return several

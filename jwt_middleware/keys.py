@@ -67,6 +67,10 @@ class KeySet:
     def __repr__(self) -> str:
         return f"KeySet({self.keys!r})"
 
+    def knows(self, kid: str | None) -> bool:
+        """Whether a key bears this ``kid``, whatever it is for."""
+        return kid in self._kids
+
     def find(self, kid: str | None, algorithm: str) -> Sequence[Key]:
         """The keys that may have signed a token with this header, likeliest first; ``MAX_TRIES`` at most.
 
@@ -107,6 +111,34 @@ def load_keys(
                 "most; give them as JWKs, each with its kid"
             )
     return tuple(keys)
+
+
+def load_foreign_keys(
+    jwks: Iterable[object], *, allow_weak_keys: bool = False, published: bool = True
+) -> tuple[tuple[Key, ...], tuple[str, ...]]:
+    """The verifying keys among ``jwks``, the entries of a JWK Set that others write, and what is wrong with the rest.
+
+    One broken key is no reason to do without the good ones (RFC 7517 section 5): nothing is raised. Keys that are made
+    for something else are passed over without a word. Where everybody can read the set (``published``), secrets and
+    private keys are broken ones: whoever reads them can sign.
+    """
+    keys: list[Key] = []
+    broken: list[str] = []
+    for position, jwk in enumerate(jwks, 1):
+        try:
+            if not isinstance(jwk, Mapping):
+                raise ConfigurationError("it is not an object")
+            material = load_jwk(jwk)
+            if published and isinstance(material.value, bytes | PrivateKey):
+                raise ConfigurationError("it is a secret or private key, and published")
+            keys.append(make_key(material, None, allow_weak_keys))
+        except UnusableKey:
+            continue
+        except ConfigurationError as reason:
+            kid = jwk.get("kid") if isinstance(jwk, Mapping) else None
+            name = f"key {position} (kid {kid[:64]!r})" if isinstance(kid, str) else f"key {position}"
+            broken.append(f"{name}: {str(reason).removeprefix('key: ')}")
+    return tuple(keys), tuple(broken)
 
 
 def make_key(material: Material, algorithms: Collection[str] | None, allow_weak_keys: bool) -> Key:

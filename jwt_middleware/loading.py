@@ -245,13 +245,15 @@ def _json(data: bytes) -> Material | None:
 
 def _address(data: bytes) -> Material | None:
     if re.match(rb"\s*[A-Za-z][A-Za-z0-9+.-]*://", data):
-        raise ConfigurationError("key: this is an address, not a key; read the JWK Set there and give it as a dict")
+        raise ConfigurationError("key: this is an address, not a key; give a JWK Set's address as jwks=")
     return None
 
 
 def _path(data: bytes) -> Material | None:
     if len(data) < 1024 and re.search(rb"\.(pem|key|crt|cer|der|pub|json|jwks?)\s*$", data, re.IGNORECASE):
-        raise ConfigurationError("key: this is a file's name, not a key; give the file's content")
+        raise ConfigurationError(
+            "key: this is a file's name, not a key; give the file's content, or a JWK Set's path as jwks="
+        )
     return None
 
 

@@ -7,7 +7,7 @@ from difflib import get_close_matches
 from inspect import signature
 from typing import Any, TypeAlias, Unpack
 
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .access import PublicPaths, is_preflight
 from .arguments import function, switch
@@ -15,9 +15,10 @@ from .claims import Token
 from .errors import ConfigurationError, MissingToken, Refusal, UserRefused
 from .hooks import Hook
 from .identity import JWTCredentials, JWTUser
+from .provider import Provider, ProviderOptions
 from .refuser import RefusalResponse, Refuser
 from .sources import bearer_header
-from .verifier import CACHE_SIZE, MAX_TOKEN_SIZE, Clock, Provider, ProviderOptions, Verifier
+from .verifier import CACHE_SIZE, MAX_TOKEN_SIZE, Clock, Verifier
 
 LoadUser: TypeAlias = Callable[[Token], Any | Awaitable[Any]]
 
@@ -27,7 +28,9 @@ logger = logging.getLogger("jwt_middleware")
 class JWTMiddleware:
     """Wraps an ASGI app so that it sees verified users, and a request with a bad token on public paths only.
 
-    The decisions for each ``http`` and ``websocket`` scope, in their order; other scopes pass untouched:
+    Through lifespan, keys that are fetched are had before the first request, and kept fresh until shutdown; without it,
+    requests see to that. Other scopes than these pass untouched. The decisions for ``http`` and ``websocket``, in their
+    order:
 
     1. The Authorization header is read: ``missing_token``, ``ambiguous_token``, ``token_too_large``.
     2. The token is verified: see ``Verifier``.
@@ -96,7 +99,10 @@ class JWTMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] not in ("http", "websocket"):
-            await self.app(scope, receive, send)
+            if scope["type"] == "lifespan" and self.verifier.remote:
+                await self._lifespan(scope, receive, send)
+            else:
+                await self.app(scope, receive, send)
             return
         token: Token | None = None
         user: Any = None
@@ -123,6 +129,18 @@ class JWTMiddleware:
         scope["auth"] = JWTCredentials(token, self._refuser)
         scope["user"] = user
         await self.app(scope, receive, send)
+
+    async def _lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_when_ready(message: Message) -> None:
+            if message["type"] == "lifespan.startup.complete":
+                await self.verifier.start()
+            await send(message)
+
+        try:
+            # What the app raises tells the server that it knows no lifespan: it gets through as it is.
+            await self.app(scope, receive, send_when_ready)
+        finally:
+            await self.verifier.stop()
 
     async def _loaded_user(self, token: Token, load_user: Hook) -> Any:
         try:

@@ -1,15 +1,16 @@
-"""Is this token good now? Providers, each with its keys and rules, and the decision over all of them."""
+"""Is this token good now? The decision over all providers, and the memory of what was decided."""
 
+import logging
 import time
-from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
-from enum import Enum
+from collections.abc import Callable, Iterable, Mapping
 from inspect import isawaitable
-from typing import Any, Final, Literal, Protocol, TypeAlias, TypedDict
+from typing import Any, TypeAlias
 
 from . import compact
-from .arguments import count, function, functions, seconds, strings, switch
+from .arguments import count, function, seconds
+from .background import Background
 from .cache import TokenCache
-from .claims import ClaimRules, Facts, Token, media_type
+from .claims import Facts, Token
 from .errors import (
     AlgorithmNotAllowed,
     BadSignature,
@@ -25,8 +26,11 @@ from .errors import (
     UnknownKey,
     WrongIssuer,
 )
-from .keys import Key, KeySet, check_algorithms, load_keys
-from .loading import PrivateKey, PublicKey
+from .keys import KeySet
+from .provider import Provider
+from .remote import KeysHealth
+
+logger = logging.getLogger("jwt_middleware")
 
 CACHE_SIZE = 16 * 1024
 """Tokens that are remembered, unless told otherwise."""
@@ -40,160 +44,8 @@ MAX_HEADER_SIZE = 1024
 MAX_TOKEN_SIZE = 16 * 1024
 """Bytes of a token that are looked at, unless told otherwise."""
 
-
-class Audience(Enum):
-    """What ``audience`` may be instead of names."""
-
-    ANY = "any"
-
-
-ANY: Final = Audience.ANY
-"""``audience=ANY``: tokens for any audience, or for none, are good. Only where the keys sign for nobody else."""
-
-KeyText: TypeAlias = str | bytes | Mapping[str, Any] | PrivateKey | PublicKey
 Clock: TypeAlias = Callable[[], float]
-Validate: TypeAlias = Callable[[Token], bool | Awaitable[bool]]
-
-
-class KeySource(Protocol):
-    """Where a provider's keys come from."""
-
-    @property
-    def current(self) -> KeySet:
-        """The keys that are good now; replaced whole when they change, never changed, and had without waiting."""
-        ...
-
-    async def refreshed(self, kid: str | None, algorithm: str) -> KeySet:
-        """The keys to look in once more, after ``current`` had none; raises ``KeysUnavailable``."""
-        ...
-
-
-class StaticKeys:
-    """Keys that the configuration gives, for good."""
-
-    def __init__(self, keys: Iterable[Key]) -> None:
-        self.current = KeySet(keys)
-
-    async def refreshed(self, kid: str | None, algorithm: str) -> KeySet:
-        """``current``: there is nowhere else to look."""
-        return self.current
-
-
-class ProviderOptions(TypedDict, total=False):
-    """The keywords of ``Provider``, for those who pass them on."""
-
-    key: KeyText | list[KeyText] | tuple[KeyText, ...]
-    audience: str | Collection[str] | Literal[Audience.ANY]
-    issuer: str | Collection[str] | None
-    name: str
-    algorithms: Collection[str] | None
-    allow_weak_keys: bool
-    leeway: float
-    max_token_age: float | None
-    token_type: str | Collection[str] | None
-    required_claims: Collection[str]
-    subject_claim: str
-    scope_claim: str | None
-    validate: Validate | Collection[Validate]
-
-
-class Provider:
-    """Whose tokens are accepted, with which keys and by which rules. All arguments are keywords.
-
-    ``key``
-        What verifies: a secret (str or bytes), a PEM (public key, private key, X.509 certificate), a JWK or JWK Set
-        (dict), or a list of them while keys are rotated: all verify.
-    ``audience``
-        The ``aud`` that a token must name (RFC 7519 4.1.3), one or several: a token for any of them is good. ``ANY``
-        says that none is checked. Required.
-    ``issuer``
-        The ``iss`` that a token must carry (RFC 7519 4.1.1), one or several, compared to the letter. None: not checked.
-    ``name``
-        Unique among providers; credentials, refusals and logs say it. Default ``jwt``.
-    ``algorithms``
-        Names from RFC 7518 3.1 and RFC 9864 2.2 that narrow what the keys verify. Default: all that the keys are for.
-    ``allow_weak_keys``
-        Accept secrets shorter than their hash and RSA keys under 2048 bits, for old systems. Default False.
-    ``leeway``
-        Seconds of clock skew allowed in ``exp``, ``nbf`` and ``iat``. Default 5.
-    ``max_token_age``
-        Seconds since ``iat`` that a token is good for, whatever its ``exp``. Default None: not checked.
-    ``token_type``
-        The header's ``typ``, one or several, for instance ``at+jwt`` (RFC 9068 4): case does not count, and
-        ``application/`` may be left out. Default None: not checked.
-    ``required_claims``
-        Names of claims that must be there and not be null. ``exp`` is always required.
-    ``subject_claim``
-        The claim that names the user. Default ``sub``; another one is required to be there, and may be a number.
-    ``scope_claim``
-        The claim that lists the scopes, as a string with spaces or as a list; a dotted path leads into nested objects
-        (``realm_access.roles``). Default None: ``scope``, else ``scp``.
-    ``validate``
-        One or several ``validate(token)``, sync or async, run after every other check, when it is settled that the
-        token is this provider's. Anything but a true result refuses with ``invalid_claim``; a raised ``Refusal``
-        refuses as it says.
-
-    Raises ``ConfigurationError`` where an argument cannot work.
-    """
-
-    def __init__(
-        self,
-        *,
-        key: KeyText | list[KeyText] | tuple[KeyText, ...] | None = None,
-        audience: str | Collection[str] | Literal[Audience.ANY] | None = None,
-        issuer: str | Collection[str] | None = None,
-        name: str = "jwt",
-        algorithms: Collection[str] | None = None,
-        allow_weak_keys: bool = False,
-        leeway: float = 5,
-        max_token_age: float | None = None,
-        token_type: str | Collection[str] | None = None,
-        required_claims: Collection[str] = (),
-        subject_claim: str = "sub",
-        scope_claim: str | None = None,
-        validate: Validate | Collection[Validate] = (),
-    ) -> None:
-        if key is None:
-            raise ConfigurationError("key is required: a secret, a PEM, a JWK or JWK Set dict, or a list of them")
-        if audience is None:
-            raise ConfigurationError(
-                "audience is required: the name that tokens for this service carry in `aud`, or audience=ANY to accept "
-                "tokens that were made for any service"
-            )
-        switch("allow_weak_keys", allow_weak_keys)
-        if not isinstance(name, str) or not name:
-            raise ConfigurationError(f"name must be a string that is not empty, not {name!r}")
-        for option, claim in (
-            ("subject_claim", subject_claim),
-            ("scope_claim", "scope" if scope_claim is None else scope_claim),
-        ):
-            if not isinstance(claim, str) or not claim:
-                raise ConfigurationError(f"{option} must be the name of a claim, not {claim!r}")
-        self.name = name
-        self.issuers = () if issuer is None else strings("issuer", issuer)
-        self.keys: KeySource = StaticKeys(
-            load_keys(
-                key,
-                algorithms=None if algorithms is None else check_algorithms(algorithms),
-                allow_weak_keys=allow_weak_keys,
-            )
-        )
-        self.rules = ClaimRules(
-            provider=name,
-            audiences=None if audience is ANY else frozenset(strings("audience", audience)),
-            leeway=seconds("leeway", leeway),
-            max_token_age=None if max_token_age is None else seconds("max_token_age", max_token_age),
-            types=None
-            if token_type is None
-            else frozenset(media_type(typ) for typ in strings("token_type", token_type)),
-            required_claims=strings("required_claims", required_claims, at_least=0),
-            subject_claim=subject_claim,
-            scope_claim=scope_claim,
-        )
-        self.validators = functions("validate", validate, "token")
-
-    def __repr__(self) -> str:
-        return f"Provider(name={self.name!r}, issuer={self.issuers!r})"
+"""Gives Unix time."""
 
 
 # What is remembered of a token: from when on it is good, and before when; its provider's place, the serial of the key
@@ -232,6 +84,11 @@ class Verifier:
         self._by_issuer = _by_issuer(self.providers)
         self._without_issuer = tuple(place for place, provider in enumerate(self.providers) if not provider.issuers)
         self._validators = {provider.name: provider.validators for provider in self.providers if provider.validators}
+        remote = (provider.remote for provider in self.providers)
+        self.remote = tuple(dict.fromkeys(keys for keys in remote if keys is not None))
+        self._background = Background("keeping keys fresh")
+        self._without_slash = {issuer.rstrip("/"): issuer for issuer in self._by_issuer}
+        self._slash_logged = False
         function("clock", clock)
         seconds("clock()", clock())
         self._clock = clock
@@ -265,6 +122,27 @@ class Verifier:
         """
         return None if self._validators else self._recalled(raw)
 
+    async def start(self) -> None:
+        """Fetch the remote keys before they are needed, and keep them fresh on this event loop until ``stop``.
+
+        It takes as long as one attempt at most, and raises nothing where keys cannot be had. Without it they are
+        fetched when requests need them.
+        """
+        for keys in self.remote:
+            self._background.start(keys.keep)
+        for keys in self.remote:
+            await keys.prefetch()
+
+    async def stop(self) -> None:
+        """End what ``start`` began, and what is being fetched."""
+        await self._background.stop()
+        for keys in self.remote:
+            await keys.stop()
+
+    def health(self) -> dict[str, KeysHealth]:
+        """How the keys of each provider are, by its name."""
+        return {provider.name: provider.health for provider in self.providers}
+
     def _recalled(self, raw: bytes) -> Token | None:
         verified = self._verified.get(raw)
         if verified is None:
@@ -275,36 +153,29 @@ class Verifier:
             return Token(facts)
         return None
 
-    async def _verify(self, raw: bytes) -> Facts:
+    async def _verify(self, raw: bytes) -> tuple[Any, ...]:
         parts = compact.decode(raw, self._headers)
         header = parts.header
         claims = compact.json_object(parts.payload)
         refusals: list[Refusal] = []
+        doubtful: list[tuple[int, KeySet]] = []
         for place in self._candidates(claims):
-            provider, signed = self.providers[place], False
+            keys = self.providers[place].keys.current
             try:
-                keys = provider.keys.current
-                try:
-                    candidates = keys.find(header.kid, header.algorithm)
-                except (UnknownKey, AlgorithmNotAllowed):
-                    keys = await provider.keys.refreshed(header.kid, header.algorithm)
-                    candidates = keys.find(header.kid, header.algorithm)
-                for key in candidates:
-                    if key.verifies(header.algorithm, parts.signing_input, parts.signature):
-                        signed = True
-                        break
-                else:
-                    raise BadSignature
-                facts, good_from, good_until = provider.rules.read(header, parts.payload, claims, self._clock())
+                return self._remember(raw, parts, self._judged(place, keys, parts, claims), refusals)
             except Refusal as refusal:
-                refusal.provider, refusal.kid = provider.name, header.kid
-                refusal.subject = provider.rules.subject(claims) if signed else None
                 refusals.append(refusal)
-            else:
-                # Where a provider before this one refused for a reason that may pass, the next request asks it again.
-                if not any(isinstance(refusal, NotYetValid | Unavailable) for refusal in refusals):
-                    self._remember(raw, (good_from, good_until, place, keys.serial, tuple(facts)), parts)
-                return facts
+                if isinstance(refusal, UnknownKey | AlgorithmNotAllowed | BadSignature):
+                    doubtful.append((place, keys))
+        # Only now, since it can take a while: a token that one provider's keys verify waits for no other's.
+        for place, keys in doubtful:
+            try:
+                refreshed = await self.providers[place].keys.refreshed(header.kid, header.algorithm)
+                if refreshed is not keys:
+                    return self._remember(raw, parts, self._judged(place, refreshed, parts, claims), refusals)
+            except Refusal as refusal:
+                refusal.provider, refusal.kid = self.providers[place].name, header.kid
+                refusals.append(refusal)
         # Of several providers the one that got furthest knows best: its keys may have been the right ones.
         raise max(refusals, key=_progress)
 
@@ -322,6 +193,8 @@ class Verifier:
         iss = claims.get("iss")
         if isinstance(iss, str) and iss in self._by_issuer:
             return (self._by_issuer[iss],)
+        if isinstance(iss, str):
+            self._log_slash(iss)
         if self._without_issuer:
             return self._without_issuer
         if "iss" not in claims:
@@ -332,13 +205,46 @@ class Verifier:
             raise WrongIssuer(provider=self.providers[0].name)
         raise UnknownIssuer
 
-    def _remember(self, raw: bytes, remembered: _Remembered, parts: compact.Compact) -> None:
+    def _log_slash(self, iss: str) -> None:
+        near = None if self._slash_logged else self._without_slash.get(iss.rstrip("/"))
+        if near is not None:
+            self._slash_logged = True
+            logger.warning(
+                "refused a token: its issuer %.200r and the configured %r differ by a trailing slash only; configure "
+                "issuer= as the provider spells it (said once)",
+                iss,
+                near,
+            )
+
+    def _judged(self, place: int, keys: KeySet, parts: compact.Compact, claims: dict[str, Any]) -> _Remembered:
+        header, provider, signed = parts.header, self.providers[place], False
+        try:
+            for key in keys.find(header.kid, header.algorithm):
+                if key.verifies(header.algorithm, parts.signing_input, parts.signature):
+                    signed = True
+                    break
+            else:
+                raise BadSignature
+            facts, good_from, good_until = provider.rules.read(header, parts.payload, claims, self._clock())
+        except Refusal as refusal:
+            refusal.provider, refusal.kid = provider.name, header.kid
+            refusal.subject = provider.rules.subject(claims) if signed else None
+            raise
+        return good_from, good_until, place, keys.serial, tuple(facts)
+
+    def _remember(
+        self, raw: bytes, parts: compact.Compact, remembered: _Remembered, refusals: Iterable[Refusal]
+    ) -> tuple[Any, ...]:
         facts, segment = remembered[-1], parts.header_segment
+        # Where another provider refused for a reason that may pass, the next request asks it again.
+        if any(isinstance(refusal, NotYetValid | Unavailable) for refusal in refusals):
+            return facts
         self._verified.put(raw, remembered, _weight(raw, parts, len(facts[_SCOPES])))
         if segment not in self._headers and len(segment) <= MAX_HEADER_SIZE:
             if len(self._headers) >= MAX_HEADERS:
                 self._headers.clear()
             self._headers[segment] = parts.header
+        return facts
 
 
 def _weight(raw: bytes, parts: compact.Compact, scopes: int) -> int:

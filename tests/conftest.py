@@ -1,5 +1,7 @@
 import pytest
 
+pytest_plugins = ["jwt_middleware.pytest_plugin"]
+
 
 @pytest.fixture(params=["asyncio", "trio"])
 def anyio_backend(request: pytest.FixtureRequest) -> str:

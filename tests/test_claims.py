@@ -371,7 +371,7 @@ def test_a_token_is_good_in_its_time(
 ) -> None:
     payload = {"exp": 10**6, **payload}
     if refusal is None:
-        assert judged(payload, now, audiences=None, **options)
+        judged(payload, now, audiences=None, **options)
         return
     with pytest.raises(Refusal) as error:
         judged(payload, now, audiences=None, **options)

@@ -1,4 +1,4 @@
-"""Who makes the tokens, and how do others verify them? Pure."""
+"""Who makes the tokens, and how do others verify them?"""
 
 import time
 from collections.abc import Collection, Iterable, Mapping
@@ -13,7 +13,8 @@ from ..claims import is_scope, media_type
 from ..errors import ConfigurationError, Refusal
 from ..keys import ALGORITHMS, Key, load_keys, make_key, suited_algorithms
 from ..loading import Material, PrivateKey, PublicKey, load, public_jwk, thumbprint
-from ..verifier import MAX_TOKEN_SIZE, Clock, KeyText, Provider, ProviderOptions
+from ..provider import KeyText, Provider, ProviderOptions
+from ..verifier import MAX_TOKEN_SIZE, Clock
 
 
 class TokenIssuer:

@@ -1,0 +1,198 @@
+"""Whose tokens are accepted, with which keys, and by which rules?"""
+
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
+from enum import Enum
+from os import PathLike
+from typing import Any, Final, Literal, Protocol, TypeAlias, TypedDict
+
+from .arguments import functions, seconds, strings, switch
+from .claims import ClaimRules, Token, media_type
+from .errors import ConfigurationError
+from .fetching import is_address
+from .keys import Key, KeySet, check_algorithms, load_keys
+from .loading import PrivateKey, PublicKey
+from .remote import KeysHealth, ProviderKeys, RemoteKeys
+
+
+class Audience(Enum):
+    """What ``audience`` may be instead of names."""
+
+    ANY = "any"
+
+
+ANY: Final = Audience.ANY
+"""``audience=ANY``: tokens for any audience, or for none, are good. Only where the keys sign for nobody else."""
+
+KeyText: TypeAlias = str | bytes | Mapping[str, Any] | PrivateKey | PublicKey
+Validate: TypeAlias = Callable[[Token], bool | Awaitable[bool]]
+
+
+class KeySource(Protocol):
+    """Where a provider's keys come from."""
+
+    @property
+    def current(self) -> KeySet:
+        """The keys that are good now; replaced whole when they change, never changed, and had without waiting."""
+        ...
+
+    async def refreshed(self, kid: str | None, algorithm: str) -> KeySet:
+        """The keys to look in once more, after ``current`` verified nothing; raises ``KeysUnavailable``."""
+        ...
+
+
+class StaticKeys:
+    """Keys that the configuration gives, for good."""
+
+    def __init__(self, keys: Iterable[Key]) -> None:
+        self.current = KeySet(keys)
+
+    async def refreshed(self, kid: str | None, algorithm: str) -> KeySet:
+        """``current``: there is nowhere else to look."""
+        return self.current
+
+
+class ProviderOptions(TypedDict, total=False):
+    """The keywords of ``Provider``, for those who pass them on."""
+
+    key: KeyText | list[KeyText] | tuple[KeyText, ...] | None
+    jwks: str | PathLike[str] | RemoteKeys | None
+    audience: str | Collection[str] | Literal[Audience.ANY]
+    issuer: str | Collection[str] | None
+    name: str
+    algorithms: Collection[str] | None
+    allow_weak_keys: bool
+    leeway: float
+    max_token_age: float | None
+    token_type: str | Collection[str] | None
+    required_claims: Collection[str]
+    subject_claim: str
+    scope_claim: str | None
+    validate: Validate | Collection[Validate]
+
+
+class Provider:
+    """Whose tokens are accepted, with which keys and by which rules. All arguments are keywords.
+
+    ``key``
+        What verifies: a secret (str or bytes), a PEM (public key, private key, X.509 certificate), a JWK or JWK Set
+        (dict), or a list of them while keys are rotated: all verify.
+    ``jwks``
+        Where keys that others rotate are fetched: a JWK Set's https address, a file's path, or ``RemoteKeys(...)``.
+        Beside it, those of ``key`` verify too.
+    ``audience``
+        The ``aud`` that a token must name (RFC 7519 4.1.3), one or several: a token for any of them is good. ``ANY``
+        says that none is checked. Required.
+    ``issuer``
+        The ``iss`` that a token must carry (RFC 7519 4.1.1), one or several, compared to the letter. None: not checked.
+        Without ``key`` and ``jwks``, a single https address is also where the metadata lies that names the JWK Set.
+    ``name``
+        Unique among providers; credentials, refusals and logs say it. Default ``jwt``.
+    ``algorithms``
+        Names from RFC 7518 3.1 and RFC 9864 2.2 that narrow what the keys verify. Default: all that the keys are for.
+    ``allow_weak_keys``
+        Accept secrets shorter than their hash and RSA keys under 2048 bits, for old systems. Default False. A
+        ``RemoteKeys`` has its own.
+    ``leeway``
+        Seconds of clock skew allowed in ``exp``, ``nbf`` and ``iat``. Default 5.
+    ``max_token_age``
+        Seconds since ``iat`` that a token is good for, whatever its ``exp``. Default None: not checked.
+    ``token_type``
+        The header's ``typ``, one or several, for instance ``at+jwt`` (RFC 9068 4): case does not count, and
+        ``application/`` may be left out. Default None: not checked.
+    ``required_claims``
+        Names of claims that must be there and not be null. ``exp`` is always required.
+    ``subject_claim``
+        The claim that names the user. Default ``sub``; another one is required to be there, and may be a number.
+    ``scope_claim``
+        The claim that lists the scopes, as a string with spaces or as a list; a dotted path leads into nested objects
+        (``realm_access.roles``). Default None: ``scope``, else ``scp``.
+    ``validate``
+        One or several ``validate(token)``, sync or async, run after every other check, when it is settled that the
+        token is this provider's. Anything but a true result refuses with ``invalid_claim``; a raised ``Refusal``
+        refuses as it says.
+
+    Raises ``ConfigurationError`` where an argument cannot work.
+    """
+
+    def __init__(
+        self,
+        *,
+        key: KeyText | list[KeyText] | tuple[KeyText, ...] | None = None,
+        jwks: str | PathLike[str] | RemoteKeys | None = None,
+        audience: str | Collection[str] | Literal[Audience.ANY] | None = None,
+        issuer: str | Collection[str] | None = None,
+        name: str = "jwt",
+        algorithms: Collection[str] | None = None,
+        allow_weak_keys: bool = False,
+        leeway: float = 5,
+        max_token_age: float | None = None,
+        token_type: str | Collection[str] | None = None,
+        required_claims: Collection[str] = (),
+        subject_claim: str = "sub",
+        scope_claim: str | None = None,
+        validate: Validate | Collection[Validate] = (),
+    ) -> None:
+        if audience is None:
+            raise ConfigurationError(
+                "audience is required: the name that tokens for this service carry in `aud`, or audience=ANY to accept "
+                "tokens that were made for any service"
+            )
+        switch("allow_weak_keys", allow_weak_keys)
+        if not isinstance(name, str) or not name:
+            raise ConfigurationError(f"name must be a string that is not empty, not {name!r}")
+        for option, claim in (
+            ("subject_claim", subject_claim),
+            ("scope_claim", "scope" if scope_claim is None else scope_claim),
+        ):
+            if not isinstance(claim, str) or not claim:
+                raise ConfigurationError(f"{option} must be the name of a claim, not {claim!r}")
+        self.name = name
+        self.issuers = () if issuer is None else strings("issuer", issuer)
+        allowed = None if algorithms is None else check_algorithms(algorithms)
+        static = () if key is None else load_keys(key, algorithms=allowed, allow_weak_keys=allow_weak_keys)
+        self.remote = _remote_keys(jwks, () if static else self.issuers, allow_weak_keys)
+        self.keys: KeySource
+        if self.remote is None:
+            if not static:
+                raise ConfigurationError(
+                    "key is required: a secret, a PEM, a JWK or JWK Set dict, or a list of them; or jwks=, a JWK Set's "
+                    "address; or issuer=, a single https address that leads to it"
+                )
+            self.keys = StaticKeys(static)
+        elif static or allowed is not None:
+            self.keys = ProviderKeys(self.remote, static, allowed)
+        else:
+            self.keys = self.remote
+        self.rules = ClaimRules(
+            provider=name,
+            audiences=None if audience is ANY else frozenset(strings("audience", audience)),
+            leeway=seconds("leeway", leeway),
+            max_token_age=None if max_token_age is None else seconds("max_token_age", max_token_age),
+            types=None
+            if token_type is None
+            else frozenset(media_type(typ) for typ in strings("token_type", token_type)),
+            required_claims=strings("required_claims", required_claims, at_least=0),
+            subject_claim=subject_claim,
+            scope_claim=scope_claim,
+        )
+        self.validators = functions("validate", validate, "token")
+
+    def __repr__(self) -> str:
+        return f"Provider(name={self.name!r}, issuer={self.issuers!r})"
+
+    @property
+    def health(self) -> KeysHealth:
+        """How the keys are; those of ``key`` are always good."""
+        return KeysHealth(len(self.keys.current.keys)) if self.remote is None else self.remote.health
+
+
+def _remote_keys(
+    jwks: str | PathLike[str] | RemoteKeys | None, issuers: tuple[str, ...], allow_weak_keys: bool
+) -> RemoteKeys | None:
+    if isinstance(jwks, RemoteKeys):
+        return jwks
+    if jwks is not None:
+        return RemoteKeys(jwks, allow_weak_keys=allow_weak_keys)
+    if len(issuers) == 1 and is_address(issuers[0]):
+        return RemoteKeys(issuer=issuers[0], allow_weak_keys=allow_weak_keys)
+    return None
