@@ -13,6 +13,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from jwt_middleware import JWTMiddleware, Provider, errors
+from jwt_middleware.testing import IdentityProvider
 
 from .support import bearer, echo, signed
 
@@ -84,6 +85,13 @@ def test_tokens_of_fastapi_users_stay_good() -> None:
     app.app = echo
     old = signed({"alg": "HS256"}, {"user_id": "9221ffc9", "aud": "fastapi-users:auth", "exp": FAR}, "SECRET")
     assert TestClient(app).get("/", headers=bearer(old)).json()["user"] == "9221ffc9"
+
+
+def test_an_app_behind_an_identity_provider_survives_its_outage(identity_provider: IdentityProvider) -> None:
+    names = run("orders_survive_an_outage")
+    assert names["app"].verifier.health()["jwt"].keys == 0
+    names["orders_app"] = echo
+    names["test_orders_survive_an_outage"](identity_provider)
 
 
 @pytest.mark.parametrize("function", [Provider, JWTMiddleware])
