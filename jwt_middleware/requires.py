@@ -13,7 +13,7 @@ from inspect import (
     ismethod,
     signature,
 )
-from typing import Any, TypeVar, cast
+from typing import Any, TypeGuard, TypeVar, cast
 
 from starlette.concurrency import run_in_threadpool
 from starlette.endpoints import HTTPEndpoint, WebSocketEndpoint
@@ -33,14 +33,22 @@ def requires(*scopes: str, any_of: str | Iterable[str] | None = None) -> Callabl
 
     Nobody is refused with ``missing_token`` (401), a user with ``insufficient_scope`` (403) and the scopes that are
     missing, as the middleware answers: its realm, its ``refusal_response``, on WebSockets its denial or close. Without
-    scopes, any user will do. Sync functions run in Starlette's thread pool.
+    scopes, any user will do.
 
     Endpoints are functions (Starlette's, and FastAPI's whatever their parameters), methods of class endpoints,
-    Starlette's ``HTTPEndpoint`` and ``WebSocketEndpoint`` classes, and ASGI apps, for instance in a ``Mount``. A
-    function that is not the endpoint itself, such as a FastAPI dependency, raises the refusal as an ``HTTPException``
-    or ``WebSocketException`` with the same status, challenge or close code. Only ``scope["auth"]`` is read; without
-    ``JWTMiddleware`` in front it is a ``RuntimeError``. Raises ``ConfigurationError`` for what cannot be a scope (RFC
-    6749 3.3), ``TypeError`` for what is no endpoint.
+    Starlette's ``HTTPEndpoint`` and ``WebSocketEndpoint`` classes, and ASGI apps, for instance in a ``Mount``. Place it
+    nearest the function: below ``@app.get``, which else registers the unguarded one.
+
+    A function that the router does not itself call, such as a FastAPI dependency, a helper, or one inside another
+    decorator, raises the refusal as an ``HTTPException`` or ``WebSocketException`` with the same status, challenge or
+    close code, but without ``refusal_response``. In a middleware nobody handles these: the answer is a 500.
+
+    Sync functions run in Starlette's thread pool, and are async once guarded: who calls one, say as ``super().get()``,
+    must await it, or nothing is checked. A refused FastAPI endpoint has returned a response: its dependencies with
+    ``yield`` finish as after any other (those that commit, commit), and its background tasks run.
+
+    Only ``scope["auth"]`` is read; without ``JWTMiddleware`` in front it is a ``RuntimeError``. Raises
+    ``ConfigurationError`` for what cannot be a scope (RFC 6749 3.3), ``TypeError`` for what is no endpoint.
     """
     demand = _Demand(scopes, any_of)
 
@@ -48,9 +56,9 @@ def requires(*scopes: str, any_of: str | Iterable[str] | None = None) -> Callabl
         guarded: Any
         if isclass(endpoint) and issubclass(endpoint, HTTPEndpoint | WebSocketEndpoint):
             guarded = _guarded_class(endpoint, demand)
-        elif isfunction(_unwrapped(endpoint)) or ismethod(_unwrapped(endpoint)):
+        elif isfunction(_unwrapped(endpoint)):
             guarded = _guarded_function(endpoint, demand)
-        elif callable(endpoint) and not isclass(endpoint):
+        elif _is_app(endpoint):
             guarded = _GuardedApp(endpoint, demand)
         else:
             raise TypeError(f"requires(...) decorates endpoints, and {endpoint!r} is none; is it used as a dependency?")
@@ -62,7 +70,8 @@ def requires(*scopes: str, any_of: str | Iterable[str] | None = None) -> Callabl
 class _Demand:
     def __init__(self, scopes: tuple[str, ...], any_of: str | Iterable[str] | None) -> None:
         self._all = scopes
-        self._any_of = (any_of,) if isinstance(any_of, str) else tuple(any_of or ())
+        several: Any = any_of if isinstance(any_of, Iterable) and not isinstance(any_of, str) else [any_of]
+        self._any_of = () if any_of is None else tuple(several)
         if any_of is not None and not self._any_of:
             raise ConfigurationError("any_of must name a scope: nobody has one of none")
         for scope in (*self._all, *self._any_of):
@@ -113,7 +122,7 @@ def _guarded_function(function: Callable[..., Any], demand: _Demand) -> Callable
     @wraps(function)
     async def guarded(*args: Any, **kwargs: Any) -> Any:
         given = kwargs.pop(_CONNECTION, None) if injected else None
-        if len(args) == 3 and isinstance(args[0], MutableMapping):
+        if len(args) == 3 and isinstance(args[0], MutableMapping) and callable(args[1]) and callable(args[2]):
             return await _GuardedApp(function, demand)(*args)
         connection = next((arg for arg in (given, *args, *kwargs.values()) if isinstance(arg, HTTPConnection)), None)
         if connection is None:
@@ -122,13 +131,15 @@ def _guarded_function(function: Callable[..., Any], demand: _Demand) -> Callable
         if refusal is None:
             return await function(*args, **kwargs) if is_async else await run_in_threadpool(function, *args, **kwargs)
         refuser = _credentials(connection.scope).refuser
-        if not _is_endpoint(guarded, connection.scope):
+        if not _is_called_by_router(guarded, args, connection):
             raise refuser.exception(refusal, connection.scope)
         if not isinstance(connection, WebSocket):
             return await refuser.response(refusal, connection.scope)
         if connection.application_state is WebSocketState.CONNECTING:
             return await refuser(refusal, connection.scope, connection.receive, connection.send)
-        return await refuser.close(refusal, connection.send)
+        if connection.application_state is WebSocketState.CONNECTED:
+            await refuser.close(refusal, connection.send)
+        return None
 
     signed = signature(function)
     injected = not any(_is_connection(parameter, original) for parameter in signed.parameters.values())
@@ -143,32 +154,55 @@ class _GuardedApp:
         self._demand = demand
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        refusal = self._demand.refusal(scope) if scope["type"] in ("http", "websocket") else None
+        if scope["type"] not in ("http", "websocket", "lifespan"):
+            raise RuntimeError(f"requires() knows no credentials for the scope type {scope['type']!r}")
+        refusal = self._demand.refusal(scope) if scope["type"] != "lifespan" else None
         if refusal is None:
             await self._app(scope, receive, send)
         else:
             await _credentials(scope).refuser(refusal, scope, receive, send)
 
 
+def _is_app(endpoint: Any) -> TypeGuard[ASGIApp]:
+    if not callable(endpoint) or isclass(endpoint):
+        return False
+    try:
+        kinds = [parameter.kind for parameter in signature(endpoint).parameters.values()]
+    except ValueError:
+        return False
+    return len(kinds) == 3 and set(kinds) <= {Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD}
+
+
 def _unwrapped(endpoint: Any) -> Any:
-    while isinstance(endpoint, partial):
-        endpoint = endpoint.func
+    """The function that partials and bound methods call; unlike other decorators, they do nothing else."""
+    while isinstance(endpoint, partial) or ismethod(endpoint):
+        endpoint = endpoint.__func__ if ismethod(endpoint) else endpoint.func
     return endpoint
 
 
-def _is_endpoint(guarded: Callable[..., Any], scope: Scope) -> bool:
-    # A response that a dependency returns is a value like any other, and the endpoint would run. So the router is asked
-    # whom it called; one that does not say so calls nothing but endpoints.
-    endpoint = scope.get("endpoint", guarded)
-    if isclass(endpoint):
-        endpoint = getattr(endpoint, guarded.__name__, None)
-    while endpoint is not guarded and endpoint is not None:
-        endpoint = next((getattr(endpoint, name) for name in _INNER if hasattr(endpoint, name)), None)
-    return endpoint is guarded
+def _is_called_by_router(guarded: Callable[..., Any], args: tuple[Any, ...], connection: HTTPConnection) -> bool:
+    # A refusal that is returned is a value like any other: only the router is sure to send it. Any other caller, be it
+    # a decorator around the endpoint, may drop it and go on.
+    called = connection.scope.get("endpoint")
+    if args and type(args[0]) is called:
+        called = _handler(args[0], connection)
+    return _unwrapped(called) is guarded
 
 
-# Where partials, bound methods and decorators that use functools.wraps keep what they call.
-_INNER = ("func", "__func__", "__wrapped__")
+def _handler(endpoint: Any, connection: HTTPConnection) -> Any:
+    """The method of a class endpoint that Starlette's dispatch calls and whose answer it takes, or None."""
+    dispatch = getattr(type(endpoint), "dispatch", None)
+    if isinstance(connection, WebSocket):
+        connecting = connection.application_state is WebSocketState.CONNECTING
+        return endpoint.on_connect if connecting and dispatch is WebSocketEndpoint.dispatch else None
+    method = connection.scope.get("method", "")
+    if dispatch is not HTTPEndpoint.dispatch or method not in _METHODS:
+        return None
+    return getattr(endpoint, "get" if method == "HEAD" and not hasattr(endpoint, "head") else method.lower(), None)
+
+
+# Starlette asks method_not_allowed() for any other, though the class may have a method of that name.
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 # FastAPI passes what the signature asks for: so an endpoint that has no request gets one, and never sees it.
 _CONNECTION = "jwt_middleware_connection"

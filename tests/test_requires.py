@@ -2,7 +2,8 @@ import asyncio
 import inspect
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
-from functools import partial, wraps
+from functools import lru_cache, partial, wraps
+from inspect import isclass
 from typing import Annotated, Any
 
 import anyio.lowlevel
@@ -13,6 +14,8 @@ from fastapi import Request as FastAPIRequest
 from pydantic import BaseModel
 from starlette.applications import Starlette
 from starlette.endpoints import HTTPEndpoint, WebSocketEndpoint
+from starlette.exceptions import HTTPException
+from starlette.middleware.base import BaseHTTPMiddleware, RequestResponseEndpoint
 from starlette.requests import HTTPConnection, Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.routing import BaseRoute, Mount, Route, WebSocketRoute
@@ -40,13 +43,18 @@ def routed(*routes: BaseRoute, **options: Any) -> TestClient:
 
 def guards(service: TestClient, path: str = "/", method: str = "GET", **request: Any) -> httpx2.Response:
     """The response to a writer, once a reader and nobody have been refused as they should be."""
-    nobody = service.request(method, path, **request)
-    assert (nobody.status_code, nobody.json()["code"]) == (401, "missing_token")
-    assert nobody.headers["www-authenticate"] == 'Bearer realm="api"'
-    reader = service.request(method, path, headers=READER, **request)
-    assert (reader.status_code, reader.json()["code"]) == (403, "insufficient_scope")
-    assert reader.headers["www-authenticate"] == FORBIDDEN
+    nobody, reader = refused(service, path, method, **request)
+    assert (nobody.json()["code"], reader.json()["code"]) == ("missing_token", "insufficient_scope")
     return service.request(method, path, headers=WRITER, **request)
+
+
+def refused(service: TestClient, path: str = "/", method: str = "GET", **request: Any) -> list[httpx2.Response]:
+    """The responses to nobody and to a reader, with the right status and challenge whatever the body."""
+    nobody = service.request(method, path, **request)
+    assert (nobody.status_code, nobody.headers["www-authenticate"]) == (401, 'Bearer realm="api"')
+    reader = service.request(method, path, headers=READER, **request)
+    assert (reader.status_code, reader.headers["www-authenticate"]) == (403, FORBIDDEN)
+    return [nobody, reader]
 
 
 def guards_websocket(service: TestClient, path: str = "/") -> str:
@@ -141,8 +149,6 @@ def noisy(endpoint: Callable[..., Any]) -> Callable[..., Any]:
         pytest.param(Controller.of_class, id="class method"),
         pytest.param(requires("orders:write")(Controller().unguarded), id="bound method"),
         pytest.param(requires("orders:write")(lambda request: PlainTextResponse("hello")), id="lambda"),
-        pytest.param(requires()(requires("orders:write")(with_a_greeting_sync.__get__("hello"))), id="twice"),
-        pytest.param(noisy(by_function), id="inside another decorator"),
         pytest.param(
             requires("orders:write")(noisy(partial(with_a_greeting, "hello"))), id="outside another decorator"
         ),
@@ -151,6 +157,20 @@ def noisy(endpoint: Callable[..., Any]) -> Callable[..., Any]:
 def test_a_function_is_guarded(endpoint: Any, backend: str) -> None:
     response = guards(routed(Route("/", endpoint), backend=backend))
     assert (response.status_code, response.text) == (200, "hello")
+
+
+@pytest.mark.parametrize(
+    "endpoint",
+    [
+        pytest.param(noisy(by_function), id="another's"),
+        pytest.param(noisy(noisy(by_sync_function)), id="two"),
+        pytest.param(requires()(by_sync_function), id="ours"),
+    ],
+)
+def test_a_function_inside_another_decorator_is_guarded(endpoint: Any, backend: str) -> None:
+    service = routed(Route("/", endpoint), backend=backend)
+    refused(service)
+    assert service.get("/", headers=WRITER).text == "hello"
 
 
 def test_a_sync_function_does_not_run_on_the_event_loop() -> None:
@@ -199,6 +219,18 @@ def test_a_method_of_an_http_endpoint_is_guarded(method: str, backend: str) -> N
     service = routed(Route("/", OrdersByMethod), backend=backend)
     assert guards(service, method=method).text == "hello"
     assert service.get("/").text == "free"
+
+
+def test_a_guarded_get_answers_head_as_the_middleware_does() -> None:
+    class Endpoint(HTTPEndpoint):
+        @requires("orders:write")
+        async def get(self, request: Request) -> Response:
+            return PlainTextResponse("hello")
+
+    service = routed(Route("/", Endpoint))
+    for refusal in refused(service, method="HEAD"):
+        assert refusal.headers["content-type"] == "application/json"
+    assert service.head("/", headers=WRITER).status_code == 200
 
 
 def test_a_guarded_class_leaves_the_class_as_it_was() -> None:
@@ -344,6 +376,25 @@ async def test_lifespan_passes_a_guarded_app() -> None:
 
     await sent(requires("orders:write")(App()), {"type": "lifespan"})
     assert types == ["lifespan"]
+
+
+@pytest.mark.anyio
+async def test_no_other_scope_type_passes_a_guarded_app() -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        raise AssertionError("the app was reached")
+
+    with pytest.raises(RuntimeError, match="no credentials for the scope type 'webtransport'"):
+        await sent(requires("orders:write")(app), {"type": "webtransport"})
+
+
+@pytest.mark.anyio
+async def test_no_argument_of_a_function_makes_it_an_app() -> None:
+    @requires("orders:write")
+    async def helper(order: dict[str, Any], amount: int, price: int) -> None:
+        raise AssertionError("the helper was reached")
+
+    with pytest.raises(RuntimeError, match="found no request"):
+        await helper({"type": "lifespan"}, 1, 2)
 
 
 # FastAPI: endpoints of every signature.
@@ -528,10 +579,6 @@ def fastapi(backend: str = "asyncio") -> TestClient:
         ("/path/5?q=a", [5, "a"]),
         ("/depends?n=2", [2, 2]),
         ("/model", {"item": "book", "amount": 2}),
-        ("/twice?n=1", 1),
-        ("/noisy?n=1", 1),
-        ("/decorated", "ada"),
-        ("/decorated-string", "ada"),
         ("/router/bare", "hello"),
         ("/router/method?n=4", 4),
         ("/router/partial", 3),
@@ -540,6 +587,16 @@ def fastapi(backend: str = "asyncio") -> TestClient:
 def test_a_fastapi_endpoint_is_guarded_whatever_its_signature(path: str, body: Any, backend: str) -> None:
     response = guards(fastapi(backend), path)
     assert (response.status_code, response.json()) == (200, body)
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [("/twice?n=1", 1), ("/noisy?n=1", 1), ("/decorated", "ada"), ("/decorated-string", "ada")],
+)
+def test_a_fastapi_endpoint_inside_another_decorator_is_guarded(path: str, body: Any, backend: str) -> None:
+    guarded = fastapi(backend)
+    refused(guarded, path)
+    assert guarded.get(path, headers=WRITER).json() == body
 
 
 def test_a_fastapi_endpoint_with_a_body_is_guarded() -> None:
@@ -668,20 +725,276 @@ def test_a_guarded_dependency_refuses_websockets_before_the_endpoint_runs(backen
         assert connection.receive_text() == "a writer"
 
 
-def test_a_guarded_helper_of_an_endpoint_class_raises_too() -> None:
-    class Endpoint(HTTPEndpoint):
-        async def get(self, request: Request) -> Response:
-            await writer_only(request)
-            return PlainTextResponse("hello")
+# Helpers: who calls them may drop what they return.
+
+
+@requires("orders:write")
+async def check(request: Request) -> Response:
+    return PlainTextResponse("checked")
+
+
+class CallsFunction(HTTPEndpoint):
+    async def get(self, request: Request) -> Response:
+        await check(request)
+        return reach()
+
+
+class CallsMethod(HTTPEndpoint):
+    async def get(self, request: Request) -> Response:
+        await self.check(request)
+        return reach()
 
     @requires("orders:write")
-    async def writer_only(request: Request) -> None:
+    async def check(self, request: Request) -> None:
         pass
 
-    service = routed(Route("/", Endpoint))
-    refused = service.get("/", headers=READER)
-    assert (refused.status_code, refused.headers["www-authenticate"]) == (403, FORBIDDEN)
+
+class CallsOtherMethod(HTTPEndpoint):
+    async def get(self, request: Request) -> Response:
+        await self.post(request)
+        return reach()
+
+    @requires("orders:write")
+    async def post(self, request: Request) -> Response:
+        return PlainTextResponse("posted")
+
+
+class CallsParent(CallsOtherMethod):
+    async def post(self, request: Request) -> Response:
+        await super().post(request)
+        return reach()
+
+
+class CallsGetFromHead(HTTPEndpoint):
+    @requires("orders:write")
+    async def get(self, request: Request) -> Response:
+        return PlainTextResponse("got")
+
+    async def head(self, request: Request) -> Response:
+        await self.get(request)
+        return reach()
+
+
+class CallsFromDispatch(HTTPEndpoint):
+    async def dispatch(self) -> None:
+        await self.get(Request(self.scope))
+        await reach()(self.scope, self.receive, self.send)
+
+    @requires("orders:write")
+    async def get(self, request: Request) -> Response:
+        return PlainTextResponse("got")
+
+
+class CallsFromNotAllowed(CallsMethod):
+    async def method_not_allowed(self, request: Request) -> Response:
+        return await self.get(request)
+
+
+class CallsFromInstance(CallsOtherMethod):
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.post = self.get  # type: ignore[method-assign]  # what the instance has is what the dispatch calls
+
+    async def get(self, request: Request) -> Response:
+        await CallsOtherMethod.post(self, request)
+        return reach()
+
+
+@wraps(check)
+async def calls_what_it_wraps(request: Request) -> Response:
+    await check(request)
+    return reach()
+
+
+def reach() -> Response:
+    reached.append("reached")
+    return PlainTextResponse("hello")
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "method"),
+    [
+        pytest.param(CallsFunction, "GET", id="a function"),
+        pytest.param(CallsMethod, "GET", id="a method"),
+        pytest.param(CallsMethod, "HEAD", id="a method, asked with HEAD"),
+        pytest.param(CallsOtherMethod, "GET", id="the method of another"),
+        pytest.param(CallsGetFromHead, "HEAD", id="get from head"),
+        pytest.param(CallsParent, "POST", id="its parent's"),
+        pytest.param(CallsFromDispatch, "GET", id="from a dispatch of its own"),
+        pytest.param(CallsFromNotAllowed, "CHECK", id="by the name of the HTTP method"),
+        pytest.param(CallsFromInstance, "POST", id="what the instance replaced"),
+        pytest.param(calls_what_it_wraps, "GET", id="what it wraps"),
+    ],
+)
+def test_a_guarded_helper_of_an_endpoint_refuses_before_its_caller_goes_on(
+    endpoint: Any, method: str, backend: str
+) -> None:
+    reached.clear()
+    service = routed(Route("/", endpoint, methods=None if isclass(endpoint) else ["GET"]), backend=backend)
+    refused(service, method=method)
+    assert not reached
+    assert service.request(method, "/", headers=WRITER).status_code == 200
+    assert reached == ["reached"]
+
+
+async def checked(request: Request, call_next: RequestResponseEndpoint) -> Response:
+    await check(request)
+    return await call_next(request)
+
+
+async def checking_app(scope: Scope, receive: Receive, send: Send) -> None:
+    await check(Request(scope, receive))
+    await reach()(scope, receive, send)
+
+
+def checked_fastapi() -> FastAPI:
+    app = FastAPI()
+    app.middleware("http")(checked)
+    app.add_api_route("/", reach)
+    return app
+
+
+@pytest.mark.parametrize(
+    "app",
+    [
+        pytest.param(checked_fastapi(), id="FastAPI's middleware"),
+        pytest.param(BaseHTTPMiddleware(Starlette(routes=[Route("/", lambda _: reach())]), checked), id="Starlette's"),
+        pytest.param(checking_app, id="an ASGI app"),
+    ],
+)
+def test_a_guarded_helper_of_a_middleware_lets_nobody_through(app: ASGIApp, backend: str) -> None:
+    reached.clear()
+    service = client(app, allow_anonymous=True, backend=backend)
+    for headers, status in (({}, 401), (READER, 403)):
+        with pytest.raises(HTTPException) as raised:
+            service.get("/", headers=headers)
+        assert raised.value.status_code == status
+    assert not reached
     assert service.get("/", headers=WRITER).text == "hello"
+    assert reached == ["reached"]
+
+
+class TalksAfterCheck(WebSocketEndpoint):
+    encoding = "text"
+
+    async def on_receive(self, websocket: WebSocket, data: str) -> None:
+        await self.check(websocket)
+        reached.append(data)
+        await websocket.close()
+
+    @requires("orders:write")
+    async def check(self, websocket: WebSocket) -> None:
+        pass
+
+
+class GuardedReceive(WebSocketEndpoint):
+    encoding = "text"
+
+    @requires("orders:write")
+    async def on_receive(self, websocket: WebSocket, data: str) -> None:
+        reached.append(data)
+        await websocket.close()
+
+
+class ReceivesAsParent(GuardedReceive):
+    async def on_receive(self, websocket: WebSocket, data: str) -> None:
+        await super().on_receive(websocket, "unless refused")
+        reached.append(data)
+
+
+class ConnectsFromDispatch(ConnectGuarded):
+    async def dispatch(self) -> None:
+        websocket = WebSocket(self.scope, self.receive, self.send)
+        await self.on_connect(websocket)
+        reached.append("connected")
+
+
+@pytest.mark.parametrize("endpoint", [TalksAfterCheck, GuardedReceive, ReceivesAsParent])
+def test_a_guarded_helper_of_a_websocket_closes_it_before_its_caller_goes_on(endpoint: Any, backend: str) -> None:
+    reached.clear()
+    service = routed(WebSocketRoute("/", endpoint), backend=backend)
+    for headers, code in (({}, 3000), (READER, 3003)):
+        with service.websocket_connect("/", headers=headers) as connection:
+            # Those that come before the client has seen the close find nobody who would read them.
+            for _ in range(3):
+                connection.send_text("hello")
+            with pytest.raises(WebSocketDisconnect) as closed:
+                connection.receive_text()
+        assert closed.value.code == code
+    assert not reached
+    with service.websocket_connect("/", headers=WRITER) as connection:
+        connection.send_text("hello")
+        with pytest.raises(WebSocketDisconnect) as closed:
+            connection.receive_text()
+    assert closed.value.code == 1000
+    assert "hello" in reached
+
+
+class ConnectsAsParent(ConnectGuarded):
+    async def on_connect(self, websocket: WebSocket) -> None:
+        await super().on_connect(websocket)
+        reached.append("connected")
+
+
+@pytest.mark.parametrize("endpoint", [ConnectsFromDispatch, ConnectsAsParent])
+def test_a_guarded_on_connect_refuses_before_its_caller_goes_on(endpoint: Any, backend: str) -> None:
+    reached.clear()
+    service = routed(WebSocketRoute("/", endpoint), backend=backend)
+    for headers, code in (({}, 3000), (READER, 3003)):
+        with pytest.raises(WebSocketDisconnect) as closed, service.websocket_connect("/", headers=headers):
+            pass
+        assert closed.value.code == code
+    assert not reached
+    with service.websocket_connect("/", headers=WRITER):
+        pass
+    assert reached == ["connected"]
+
+
+def test_a_guarded_on_connect_that_is_called_once_more_refuses_before_its_caller_goes_on(backend: str) -> None:
+    class ConnectsAgain(ConnectGuarded):
+        async def on_receive(self, websocket: WebSocket, data: str) -> None:
+            self.scope["auth"].scopes.clear()
+            await self.on_connect(websocket)
+            reached.append(data)
+
+    reached.clear()
+    service = routed(WebSocketRoute("/", ConnectsAgain), backend=backend)
+    with service.websocket_connect("/", headers=WRITER) as connection:
+        connection.send_text("hello")
+        with pytest.raises(WebSocketDisconnect) as closed:
+            connection.receive_text()
+    assert closed.value.code == 3003
+    assert not reached
+
+
+accepting = FastAPI()
+
+
+async def accepted(websocket: WebSocket) -> None:
+    await websocket.accept()
+
+
+async def accepted_and_closed(websocket: WebSocket) -> None:
+    await websocket.accept()
+    await websocket.close(4000)
+
+
+@accepting.websocket("/accepted", dependencies=[Depends(accepted)])
+@accepting.websocket("/closed", dependencies=[Depends(accepted_and_closed)])
+@requires("orders:write")
+async def after_a_dependency(websocket: WebSocket) -> None:
+    raise AssertionError("the endpoint was reached")
+
+
+@pytest.mark.parametrize(("path", "code"), [("/accepted", 3003), ("/closed", 4000)])
+def test_a_websocket_is_closed_once(path: str, code: int, backend: str) -> None:
+    service = client(accepting, allow_anonymous=True, backend=backend)
+    with (
+        service.websocket_connect(path, headers=READER) as connection,
+        pytest.raises(WebSocketDisconnect) as closed,
+    ):
+        connection.receive_text()
+    assert closed.value.code == code
 
 
 misused = FastAPI()
@@ -776,7 +1089,8 @@ def test_any_user_will_do_where_no_scope_is_demanded() -> None:
         pytest.param({"scopes": [["a", "b"]]}, TypeError, "takes scopes, not", id="a list"),
         pytest.param({"scopes": [None]}, TypeError, "takes scopes, not None", id="None"),
         pytest.param({"any_of": [5]}, TypeError, "takes scopes, not 5", id="a number in any_of"),
-        pytest.param({"any_of": 5}, TypeError, "not iterable", id="a number as any_of"),
+        pytest.param({"any_of": 5}, TypeError, "takes scopes, not 5", id="a number as any_of"),
+        pytest.param({"any_of": False}, TypeError, "takes scopes, not False", id="False as any_of"),
         pytest.param({"any_of": []}, ConfigurationError, "any_of must name a scope", id="an empty any_of"),
         pytest.param({"scopes": [""]}, ConfigurationError, "cannot be a scope", id="empty"),
         pytest.param({"scopes": ["a b"]}, ConfigurationError, "cannot be a scope", id="two in one"),
@@ -802,6 +1116,16 @@ def generator() -> Iterator[str]:
     yield "no answer"
 
 
+class CallableEndpoint:
+    async def __call__(self, request: Request) -> Response:
+        return PlainTextResponse("hello")
+
+
+class KeywordApp:
+    async def __call__(self, scope: Scope, receive: Receive, *, send: Send) -> None:
+        pass
+
+
 @pytest.mark.parametrize(
     ("endpoint", "message"),
     [
@@ -809,6 +1133,11 @@ def generator() -> Iterator[str]:
         pytest.param("orders:write", "'orders:write' is none", id="a string"),
         pytest.param(Order, "is none", id="a class that is no endpoint"),
         pytest.param(WebSocket, "is none", id="a class of Starlette's that is no endpoint"),
+        pytest.param(CallableEndpoint(), "is none", id="an object that takes a request"),
+        pytest.param(lru_cache(with_a_greeting_sync), "is none", id="a cache"),
+        pytest.param(staticmethod(by_function), "is none", id="a static method, above"),
+        pytest.param(KeywordApp(), "is none", id="an object that takes keywords"),
+        pytest.param(getattr, "is none", id="a builtin"),
         pytest.param(generator, "cannot answer for a generator", id="a generator"),
         pytest.param(async_generator, "cannot answer for a generator", id="an async generator"),
         pytest.param(partial(generator), "cannot answer for a generator", id="partial of a generator"),
