@@ -139,7 +139,7 @@ def test_a_key_for_something_else_is_not_usable(source: Any, message: str) -> No
         pytest.param({"keys": None}, "the 'keys' of the JWK Set are not a list", id="a JWK Set of null"),
         pytest.param({"keys": ["RSA"]}, "an entry of the JWK Set is not a dict", id="a JWK Set of strings"),
         pytest.param({"keys": [jwk(RSA), {"kty": "oct"}]}, "'k' is not base64url text", id="a broken key in a JWK Set"),
-        pytest.param([[SECRET]], "list is not a key", id="a list in a list"),
+        pytest.param([[SECRET]], "key: list is not a key; one key is needed here", id="a list in a list"),
         pytest.param([SECRET, None], "NoneType is not a key", id="None in a list"),
         pytest.param(
             [{"keys": [{**jwk(RSA), "use": "enc"}, {"kty": "AKP"}]}],
