@@ -53,16 +53,10 @@ class KeySet:
         self.serial = next(_serials)
         """Tells this set from every other one of the process, those that are gone included."""
         self._kids = {key.kid for key in self.keys if key.kid is not None}
-        self._any = _grouped((key, algorithm) for key in self.keys for algorithm in key.algorithms)
-        self._without_kid = _grouped(
-            (key, algorithm) for key in self.keys if key.kid is None for algorithm in key.algorithms
-        )
-        self._by_kid: dict[tuple[str, str], tuple[Key, ...]] = {}
-        for key in self.keys:
-            if key.kid is not None:
-                for algorithm in key.algorithms:
-                    earlier = self._by_kid.get((key.kid, algorithm), self._without_kid.get(algorithm, ()))
-                    self._by_kid[key.kid, algorithm] = (key, *earlier)
+        # A token without a kid is likelier to be of a key without one.
+        self._any = _by_algorithm(sorted(self.keys, key=lambda key: key.kid is not None))
+        self._without_kid = _by_algorithm(key for key in self.keys if key.kid is None)
+        self._by_kid = _by_kid(self.keys, self._without_kid)
 
     def __repr__(self) -> str:
         return f"KeySet({self.keys!r})"
@@ -74,8 +68,8 @@ class KeySet:
     def find(self, kid: str | None, algorithm: str) -> Sequence[Key]:
         """The keys that may have signed a token with this header, likeliest first; ``MAX_TRIES`` at most.
 
-        A key without a ``kid`` fits every token; a token without one fits every key. Raises ``AlgorithmNotAllowed``
-        where the algorithm is not what the keys are for, else ``UnknownKey``.
+        A key without a ``kid`` fits every token; a token without one fits every key, those without one first. Raises
+        ``AlgorithmNotAllowed`` where the algorithm is not what the keys are for, else ``UnknownKey``.
         """
         if kid is None:
             found = self._any.get(algorithm, ())
@@ -93,8 +87,8 @@ def load_keys(
 ) -> tuple[Key, ...]:
     """The verifying keys of ``source``: anything that ``loading.load`` takes, a JWK Set dict, or a list of them.
 
-    ``algorithms`` narrows what they verify. Raises ``ConfigurationError`` where one of them cannot be used; the keys
-    of a JWK Set that are made for something else are passed over (RFC 7517 section 5).
+    ``algorithms`` narrows what they verify. Raises ``ConfigurationError`` where one of them cannot be used, or would
+    never be tried; the keys of a JWK Set that are made for something else are passed over (RFC 7517 section 5).
     """
     keys: list[Key] = []
     for item in source if isinstance(source, list | tuple) else [source]:
@@ -104,12 +98,7 @@ def load_keys(
             keys.append(make_key(load(item), algorithms, allow_weak_keys))
     if not keys:
         raise ConfigurationError("key: the list is empty; at least one key is needed")
-    for algorithm, alike in _grouped((key, name) for key in keys for name in key.algorithms if not key.kid).items():
-        if len(alike) > MAX_TRIES:
-            raise ConfigurationError(
-                f"key: {len(alike)} keys without a kid verify {algorithm}, but a token is tried with {MAX_TRIES} at "
-                "most; give them as JWKs, each with its kid"
-            )
+    _check_tries(keys)
     return tuple(keys)
 
 
@@ -249,8 +238,37 @@ def _load_jwk_set(jwks: object, algorithms: Collection[str] | None, allow_weak_k
     return keys
 
 
-def _grouped(keys: Iterable[tuple[Key, str]]) -> dict[str, tuple[Key, ...]]:
+def _check_tries(keys: Sequence[Key]) -> None:
+    # Keys that nobody configured can be too many, and are tried as far as it goes; of these, each must have its turn.
+    without_kid = _by_algorithm(key for key in keys if key.kid is None)
+    for algorithm, alike in without_kid.items():
+        if len(alike) > MAX_TRIES:
+            raise ConfigurationError(
+                f"key: {len(alike)} keys without a kid verify {algorithm}, but a token is tried with {MAX_TRIES} at "
+                "most; give them as JWKs, each with its kid"
+            )
+    for (kid, algorithm), alike in _by_kid(keys, without_kid).items():
+        if len(alike) > MAX_TRIES:
+            raise ConfigurationError(
+                f"key: {len(alike)} keys verify {algorithm} with the kid {kid[:32]!r}, those without a kid among them, "
+                f"but a token is tried with {MAX_TRIES} at most; give them as JWKs, each with a kid of its own"
+            )
+
+
+def _by_algorithm(keys: Iterable[Key]) -> dict[str, tuple[Key, ...]]:
     groups: dict[str, list[Key]] = {}
-    for key, algorithm in keys:
-        groups.setdefault(algorithm, []).append(key)
+    for key in keys:
+        for algorithm in key.algorithms:
+            groups.setdefault(algorithm, []).append(key)
     return {algorithm: tuple(group) for algorithm, group in groups.items()}
+
+
+def _by_kid(keys: Iterable[Key], without_kid: Mapping[str, tuple[Key, ...]]) -> dict[tuple[str, str], tuple[Key, ...]]:
+    """By ``kid`` and algorithm: the keys of that ``kid``, the last one first, and then those without one."""
+    groups: dict[tuple[str, str], tuple[Key, ...]] = {}
+    for key in keys:
+        if key.kid is not None:
+            for algorithm in key.algorithms:
+                earlier = groups.get((key.kid, algorithm), without_kid.get(algorithm, ()))
+                groups[key.kid, algorithm] = (key, *earlier)
+    return groups

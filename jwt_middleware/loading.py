@@ -7,10 +7,12 @@ import json
 import re
 from base64 import b64decode, urlsafe_b64encode
 from binascii import Error as Base64Error
-from collections.abc import Callable, Mapping
+from binascii import unhexlify
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Any, TypeAlias
+from urllib.parse import unquote_to_bytes
 
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey, EllipticCurvePublicKey
@@ -67,19 +69,22 @@ def load(source: object) -> Material:
         return Material(source)
     if isinstance(source, str):
         source = _encoded(source)
+    if isinstance(source, list | tuple):
+        raise ConfigurationError(f"key: {type(source).__name__} is not a key; one key is needed here")
     if not isinstance(source, bytes):
         raise ConfigurationError(
-            f"key: {type(source).__name__} is not a key; give a secret (str or bytes), a PEM, a JWK or JWK Set dict, "
-            "or a list of them"
+            f"key: {type(source).__name__} is not a key; give a secret (str or bytes), a PEM or a JWK (dict)"
         )
     if not source.strip():
         raise ConfigurationError("key: the secret is empty")
     # Files and environments add things around a text: byte order marks, the NULs of UTF-16, quotes.
     text = source.replace(b"\0", b"").lstrip(b"\xef\xbb\xbf\xff\xfe").strip(b"\"' \t\r\n")
     for data in (text, source):
-        for look in (_pem, _ssh, _json, _address, _path, _der, _base64):
+        for look in (_pem, _ssh, _json, _name, _der, _base64):
             if (found := look(data)) is not None:
                 return found
+    if _shows_key(source, layers=3):
+        raise ConfigurationError("key: the text holds a key or a certificate in a form that cannot be read; give a PEM")
     return Material(source)
 
 
@@ -226,7 +231,7 @@ def _ssh_type(blob: bytes) -> bytes:
 
 
 # As JSON spells it, within a JSON string, and as Python's repr, YAML and others do.
-_KTY = re.compile(rb"""\bkty\b[\\"']*\s*:""")
+_KTY = re.compile(rb"""\bkty\b[\\"']*\s*:\s*[\\"']*(?:RSA|EC|OKP|oct|AKP)\b""")
 
 
 def _json(data: bytes) -> Material | None:
@@ -243,14 +248,14 @@ def _json(data: bytes) -> Material | None:
     return load_jwk(value)
 
 
-def _address(data: bytes) -> Material | None:
-    if re.match(rb"\s*[A-Za-z][A-Za-z0-9+.-]*://", data):
+def _name(data: bytes) -> Material | None:
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError:
+        return None
+    if re.match(r"\s*[A-Za-z][A-Za-z0-9+.-]*://", text) or "/.well-known/" in text:
         raise ConfigurationError("key: this is an address, not a key; give a JWK Set's address as jwks=")
-    return None
-
-
-def _path(data: bytes) -> Material | None:
-    if len(data) < 1024 and re.search(rb"\.(pem|key|crt|cer|der|pub|json|jwks?)\s*$", data, re.IGNORECASE):
+    if len(text) < 1024 and re.search(r"\.(pem|key|crt|cer|der|pub|json|jwks?)\s*$", text, re.IGNORECASE):
         raise ConfigurationError(
             "key: this is a file's name, not a key; give the file's content, or a JWK Set's path as jwks="
         )
@@ -279,7 +284,7 @@ def _der(data: bytes) -> Material | None:
         except (ValueError, TypeError, UnsupportedAlgorithm) as error:
             if isinstance(error, ConfigurationError):
                 raise
-    raise ConfigurationError("key: this looks like DER, but neither a key nor a certificate can be loaded from it")
+    return None
 
 
 def _base64(data: bytes) -> Material | None:
@@ -290,6 +295,43 @@ def _base64(data: bytes) -> Material | None:
         return None
     # Environment variables hold PEM and JWK in base64, for the sake of their line ends and quotes.
     return _pem(decoded) or _der(decoded) or (_json(decoded) if _KTY.search(decoded) else None)
+
+
+# What shows that bytes are, or hold, a key. Each has 46 bits or more that are fixed, so that no random secret has it.
+_KEY_MARK = re.compile(
+    rb"""
+      # Names in DER: RSA, DSA, EC and DH; those of NIST, ML-DSA among them; those of RFC 8410, Ed25519 and its kin.
+      \x06[\x06-\x0b]\x2a\x86\x48(?:\x86\xf7\x0d\x01|\xce[\x38\x3d\x3e])
+    | \x06[\x08-\x0b]\x60\x86\x48\x01\x65\x03\x04
+    | \x30\x05\x06\x03\x2b\x65[\x6e-\x71]
+      # PKCS 1, which has no name: a SEQUENCE with a number of 1024 bits, or 2048 and more, which almost fills it.
+    | \x30(?:\x81[\x86-\x8f]\x02\x81\x81|\x82([\x01-\x08]).\x02\x82\1.)\x00[\x80-\xff]
+      # An SSH key starts with its type (RFC 4253 6.6).
+    | \0\0\0[\x07-\x30](?:sk-)?(?:ssh-|ecdsa-sha2-)
+    | "kty":"
+    """,
+    re.DOTALL | re.VERBOSE,
+)
+_NOT_PRINTABLE = bytes({*range(256)} - {*range(0x21, 0x7F)})
+
+
+def _shows_key(data: bytes, layers: int) -> bool:
+    """Whether a key stands in ``data``, or in base64 or hexadecimal in it, ``layers`` deep, wherever that starts."""
+    # White space and line ends may come as escapes, and what is not ASCII is a dash or a space of a word processor.
+    text = re.sub(rb"\\+[nrtx]?", b"", unquote_to_bytes(data)).translate(None, _NOT_PRINTABLE)
+    if _KEY_MARK.search(data) or _KEY_MARK.search(text):
+        return True
+    return layers > 0 and any(_shows_key(decoded, layers - 1) for decoded in _decodings(text))
+
+
+def _decodings(text: bytes) -> Iterator[bytes]:
+    for run in re.findall(rb"[A-Za-z0-9+/]{32,}", text.translate(bytes.maketrans(b"-_", b"+/"))):
+        # A word may stand directly before the base64, so it starts at any of four characters.
+        for start in range(4):
+            yield b64decode(run[start : len(run) - (len(run) - start) % 4])
+    for run in re.findall(rb"[A-Fa-f0-9]{32,}", re.sub(rb"0x|[:,;.-]", b"", text)):
+        for start in range(2):
+            yield unhexlify(run[start : len(run) - (len(run) - start) % 2])
 
 
 def _usable(key: object) -> Material:

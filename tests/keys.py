@@ -1,7 +1,7 @@
 """The keys that the tests share: one of each kind, every form in which it can be written, and tokens signed by it."""
 
 import json
-from base64 import b64encode
+from base64 import b64decode, b64encode
 from datetime import UTC, datetime
 from typing import Any
 
@@ -122,6 +122,50 @@ def public_forms(key: PrivateKey) -> dict[str, Any]:
         forms["OpenSSH with options"] = b'command="true" ' + line
         forms["OpenSSH with a tab"] = line.replace(b" ", b"\t")
         forms["OpenSSH, only the base64"] = line.split()[1]
+    return forms
+
+
+def disguised_forms(key: PrivateKey) -> dict[str, str | bytes]:
+    """Texts that show the public half of ``key``, spelled as no reader of keys reads them."""
+    text, line, jwk_text = pem(key).decode(), b64encode(der(key)).decode(), json.dumps(jwk(key))
+    rows = [line[start : start + 40] for start in range(0, len(line), 40)]
+    forms: dict[str, str | bytes] = {
+        "PEM without its first line": text.split("\n", 1)[1],
+        "PEM lines joined by \\n": "\\n".join(rows),
+        "PEM lines as a list in source code": " +\n".join(f"'{row}'" for row in rows),
+        "PEM with four dashes": text.replace("-----", "----"),
+        "PEM with dashes of a word processor": text.replace("-----", "\N{EM DASH}" * 2),
+        "PEM in base64 twice": b64encode(b64encode(pem(key))),
+        "PEM, every character percent-encoded": "".join(f"%{byte:02X}" for byte in pem(key)),
+        "JWK text, every character percent-encoded": "".join(f"%{byte:02x}" for byte in jwk_text.encode()),
+        "JWK text in base64 twice": b64encode(b64encode(jwk_text.encode())),
+        "base64 of a variable": f"PUBLIC_KEY={line}",
+        "base64 after a word": f"key {line}",
+        "base64 in a JSON list": json.dumps([line]),
+        "base64 with a comma": f"{line},",
+        "base64 in base64": b64encode(line.encode()),
+        "base64 as a data address": f"data:application/x-x509-ca-cert;base64,{line}",
+        "base64 after a zero-width space": f"\N{ZERO WIDTH SPACE}{line}",
+        "base64 before a no-break space": f"{line}\N{NO-BREAK SPACE}",
+        "base64 in UTF-16 with a comma": f"{line},".encode("utf-16"),
+        "base64, cut": line[:-4],
+        "certificate base64 in a JSON list": json.dumps([b64encode(certificate(key, Encoding.DER)).decode()]),
+        "hexadecimal": der(key).hex(),
+        "hexadecimal after 0x": f"0x{der(key).hex()}",
+        "hexadecimal with colons": der(key).hex(":").upper(),
+        "hexadecimal as C has it": ", ".join(f"0x{byte:02x}" for byte in der(key)),
+        "hexadecimal escapes": "".join(f"\\x{byte:02x}" for byte in der(key)),
+        "DER after a zero": b"\0" + der(key),
+        "DER, cut": der(key)[:-1],
+    }
+    if isinstance(key, rsa.RSAPrivateKey):
+        pkcs1 = key.public_key().public_bytes(Encoding.DER, PublicFormat.PKCS1)
+        forms["PKCS 1 base64 with a comma"] = b64encode(pkcs1) + b","
+        forms["PKCS 1 hexadecimal"] = pkcs1.hex()
+    if has_openssh(key):
+        openssh = key.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH)
+        forms["OpenSSH in base64"] = b64encode(openssh)
+        forms["OpenSSH hexadecimal"] = b64decode(openssh.split()[1]).hex()
     return forms
 
 

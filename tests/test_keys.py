@@ -139,7 +139,7 @@ def test_a_key_for_something_else_is_not_usable(source: Any, message: str) -> No
         pytest.param({"keys": None}, "the 'keys' of the JWK Set are not a list", id="a JWK Set of null"),
         pytest.param({"keys": ["RSA"]}, "an entry of the JWK Set is not a dict", id="a JWK Set of strings"),
         pytest.param({"keys": [jwk(RSA), {"kty": "oct"}]}, "'k' is not base64url text", id="a broken key in a JWK Set"),
-        pytest.param([[SECRET]], "list is not a key", id="a list in a list"),
+        pytest.param([[SECRET]], "key: list is not a key; one key is needed here", id="a list in a list"),
         pytest.param([SECRET, None], "NoneType is not a key", id="None in a list"),
         pytest.param(
             [{"keys": [{**jwk(RSA), "use": "enc"}, {"kty": "AKP"}]}],
@@ -254,6 +254,37 @@ def test_more_keys_without_a_kid_than_are_tried_are_refused() -> None:
         load_keys([f"{SECRET}{n}" for n in range(MAX_TRIES + 1)])
 
 
+def secrets(number: int) -> list[str]:
+    return [f"{SECRET}{n}" for n in range(number)]
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        pytest.param([secret(kid="a", k=b64(text.encode()).decode()) for text in secrets(9)], id="of one kid"),
+        pytest.param([{"keys": [secret(kid="a")] * 9}], id="of one kid in a JWK Set"),
+        pytest.param([secret(kid="a"), *secrets(8)], id="one with a kid, and those without"),
+        pytest.param([*secrets(6), secret(kid="a"), secret(kid="b"), *[secret(kid="a")] * 2], id="among others"),
+        pytest.param([secret(kid=""), *secrets(8)], id="of an empty kid"),
+    ],
+)
+def test_more_keys_for_one_kid_than_are_tried_are_refused(source: Any) -> None:
+    with pytest.raises(ConfigurationError, match=r"9 keys verify HS256 with the kid 'a?', those without a kid among"):
+        load_keys(source)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        pytest.param([*secrets(7), *(secret(kid=str(n)) for n in range(100))], id="of many kids"),
+        pytest.param([*secrets(8), {**jwk(RSA), "kid": "a"}], id="of another algorithm"),
+        pytest.param([secret(kid="a")] * 8, id="eight of one kid"),
+    ],
+)
+def test_as_many_keys_for_each_kid_and_algorithm_as_are_tried_can_be_given(source: Any) -> None:
+    assert len(load_keys(source)) == len(source)
+
+
 def test_more_keys_with_a_kid_than_are_tried_can_be_given() -> None:
     assert len(load_keys({"keys": [secret(kid=str(n)) for n in range(100)]})) == 100
 
@@ -269,6 +300,7 @@ NAMELESS, ES = Key(b"nameless", HS), Key(b"es", ("ES256",), "es")
         pytest.param([A, B], "b", [B], id="the key of that kid"),
         pytest.param([A, B], None, [A, B], id="all, without a kid"),
         pytest.param([NAMELESS, A], "a", [A, NAMELESS], id="the key of that kid before those without"),
+        pytest.param([A, NAMELESS, B], None, [NAMELESS, A, B], id="those without before all others, without a kid"),
         pytest.param([NAMELESS, A], "unknown", [NAMELESS], id="those without, of an unknown kid"),
         pytest.param([NAMELESS, ES], "es", [NAMELESS], id="those without, of the kid of another algorithm"),
         pytest.param([A, A_AGAIN, B], "a", [A_AGAIN, A], id="two of one kid"),
@@ -303,6 +335,18 @@ def test_where_no_key_is_found_the_refusal_says_why(
 def test_a_bounded_number_of_keys_is_tried() -> None:
     keys = [Key(b"%d" % n, HS, str(n)) for n in range(100)]
     assert list(KeySet(keys).find(None, "HS256")) == keys[:MAX_TRIES]
+
+
+def test_a_key_without_a_kid_is_tried_for_a_token_without_one_whatever_the_number_of_the_others() -> None:
+    named = [secret(kid=str(n)) for n in range(MAX_TRIES)]
+    found = KeySet(load_keys([*named, SECRET])).find(None, "HS256")
+    assert found[0].material == SECRET.encode()
+    assert len(found) == MAX_TRIES
+
+
+def test_a_set_of_keys_that_nobody_configured_may_hold_more_of_one_kid_than_are_tried() -> None:
+    keys = [Key(b"%d" % n, HS, "a") for n in range(MAX_TRIES + 1)]
+    assert list(KeySet(keys).find("a", "HS256")) == keys[:0:-1]
 
 
 def test_an_empty_kid_is_a_kid() -> None:

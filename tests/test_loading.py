@@ -1,6 +1,9 @@
 import json
-from base64 import b64encode
-from collections.abc import Iterator
+import uuid
+from base64 import b64encode, urlsafe_b64encode
+from collections.abc import Callable, Iterator
+from random import Random
+from time import perf_counter
 from types import MappingProxyType
 from typing import Any
 
@@ -13,13 +16,26 @@ from cryptography.hazmat.primitives.serialization import (
     PrivateFormat,
     PublicFormat,
 )
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jwt_middleware.errors import ConfigurationError
 from jwt_middleware.loading import Material, PrivateKey, UnusableKey, load, load_jwk, public_jwk, thumbprint
 
-from .keys import ED448, ED25519, RSA, SIGNERS, certificate, der, jwk, pem, private_forms, private_pem, public_forms
+from .keys import (
+    ED448,
+    ED25519,
+    RSA,
+    SIGNERS,
+    certificate,
+    der,
+    disguised_forms,
+    jwk,
+    pem,
+    private_forms,
+    private_pem,
+    public_forms,
+)
 from .support import b64
 
 KEYS: dict[str, PrivateKey] = {
@@ -32,6 +48,9 @@ PUBLIC = [
     pytest.param(key, form, id=f"{name} {kind}")
     for name, key in KEYS.items()
     for kind, form in {"object": key.public_key(), **public_forms(key)}.items()
+]
+DISGUISED = [
+    pytest.param(form, id=f"{name} {kind}") for name, key in KEYS.items() for kind, form in disguised_forms(key).items()
 ]
 PRIVATE = [
     pytest.param(key, form, id=f"{name} {kind}")
@@ -71,6 +90,21 @@ def test_of_a_private_key_the_public_half_verifies(key: PrivateKey, form: Any) -
     assert material.public == key.public_key()
 
 
+CANNOT_BE_READ = "the text holds a key or a certificate in a form that cannot be read; give a PEM"
+
+
+@pytest.mark.parametrize("form", DISGUISED)
+def test_a_public_key_in_disguise_is_no_secret(form: str | bytes) -> None:
+    with pytest.raises(ConfigurationError, match=CANNOT_BE_READ):
+        load(form)
+
+
+def test_a_weak_rsa_key_in_disguise_is_no_secret() -> None:
+    weak = rsa.generate_private_key(65537, 1024).public_key().public_bytes(Encoding.DER, PublicFormat.PKCS1)
+    with pytest.raises(ConfigurationError, match=CANNOT_BE_READ):
+        load(weak.hex())
+
+
 @pytest.mark.parametrize(
     "secret",
     [
@@ -90,7 +124,11 @@ def test_of_a_private_key_the_public_half_verifies(key: PrivateKey, form: Any) -
         pytest.param("AAAA" * 16, id="base64 of NULs"),
         pytest.param("0123456789abcdef" * 4, id="hexadecimal"),
         pytest.param("0" * 64, id="zeros, which start as DER does"),
+        pytest.param("30:82:01:22" * 16, id="hexadecimal with colons"),
+        pytest.param("%41%4" * 20, id="percent-encoding, some of it broken"),
         pytest.param(b"0\x80" + bytes(30), id="DER without a length"),
+        pytest.param(b"0\x1e\x02\x01\x00" + bytes(27), id="DER that starts as a key does, and is none"),
+        pytest.param(b64encode(b"0\x1e0\x01\x00" + bytes(27)), id="base64 of such DER"),
         pytest.param(b"0\x1e\x04\x1c" + bytes(28), id="DER that starts as no key does"),
         pytest.param(b"0\x84\xff\xff\xff\xff" + bytes(30), id="DER with more length than data"),
         pytest.param("ssh-my-servers-secret-of-old-times", id="the start of an OpenSSH type"),
@@ -102,6 +140,60 @@ def test_of_a_private_key_the_public_half_verifies(key: PrivateKey, form: Any) -
 def test_what_is_nothing_else_is_a_secret_to_the_byte(secret: str | bytes) -> None:
     material = load(secret)
     assert material.value == material.public == (secret.encode() if isinstance(secret, str) else secret)
+
+
+def random_sentence(random: Random, size: int) -> str:
+    return " ".join(
+        random.choice(("correct", "horse", "battery", "staple", "key:", "kty", "--")) for _ in range(size // 4)
+    )
+
+
+SPELLINGS: dict[str, Callable[[Random, int], str | bytes]] = {
+    "bytes": lambda random, size: random.randbytes(size),
+    "base64": lambda random, size: b64encode(random.randbytes(size)),
+    "base64url": lambda random, size: urlsafe_b64encode(random.randbytes(size)).decode().rstrip("="),
+    "hexadecimal": lambda random, size: random.randbytes(size).hex(),
+    "hexadecimal with colons": lambda random, size: random.randbytes(size).hex(":"),
+    "base64 of hexadecimal": lambda random, size: b64encode(random.randbytes(size).hex().encode()),
+    "base64 in base64": lambda random, size: b64encode(b64encode(random.randbytes(size))),
+    "printable": lambda random, size: bytes(random.choice(range(0x21, 0x7F)) for _ in range(size)),
+    "UUIDs": lambda random, size: "".join(str(uuid.UUID(int=random.getrandbits(128))) for _ in range(0, size, 16)),
+    "a sentence": random_sentence,
+}
+
+
+@settings(max_examples=200)
+@given(st.integers(0, 2**64), st.integers(16, 512))
+@pytest.mark.parametrize("spell", [pytest.param(spell, id=name) for name, spell in SPELLINGS.items()])
+def test_a_random_secret_is_never_taken_for_a_key(
+    spell: Callable[[Random, int], str | bytes], seed: int, size: int
+) -> None:
+    secret = spell(Random(seed), size)
+    assert load(secret).value == (secret.encode() if isinstance(secret, str) else secret)
+
+
+MEGABYTE = 1_000_000
+
+
+@pytest.mark.parametrize(
+    "secret",
+    [
+        pytest.param(b"A" * MEGABYTE, id="base64 of NULs"),
+        pytest.param(b"MII" * (MEGABYTE // 3), id="the start of DER in base64, again and again"),
+        pytest.param(b"30820122" * (MEGABYTE // 8), id="the start of DER in hexadecimal, again and again"),
+        pytest.param(b"0\x82\x01\x0a\x02\x82" * (MEGABYTE // 6), id="the start of DER, again and again"),
+        pytest.param(b"%" * MEGABYTE, id="percent signs"),
+        pytest.param(b"\\" * MEGABYTE, id="backslashes"),
+        pytest.param(b"kty:" * (MEGABYTE // 4), id="kty"),
+        pytest.param(b64encode(b64encode(Random(1).randbytes(MEGABYTE // 2))), id="base64 in base64"),
+        pytest.param(Random(1).randbytes(MEGABYTE), id="random bytes"),
+    ],
+)
+def test_the_look_for_keys_takes_time_in_proportion_to_the_text(secret: bytes) -> None:
+    started = perf_counter()
+    assert load(secret).value == secret
+    # Seconds on a busy machine; were each start followed to the end, it would be hours.
+    assert perf_counter() - started < 20
 
 
 def other_pem(key: Any) -> bytes:
@@ -119,6 +211,8 @@ OPENSSH = ED25519.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenS
         pytest.param(" \n", "the secret is empty", id="white space"),
         pytest.param(None, "NoneType is not a key; give a secret", id="None"),
         pytest.param(5, "int is not a key; give a secret", id="a number"),
+        pytest.param(["a secret"], "key: list is not a key; one key is needed here", id="a list"),
+        pytest.param(("a secret",), "key: tuple is not a key; one key is needed here", id="a tuple"),
         pytest.param(bytearray(32), "bytearray is not a key; give a secret", id="a bytearray"),
         pytest.param(x25519.X25519PrivateKey.generate(), "X25519PrivateKey is not a key", id="an X25519 key"),
         pytest.param(SURROGATE, "not text that UTF-8 can encode", id="a surrogate"),
@@ -146,7 +240,7 @@ OPENSSH = ED25519.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenS
         ),
         pytest.param(
             RSA.private_bytes(Encoding.DER, PrivateFormat.PKCS8, BestAvailableEncryption(b"hunter2")),
-            "looks like DER, but neither",
+            CANNOT_BE_READ,
             id="encrypted DER",
         ),
         pytest.param(other_pem(x25519.X25519PrivateKey.generate()), "X25519PrivateKey do not sign", id="X25519 PEM"),
@@ -156,8 +250,8 @@ OPENSSH = ED25519.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenS
             "X448PublicKey do not sign",
             id="X448 DER",
         ),
-        pytest.param(der(RSA).replace(b"\x02\x82", b"\x05\x82"), "looks like DER, but neither", id="broken DER"),
-        pytest.param(b64encode(b"\x30\x1e\x02\x01\x00" + bytes(27)), "looks like DER", id="base64 of broken DER"),
+        pytest.param(der(RSA).replace(b"\x02\x82", b"\x05\x82"), CANNOT_BE_READ, id="broken DER"),
+        pytest.param(b64encode(der(ED25519)[:-2] + b"="), CANNOT_BE_READ, id="base64 of broken DER"),
         pytest.param(OPENSSH[:40], "OpenSSH public key cannot be loaded", id="an OpenSSH key, cut"),
         pytest.param(b"ssh-rsa nothing", "OpenSSH public key cannot be loaded", id="an OpenSSH type alone"),
         pytest.param(
@@ -175,6 +269,11 @@ OPENSSH = ED25519.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenS
         pytest.param({"keys": [jwk(RSA)]}, "a JWK Set stands where one key is expected", id="a JWK Set"),
         pytest.param("https://login.example/jwks.json", "this is an address, not a key", id="an address"),
         pytest.param(" file:///etc/keys/public", "this is an address, not a key", id="a file's address"),
+        pytest.param("login.example/.well-known/jwks", "this is an address, not a key", id="an address, no scheme"),
+        pytest.param(
+            "login.example/.well-known/jwks.json", "this is an address, not a key", id="an address that ends as a file"
+        ),
+        pytest.param("schl\N{LATIN SMALL LETTER U WITH DIAERESIS}ssel.pem", "a file's name", id="one beyond ASCII"),
         pytest.param("keys/public.pem", "this is a file's name, not a key", id="a file's name"),
         pytest.param("jwks.json\n", "this is a file's name, not a key", id="a file's name and a line's end"),
     ],
