@@ -95,7 +95,11 @@ class TokenIssuer:
             "token_type": None if media_type(token_type) == "jwt" else token_type,
             "allow_weak_keys": allow_weak_keys,
         }
-        self._rules = self.provider().rules
+        try:
+            self._rules = self.provider().rules
+        except ConfigurationError as error:
+            # Each is good by itself: there are too many of them.
+            raise ConfigurationError(f"old_keys, with key, are too many: {str(error).removeprefix('key: ')}") from None
         function("clock", clock)
         seconds("clock()", clock())
         self.clock = clock

@@ -539,3 +539,10 @@ async def test_a_neighbour_cannot_sign_with_what_is_published() -> None:
     for secret in (pem(RSA).decode(), json.dumps(published), published["n"]):
         with pytest.raises(AlgorithmNotAllowed):
             await verifier(tokens).verify(signed(header, claims(), secret))
+
+
+def test_more_old_keys_than_a_token_is_tried_with_are_too_many() -> None:
+    secrets = [f"an old secret, number {number}, long enough" for number in range(8)]
+    TokenIssuer(SECRET, "orders", old_keys=secrets[:7])
+    with pytest.raises(ConfigurationError, match="old_keys, with key, are too many: 9 keys verify HS256"):
+        TokenIssuer(SECRET, "orders", old_keys=secrets)
