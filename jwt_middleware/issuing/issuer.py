@@ -8,7 +8,7 @@ from secrets import token_urlsafe
 from typing import Any, Unpack
 
 from .. import compact
-from ..arguments import function, seconds, strings
+from ..arguments import function, seconds, strings, switch
 from ..claims import is_scope, media_type
 from ..errors import ConfigurationError, Refusal
 from ..keys import ALGORITHMS, Key, load_keys, make_key, suited_algorithms
@@ -61,6 +61,7 @@ class TokenIssuer:
         allow_weak_keys: bool = False,
         clock: Clock = time.time,
     ) -> None:
+        switch("allow_weak_keys", allow_weak_keys)
         material = load(key)
         self.algorithm = _signing_algorithm(material, algorithm)
         self.access_lifetime = int(seconds("access_lifetime", access_lifetime, minimum=1))
