@@ -117,10 +117,12 @@ def load_foreign_keys(
         try:
             if not isinstance(jwk, Mapping):
                 raise ConfigurationError("it is not an object")
-            material = load_jwk(jwk)
-            if published and isinstance(material.value, bytes | PrivateKey):
+            # Before they are loaded: to compute the primes of what is not a key can take a process seconds.
+            if published and not {"d", "k"}.isdisjoint(jwk):
                 raise ConfigurationError("it is a secret or private key, and published")
-            keys.append(make_key(material, None, allow_weak_keys))
+            if "d" in jwk and jwk.get("kty") == "RSA" and not {"p", "q"} <= set(jwk):
+                raise ConfigurationError("it is a private key without its primes")
+            keys.append(make_key(load_jwk(jwk), None, allow_weak_keys))
         except UnusableKey:
             continue
         except ConfigurationError as reason:

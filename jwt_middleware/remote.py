@@ -62,7 +62,7 @@ class RemoteKeys:
     ``fetch``
         ``await fetch(url)`` gives a response with ``status_code``, ``headers`` and ``content``, and follows no
         redirects: the ``get`` method of an ``AsyncClient`` of httpx or httpx2 with proxies, certificates and headers of
-        your own will do. Default: httpx2 (extra ``remote``), which also makes use of ETags.
+        your own will do. Default: httpx2 (extra ``remote``), which also makes use of ETags, and of no proxies.
     ``cooldown``
         Seconds from the start of one attempt, good or not, to the next one. A key that is added is accepted within this
         time. Default 30; for a file 1.
@@ -72,7 +72,8 @@ class RemoteKeys:
     ``refresh_limits``
         The least and the most that Cache-Control may say. Default 60 and 3600: within an hour a removed key is refused.
     ``keys_max_stale``
-        Seconds since the last good fetch that the keys are good for while no fetch succeeds. Default a day.
+        Seconds since the last good fetch that the keys are good for while no fetch succeeds, more than twice the
+        cooldown. Default a day.
     ``timeout``
         Seconds for one attempt in all, and for a request that waits for it. Default 5.
     ``allow_weak_keys``
@@ -118,9 +119,15 @@ class RemoteKeys:
         self._timeout = seconds("timeout", timeout)
         if timeout == 0:
             raise ConfigurationError("timeout must be more than 0 seconds")
+        if keys_max_stale <= 2 * self._cooldown:
+            raise ConfigurationError(
+                f"keys_max_stale must be more than twice the cooldown ({self._cooldown:g} s): else good keys could run "
+                "out between two attempts"
+            )
         switch("allow_weak_keys", allow_weak_keys)
         self._allow_weak_keys = allow_weak_keys
         function("clock", clock)
+        seconds("clock()", clock())
         self._clock = clock
         self._background = Background(f"keys of {self._source}")
         self._processes: dict[int, _Process] = {}
@@ -134,7 +141,7 @@ class RemoteKeys:
         self._refresh_at = self._due = -inf
         if isinstance(self._source, File):
             try:
-                self._take(self._read(self._source.read()), -inf)
+                self._take(self._read(self._source.read()), None)
             except FetchError as error:
                 raise ConfigurationError(f"jwks: {self._source}: {error}") from None
 
@@ -182,7 +189,7 @@ class RemoteKeys:
             await self._attempted()
 
     async def stop(self) -> None:
-        """Give up what is being fetched on this event loop."""
+        """Give up what is being fetched on this event loop; whoever waits for it begins again."""
         await self._background.stop()
 
     @property
@@ -279,13 +286,18 @@ class RemoteKeys:
             error = str(failure)
         except TimeoutError:
             error = f"no whole answer within {self._timeout:g} s"
-        except Exception as failure:  # noqa: BLE001 - the fetcher may be the user's: whatever it raises, no keys came
+        except (KeyboardInterrupt, GeneratorExit):
+            raise
+        except BaseException as failure:
+            if isinstance(failure, anyio.get_cancelled_exc_class()):
+                raise
+            # The fetcher may be the user's: whatever it raises, no keys came.
             error = _described(failure)
         flight.landed = True
         if found is None:
-            self._miss(error)
+            self._miss(error, flight)
         else:
-            self._take(found, flight.begun)
+            self._take(found, flight)
 
     def _read(self, document: Document) -> "_Found":
         """What a document holds; raises ``FetchError`` where that is nothing. It takes a while: not for event loops."""
@@ -301,11 +313,15 @@ class RemoteKeys:
         # The same keys are the same object: what was verified with them is good still.
         return _Found(document, before if _alike(before.keys, keys) else KeySet(keys), broken)
 
-    def _take(self, found: "_Found", begun: float) -> None:
+    def _take(self, found: "_Found", flight: "_Flight | None") -> None:
         now, process = self._clock(), self._process
         with process.lock:
-            # Begun without keys, it had a shorter one.
-            process.attempt_at = max(process.attempt_at, begun + self._cooldown)
+            if process.last is not flight:
+                # Given up for lost, and come back after another: what it brings is older than what that brought.
+                return
+            if flight is not None:
+                # Begun without keys, it had a shorter one.
+                process.attempt_at = max(process.attempt_at, flight.begun + self._cooldown)
             before, failed = self._last, self._error
             self._keys = self._last = found.keys
             self._validator = found.document.validator
@@ -327,9 +343,11 @@ class RemoteKeys:
                 + (", ..." if len(self._keys.keys) > 8 else ""),
             )
 
-    def _miss(self, error: str) -> None:
+    def _miss(self, error: str, flight: "_Flight") -> None:
         process = self._process
         with process.lock:
+            if process.last is not flight:
+                return
             first, self._error = self._error is None, error
             later = self._cooldown * uniform(0, 0.25) if self._keys.keys else 0
             self._schedule(process, process.attempt_at + later)
@@ -421,9 +439,8 @@ def _source(jwks: str | PathLike[str] | None, issuer: str | None, fetch: Fetch |
     if is_address(jwks):
         return Address(str(jwks), fetch)
     if not isinstance(jwks, str | PathLike) or not os.fspath(jwks):
-        raise ConfigurationError(
-            f"jwks must be an address, a file's path or RemoteKeys(...), not {type(jwks).__name__}"
-        )
+        kind = "empty" if jwks == "" else type(jwks).__name__
+        raise ConfigurationError(f"jwks must be an address, a file's path or RemoteKeys(...), not {kind}")
     if fetch is not None:
         raise ConfigurationError(f"jwks: {shown(str(jwks))} is a file's path, which fetch= has no use for")
     return File(jwks)

@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterable, Mapping
 from inspect import isawaitable
 from typing import Any, TypeAlias
 
+import anyio
+
 from . import compact
 from .arguments import count, function, seconds
 from .background import Background
@@ -27,7 +29,7 @@ from .errors import (
     WrongIssuer,
 )
 from .keys import KeySet
-from .provider import Provider
+from .provider import Provider, StaticKeys
 from .remote import KeysHealth
 
 logger = logging.getLogger("jwt_middleware")
@@ -130,8 +132,9 @@ class Verifier:
         """
         for keys in self.remote:
             self._background.start(keys.keep)
-        for keys in self.remote:
-            await keys.prefetch()
+        async with anyio.create_task_group() as together:
+            for keys in self.remote:
+                together.start_soon(keys.prefetch)
 
     async def stop(self) -> None:
         """End what ``start`` began, and what is being fetched."""
@@ -168,16 +171,42 @@ class Verifier:
                 if isinstance(refusal, UnknownKey | AlgorithmNotAllowed | BadSignature):
                     doubtful.append((place, keys))
         # Only now, since it can take a while: a token that one provider's keys verify waits for no other's.
-        for place, keys in doubtful:
+        for place, refreshed in await self._refreshed(doubtful, header):
+            if isinstance(refreshed, Refusal):
+                refreshed.provider, refreshed.kid = self.providers[place].name, header.kid
+                refusals.append(refreshed)
+                continue
             try:
-                refreshed = await self.providers[place].keys.refreshed(header.kid, header.algorithm)
-                if refreshed is not keys:
-                    return self._remember(raw, parts, self._judged(place, refreshed, parts, claims), refusals)
+                return self._remember(raw, parts, self._judged(place, refreshed, parts, claims), refusals)
             except Refusal as refusal:
-                refusal.provider, refusal.kid = self.providers[place].name, header.kid
                 refusals.append(refusal)
         # Of several providers the one that got furthest knows best: its keys may have been the right ones.
         raise max(refusals, key=_progress)
+
+    async def _refreshed(
+        self, doubtful: Iterable[tuple[int, KeySet]], header: compact.Header
+    ) -> list[tuple[int, KeySet | Refusal]]:
+        """For each provider whose keys are other ones now, its place and these keys, or why they cannot be had."""
+        found: dict[int, KeySet | Refusal] = {}
+
+        async def ask(place: int, before: KeySet) -> None:
+            try:
+                keys = await self.providers[place].keys.refreshed(header.kid, header.algorithm)
+            except Refusal as refusal:
+                found[place] = refusal
+            else:
+                if keys is not before:
+                    found[place] = keys
+
+        asked = [(place, keys) for place, keys in doubtful if not isinstance(self.providers[place].keys, StaticKeys)]
+        if len(asked) == 1:
+            await ask(*asked[0])
+        elif asked:
+            # Together, so that their waits do not add up.
+            async with anyio.create_task_group() as together:
+                for place, keys in asked:
+                    together.start_soon(ask, place, keys)
+        return sorted(found.items())
 
     async def _validate(self, token: Token) -> None:
         try:

@@ -1,3 +1,5 @@
+import random
+import time
 from typing import Any
 
 import pytest
@@ -5,7 +7,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.hashes import SHA256
 
 from jwt_middleware.errors import AlgorithmNotAllowed, ConfigurationError, Refusal, UnknownKey
-from jwt_middleware.keys import ALGORITHMS, MAX_TRIES, Key, KeySet, check_algorithms, load_keys
+from jwt_middleware.keys import ALGORITHMS, MAX_TRIES, Key, KeySet, check_algorithms, load_foreign_keys, load_keys
 from jwt_middleware.loading import UnusableKey
 
 from .keys import ED448, ED25519, RSA, SECRET_64, SIGNERS, jwk, pem, private_pem, public_forms, signature
@@ -401,3 +403,18 @@ def test_the_text_of_a_public_key_never_verifies_what_is_signed_with_it_as_a_sec
     assert not {"HS256", "HS384", "HS512"}.intersection(key.algorithms)
     with pytest.raises(AlgorithmNotAllowed):
         KeySet([key]).find(None, "HS256")
+
+
+def numeral(bits: int) -> str:
+    return b64((random.getrandbits(bits) | 1 | 1 << (bits - 1)).to_bytes(bits // 8)).decode()
+
+
+@pytest.mark.parametrize("published", [False, True])
+def test_what_is_no_private_key_in_a_foreign_set_costs_no_time(published: bool) -> None:
+    hostile = {"kty": "RSA", "kid": "slow", "n": numeral(16384), "e": "AQAB", "d": numeral(16384)}
+    begun = time.perf_counter()
+    keys, broken = load_foreign_keys([hostile, hostile], published=published)
+    # Its primes are looked for in vain, for about four seconds each, where it is loaded.
+    assert time.perf_counter() - begun < 1
+    assert keys == ()
+    assert len(broken) == 2

@@ -1,5 +1,6 @@
 """Remote keys: when they are fetched, who waits, what is kept. The fetcher and the clock are arguments."""
 
+import asyncio
 import json
 import logging
 import os
@@ -17,11 +18,14 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from jwt.algorithms import ECAlgorithm
 
+from jwt_middleware import Provider, Verifier
 from jwt_middleware.errors import AlgorithmNotAllowed, ConfigurationError, KeysUnavailable, UnknownKey
 from jwt_middleware.keys import KeySet, load_keys
 from jwt_middleware.loading import public_jwk
 from jwt_middleware.remote import KeysHealth, ProviderKeys, RemoteKeys
 from jwt_middleware.testing import SigningKey, signing_key
+
+from .support import token
 
 ADDRESS = "https://login.example/jwks"
 OLD, NEW = signing_key(kid="old"), signing_key(kid="new")
@@ -868,3 +872,82 @@ async def test_a_thousand_cancelled_requests_leave_nothing_behind() -> None:
                 break
             except KeysUnavailable:
                 await anyio.sleep(0.01)
+
+
+@pytest.mark.parametrize("stale", [0, 5, 60])
+def test_keys_outlive_the_cooldown(stale: float) -> None:
+    with pytest.raises(ConfigurationError, match="keys_max_stale must be more than twice the cooldown"):
+        RemoteKeys(ADDRESS, fetch=Fetcher(OLD), keys_max_stale=stale)
+
+
+@pytest.mark.parametrize("clock", [lambda: None, lambda: "now"])
+def test_the_clock_gives_numbers(clock: Any) -> None:
+    with pytest.raises(ConfigurationError, match="clock"):
+        RemoteKeys(ADDRESS, fetch=Fetcher(OLD), clock=clock)
+
+
+class Given(BaseException):
+    pass
+
+
+@pytest.mark.parametrize("raised", [SystemExit, Given, asyncio.CancelledError])
+@pytest.mark.anyio
+async def test_whatever_a_fetcher_raises_is_a_fetch_that_failed(
+    raised: type[BaseException], anyio_backend: str
+) -> None:
+    if anyio_backend == "asyncio" and raised is asyncio.CancelledError:
+        return  # there it says that the attempt itself is cancelled
+
+    async def fetch(url: str) -> Answer:
+        raise raised
+
+    keys = RemoteKeys(ADDRESS, fetch=fetch)
+    with pytest.raises(KeysUnavailable):
+        await keys.refreshed("new", "ES256")
+    assert raised.__name__ in (keys.health.error or "")
+
+
+@pytest.mark.anyio
+async def test_an_attempt_that_was_given_up_for_lost_brings_nothing_back() -> None:
+    """It lands after another one, from an event loop that stood still."""
+    clock, late = Clock(), anyio.Event()
+    asked = 0
+
+    async def fetch(url: str) -> Answer:
+        nonlocal asked
+        asked += 1
+        if asked == 1:
+            with anyio.CancelScope(shield=True):
+                await late.wait()
+            return Answer(200, json.dumps({"keys": [OLD.jwk]}).encode())
+        return Answer(200, json.dumps({"keys": [NEW.jwk]}).encode())
+
+    keys = RemoteKeys(ADDRESS, fetch=fetch, clock=clock, cooldown=1, timeout=0.2)
+    async with anyio.create_task_group() as group:
+        group.start_soon(keys.prefetch)
+        await anyio.sleep(0.3)
+        clock.now += 5
+        assert (await keys.refreshed("new", "ES256")).knows("new")
+        late.set()
+    await anyio.sleep(0.1)
+    assert keys.current.knows("new")
+    assert not keys.current.knows("old")
+    assert keys.health.error is None
+
+
+@pytest.mark.anyio
+async def test_waits_for_several_providers_do_not_add_up() -> None:
+    async def fetch(url: str) -> Answer:
+        await anyio.sleep(60)
+        raise AssertionError
+
+    slow = [
+        Provider(name=f"{n}", audience="orders", jwks=RemoteKeys(ADDRESS, fetch=fetch, timeout=0.5)) for n in range(4)
+    ]
+    verifier = Verifier(slow)
+    begun = time.monotonic()
+    await verifier.start()
+    with pytest.raises(KeysUnavailable):
+        await verifier.verify(token())
+    assert time.monotonic() - begun < 1.6
+    await verifier.stop()
