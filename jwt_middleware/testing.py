@@ -74,6 +74,8 @@ class IdentityProvider:
     """
 
     def __init__(self, *, path: str = "", algorithm: str = "ES256", tls: ssl.SSLContext | None = None) -> None:
+        if path and not path.startswith("/"):
+            raise ValueError(f"path must start with '/', not {path!r}")
         self.algorithm = algorithm
         self.signing_key = signing_key(algorithm)
         self.keys: list[SigningKey] = [self.signing_key]
@@ -89,6 +91,7 @@ class IdentityProvider:
         self._recovered = Event()
         self._server: _Server | None = None
         self._port = 0
+        self._closed = False
         self._listen()
 
     def __enter__(self) -> Self:
@@ -98,7 +101,8 @@ class IdentityProvider:
         self.close()
 
     def close(self) -> None:
-        """Stop serving."""
+        """Stop serving, for good."""
+        self._closed = True
         self._recovered.set()
         self._close_server()
 
@@ -214,7 +218,7 @@ class IdentityProvider:
         """Be well again."""
         self._recovered.set()
         self._fault = None
-        if self._server is None:
+        if self._server is None and not self._closed:
             self._listen()
 
     @property

@@ -62,6 +62,11 @@ def test_its_issuer_may_have_a_path(path: str) -> None:
         assert get(provider.jwks_uri).status_code == 200
 
 
+def test_a_path_without_a_slash_is_no_path() -> None:
+    with pytest.raises(ValueError, match="path must start with '/', not 'tenant'"):
+        IdentityProvider(path="tenant")
+
+
 def test_its_documents_can_be_changed(identity_provider: IdentityProvider) -> None:
     identity_provider.metadata["issuer"] = "https://evil.example"
     identity_provider.jwks["keys"] = []
@@ -148,3 +153,12 @@ def test_it_ends_with_its_block() -> None:
     with pytest.raises(httpx2.ConnectError):
         get(provider.jwks_uri)
     provider.close()
+
+
+def test_what_is_closed_does_not_serve_again() -> None:
+    provider = IdentityProvider()
+    provider.close()
+    provider.recover()
+    provider.fail()
+    with pytest.raises(httpx2.ConnectError):
+        get(provider.jwks_uri)
