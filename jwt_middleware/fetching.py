@@ -1,13 +1,16 @@
 """How is a JWK Set had from an address, by discovery or from a file, and at what cost at most? (I/O)"""
 
+import json
 import os
 import re
 import ssl
+import time
 import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from ipaddress import IPv4Address, IPv6Address, ip_address
+from math import nan
 from os import PathLike
 from socket import inet_aton
 from stat import S_ISREG
@@ -101,7 +104,9 @@ class Discovery:
             raise ConfigurationError(f"issuer: {fault}")
         parts = urlsplit(issuer)
         if parts.query or parts.fragment or issuer.endswith(("?", "#")):
-            raise ConfigurationError(f"issuer: {issuer!r} has a query or a fragment; an issuer has none (RFC 8414 2)")
+            raise ConfigurationError(
+                f"issuer: {shown(issuer)!r} has a query or a fragment; an issuer has none (RFC 8414 2)"
+            )
         self._issuer = issuer
         self._http = _http(fetch)
         origin, path = f"{parts.scheme}://{parts.netloc}", parts.path.rstrip("/")
@@ -146,7 +151,7 @@ class Discovery:
         if issuer != self._issuer:
             slash = isinstance(issuer, str) and issuer.rstrip("/") == self._issuer.rstrip("/")
             raise FetchError(
-                f"{shown(address)} speaks for the issuer {str(issuer)[:200]!r}, not {self._issuer!r}"
+                f"{shown(address)} speaks for the issuer {shown(str(issuer))!r}, not {self._issuer!r}"
                 + ("; they differ by a trailing slash only: configure it as the provider spells it" if slash else "")
             )
         if not isinstance(jwks_uri, str):
@@ -161,8 +166,9 @@ class File:
 
     published = False
 
-    def __init__(self, path: str | PathLike[str]) -> None:
-        self._path = os.fspath(path)
+    def __init__(self, path: str | PathLike[str], *, clock: Callable[[], float] = time.time) -> None:
+        self._path = os.fsdecode(path)
+        self._clock = clock
 
     def __str__(self) -> str:
         return self._path
@@ -177,14 +183,18 @@ class File:
                 stat = os.fstat(file.fileno())
                 if not S_ISREG(stat.st_mode):
                     raise FetchError("it is not a file")
-                found: Validator = (stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns)
+                found: Validator = (stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
                 if found == validator:
                     return Document(None, validator)
                 body = file.read(MAX_BODY + 1)
         except OSError as error:
             raise FetchError(f"it cannot be read ({error.strerror})") from None
+        except ValueError:
+            raise FetchError("it cannot be read (no file has such a name)") from None
         _check_size(len(body))
-        return Document(body, found)
+        # Within one tick of the file system's clock, a second change leaves no trace.
+        settled = self._clock() - max(stat.st_mtime, stat.st_ctime) >= _TICK
+        return Document(body, found if settled else None)
 
 
 async def in_thread(function: Callable[..., Result], *arguments: Any) -> Result:
@@ -193,20 +203,32 @@ async def in_thread(function: Callable[..., Result], *arguments: Any) -> Result:
 
 
 def entries(document: bytes) -> list[object]:
-    """The entries of the JWK Set (RFC 7517 section 5) that ``document`` spells, not looked into; or ``FetchError``."""
+    """The entries of the JWK Set (RFC 7517 section 5) that ``document`` spells, or ``FetchError``.
+
+    They are not looked into; None stands for those that ``json_object`` would refuse.
+    """
     try:
         # Some servers put a byte order mark before their JSON; RFC 8259 8.1 lets it be ignored.
-        keys = json_object(document.removeprefix(b"\xef\xbb\xbf")).get("keys")
-    except MalformedToken:
-        raise FetchError("it is not a JSON object") from None
+        jwks = _TOLERANT_DECODER.decode(document.removeprefix(b"\xef\xbb\xbf").decode("utf-8"))
+    except (ValueError, RecursionError):
+        jwks = None
+    if not isinstance(jwks, dict):
+        raise FetchError("it is not a JSON object")
+    keys = jwks.get("keys")
     if not isinstance(keys, list):
         raise FetchError("it is no JWK Set: it has no list of keys")
-    return keys
+    return [_entry(key) for key in keys]
 
 
 def shown(url: str) -> str:
-    """``url`` as logs may show it: without its query, where some put passwords."""
-    return url.partition("?")[0][:200]
+    """``url`` as logs may show it, be it an address or not: without user, query and fragment, where secrets are."""
+    return re.sub(r"(?s)[?#].*", "", re.sub(r"(//|^)[^/]*@", r"\1", url))[:200]
+
+
+def without_secrets(text: str) -> str:
+    """``text`` as logs may show it: in one line, its addresses without user, query and fragment."""
+    text = re.sub(r"(://)[^/\s]*@", r"\1", text)
+    return " ".join(re.sub(r"(://[^\s?#]*)[?#]\S*", r"\1", text).split())
 
 
 def is_address(value: object) -> bool:
@@ -233,7 +255,7 @@ class _HTTP:
     async def __call__(self, url: str, etag: str | None) -> Answer:
         if self._tls is None:
             # Reading the certificates takes a tenth of a second.
-            self._tls = await in_thread(self._httpx2.create_ssl_context)
+            self._tls = await in_thread(partial(self._httpx2.create_ssl_context, trust_env=False))
         headers = {
             "accept": "application/json, application/jwk-set+json;q=0.9, */*;q=0.1",
             "accept-encoding": "identity",
@@ -241,8 +263,8 @@ class _HTTP:
         if etag is not None:
             headers["if-none-match"] = etag
         async with (
-            # The time limit is the caller's, over everything.
-            self._httpx2.AsyncClient(verify=self._tls, follow_redirects=False, timeout=None) as client,
+            # The time limit is the caller's, over everything; proxies are the fetcher's, not the environment's.
+            self._httpx2.AsyncClient(verify=self._tls, follow_redirects=False, timeout=None, trust_env=False) as client,
             client.stream("GET", url, headers=headers) as response,
         ):
             body = b""
@@ -253,6 +275,8 @@ class _HTTP:
 
 async def _decoded(chunks: AsyncIterator[bytes], encoding: str) -> bytes:
     """What ``chunks`` hold, as far as it is allowed to go: a small answer can decompress to a large one."""
+    # RFC 9110 8.4.1: in any case, and x-gzip is gzip.
+    encoding = encoding.strip().lower().removeprefix("x-") or "identity"
     # Asked for as it is; some servers hold nothing but the compressed form.
     if encoding not in ("identity", "gzip", "deflate"):
         raise FetchError(f"its content encoding is {encoding[:32]!r}, which was not asked for")
@@ -323,6 +347,27 @@ def _object(answer: Answer, name: str) -> dict[str, Any]:
         raise FetchError(f"{name} is not a JSON object") from None
 
 
+def _entry(value: object) -> object:
+    try:
+        return json_object(json.dumps(value).encode("ascii"))
+    except (MalformedToken, RecursionError):
+        return None
+
+
+def _object_or_nan(pairs: list[tuple[str, Any]]) -> object:
+    value = dict(pairs)
+    return value if len(value) == len(pairs) else nan
+
+
+# What is not strict JSON becomes nan or infinity, and only the entry that has it is refused.
+_TOLERANT_DECODER = json.JSONDecoder(object_pairs_hook=_object_or_nan, parse_int=float)
+
+_TICK = 2
+"""Seconds; no file system in use has a coarser clock."""
+
+_LONGEST_AGE = 2**31
+"""Seconds; what is more counts as this (RFC 9111 1.2.2)."""
+
 _TOO_LARGE = f"it has more than {MAX_BODY // 1024} KiB"
 
 
@@ -336,17 +381,18 @@ def _max_age(headers: Mapping[str, str]) -> float | None:
     directives = headers.get("cache-control", "").lower()
     if re.search(r"\bno-(store|cache)\b", directives):
         return 0
-    found = re.search(r'(?:^|[\s,])max-age\s*=\s*"?([0-9]{1,9})\b', directives)
+    found = re.search(r'(?:^|[\s,])max-age\s*=\s*"?([0-9]+)\b', directives)
     if found is None:
         return None
     age = headers.get("age", "")
-    return max(0, int(found[1]) - (int(age) if re.fullmatch("[0-9]{1,9}", age) else 0))
+    used = float(age) if re.fullmatch("[0-9]+", age) else 0
+    return max(0, min(float(found[1]), _LONGEST_AGE) - used)
 
 
 def _fault(url: object, *, loopback: bool = True) -> str | None:
     """What keeps ``url`` from being fetched; None where nothing does. ``loopback``: whether it may lead there."""
     if not isinstance(url, str) or not re.fullmatch(r"[!-\[\]-~]+", url):
-        return f"{str(url)[:200]!r} is not an address in printable ASCII"
+        return f"{shown(str(url))!r} is not an address in printable ASCII"
     try:
         parts = urlsplit(url)
         host, _ = parts.hostname, parts.port

@@ -26,7 +26,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from jwt_middleware import ConfigurationError
 from jwt_middleware.errors import KeysUnavailable
-from jwt_middleware.fetching import Address, Discovery, FetchError, File
+from jwt_middleware.fetching import Address, Discovery, FetchError, File, entries, without_secrets
+from jwt_middleware.keys import load_foreign_keys
 from jwt_middleware.remote import RemoteKeys
 from jwt_middleware.testing import IdentityProvider
 
@@ -87,7 +88,7 @@ async def test_the_content_types_of_the_real_world_are_accepted(
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize(("encoding", "wbits"), [("gzip", 31), ("deflate", 15)])
+@pytest.mark.parametrize(("encoding", "wbits"), [("gzip", 31), ("deflate", 15), (" GZip", 31), ("x-gzip", 31)])
 async def test_an_answer_that_only_exists_compressed_is_read(
     identity_provider: IdentityProvider, encoding: str, wbits: int
 ) -> None:
@@ -97,6 +98,42 @@ async def test_an_answer_that_only_exists_compressed_is_read(
     )
     assert (await Address(identity_provider.jwks_uri).fetch(None)).body == JWKS
     assert identity_provider.requests[0].headers["accept-encoding"] == "identity"
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("encoding", ["", "Identity"])
+async def test_an_answer_that_is_not_encoded_may_say_so(identity_provider: IdentityProvider, encoding: str) -> None:
+    identity_provider.answer(JWKS, headers={"Content-Encoding": encoding})
+    assert (await Address(identity_provider.jwks_uri).fetch(None)).body == JWKS
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    ("headers", "max_age"),
+    [
+        pytest.param({"Cache-Control": f"max-age={'9' * 10}"}, 2**31, id="ten digits"),
+        pytest.param({"Cache-Control": f"max-age={'9' * 5000}"}, 2**31, id="5,000 digits"),
+        pytest.param({"Cache-Control": "max-age=60", "Age": "9" * 5000}, 0, id="an age of 5,000 digits"),
+    ],
+)
+async def test_the_longest_ages_count_as_68_years(
+    identity_provider: IdentityProvider, headers: dict[str, str], max_age: float
+) -> None:
+    identity_provider.headers.update(headers)
+    assert (await Address(identity_provider.jwks_uri).fetch(None)).max_age == max_age
+
+
+@pytest.mark.anyio
+async def test_proxies_of_the_environment_are_not_used(
+    identity_provider: IdentityProvider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    monkeypatch.delenv("no_proxy", raising=False)
+    with IdentityProvider() as proxy:
+        monkeypatch.setenv("HTTP_PROXY", proxy.issuer)
+        monkeypatch.setenv("ALL_PROXY", proxy.issuer)
+        assert (await Address(identity_provider.jwks_uri).fetch(None)).body is not None
+        assert proxy.requests == []
 
 
 @pytest.mark.anyio
@@ -399,3 +436,102 @@ def test_a_client_of_an_ended_event_loop_is_not_used_again(identity_provider: Id
     address = Address(identity_provider.jwks_uri)
     for _ in range(2):
         assert asyncio.run(address.fetch(None)).body is not None
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        pytest.param("https://user:s3cret@host:99999/j", id="a port"),
+        pytest.param("https://user:s3cret@[bad/j", id="a bracket"),
+        pytest.param("https://user:s3 cret@h/j", id="a space"),
+        pytest.param("https://user:s3cr\u00e9t@host/j", id="not ASCII"),
+        pytest.param("https://user:s3?cr@host/j", id="a question mark"),
+        pytest.param("https://h/\u00e9?key=s3cret", id="a query"),
+        pytest.param("https://h:99999/#key=s3cret", id="a fragment"),
+        pytest.param("ftp://h/j?key=s3cret", id="a scheme"),
+        pytest.param("user:s3cret@h", id="no scheme"),
+    ],
+)
+@pytest.mark.parametrize("source", [Address, Discovery])
+def test_an_address_that_is_refused_keeps_its_secrets(source: type[Address | Discovery], url: str) -> None:
+    with pytest.raises(ConfigurationError) as refused:
+        source(url)
+    assert "s3" not in str(refused.value)
+
+
+def test_an_issuer_with_a_query_keeps_its_secrets() -> None:
+    with pytest.raises(ConfigurationError, match="issuer: 'https://h' has a query or a fragment"):
+        Discovery("https://h?key=s3cret")
+
+
+def test_an_address_is_shown_without_its_secrets() -> None:
+    assert str(Address("https://h/j?key=s3cret", Metadata())) == "https://h/j"
+    assert str(Address("https://h/j#frag=s3cret", Metadata())) == "https://h/j"
+
+
+def test_a_text_is_shown_in_one_line_without_the_secrets_of_its_addresses() -> None:
+    text = "no way to https://ada:s3@cret@h:1/j?key=s3cret\r\nnor http://h#s3cret, nor socks5://a:s3cret@p; why?"
+    assert without_secrets(text) == "no way to https://h:1/j nor http://h nor socks5://p; why?"
+
+
+def test_a_file_is_not_read_again_once_it_is_settled(tmp_path: Path) -> None:
+    path = tmp_path / "jwks"
+    path.write_bytes(JWKS)
+    file = File(path, clock=lambda: time.time() + 3)
+    first = file.read()
+    assert first.validator is not None
+    assert file.read(first.validator).body is None
+    # Rewritten in place: as large, and as old, as before.
+    stat = path.stat()
+    time.sleep(0.02)
+    path.write_bytes(JWKS.swapcase())
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert file.read(first.validator).body == JWKS.swapcase()
+
+
+def test_a_file_that_was_just_written_is_read_again(tmp_path: Path) -> None:
+    path = tmp_path / "jwks"
+    path.write_bytes(JWKS)
+    assert File(path).read().validator is None
+
+
+@pytest.mark.parametrize("name", ["a\0b", "\ud800x"], ids=["a null byte", "a surrogate"])
+def test_a_name_that_no_file_has_is_an_error_like_others(name: str) -> None:
+    with pytest.raises(ConfigurationError, match=r"it cannot be read"):
+        RemoteKeys(name)
+
+
+def test_a_path_may_be_of_bytes(tmp_path: Path) -> None:
+    class BytesPath(os.PathLike[Any]):
+        def __fspath__(self) -> bytes:
+            return os.fsencode(tmp_path / "jwks")
+
+    (tmp_path / "jwks").write_bytes(JWKS)
+    assert str(File(BytesPath())) == str(tmp_path / "jwks")
+    assert File(BytesPath()).read().body == JWKS
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        pytest.param('{"kty": "EC", "kty": "EC"}', id="a name twice"),
+        pytest.param('{"kty": "x", "d": {"a": 1, "a": 1}}', id="a name twice, within"),
+        pytest.param('{"kty": "x", "d": 1e999}', id="a number too large"),
+        pytest.param('{"kty": "x", "d": %s}' % ("9" * 5000), id="a number of 5,000 digits"),
+        pytest.param('{"kty": "x", "d": NaN}', id="NaN"),
+        pytest.param('{"kty": "x", "kid": "\\ud800"}', id="a surrogate"),
+        pytest.param('{"kty": "x", "d": %s}' % ("[" * 70 + "]" * 70), id="70 levels"),
+        pytest.param("7", id="a number"),
+    ],
+)
+def test_a_broken_entry_leaves_the_others_alone(entry: str) -> None:
+    found = entries(b'{"keys": [%s, %s]}' % (entry.encode(), json.dumps(OLD.jwk).encode()))
+    assert found == [None, OLD.jwk]
+    keys, broken = load_foreign_keys(found)
+    assert (len(keys), broken) == (1, ("key 1: it is not an object",))
+
+
+@pytest.mark.parametrize("document", [b'{"keys": [], "keys": []}', b"\xff", b'{"keys": ' + b"[" * 100_000])
+def test_a_broken_set_is_an_error(document: bytes) -> None:
+    with pytest.raises(FetchError, match="it is not a JSON object"):
+        entries(document)
