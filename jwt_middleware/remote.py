@@ -28,6 +28,7 @@ from .fetching import (
     in_thread,
     is_address,
     shown,
+    without_secrets,
 )
 from .keys import ALGORITHMS, Key, KeySet, load_foreign_keys
 
@@ -460,7 +461,7 @@ def _described(error: BaseException) -> str:
     # Some say nothing themselves, and raise from what does.
     while not str(cause) and (cause.__cause__ or cause.__context__):
         cause = cause.__cause__ or cause.__context__ or cause
-    return f"{name}: {str(cause)[:200]}"
+    return f"{name}: {without_secrets(str(cause))[:200]}"
 
 
 def _alike(some: tuple[Key, ...], others: tuple[Key, ...]) -> bool:

@@ -952,3 +952,16 @@ async def test_waits_for_several_providers_do_not_add_up() -> None:
     # One timeout each. One after the other, those after the first would be attempts of their own.
     assert time.monotonic() - begun < 4.5
     await verifier.stop()
+
+
+@pytest.mark.anyio
+async def test_what_a_fetcher_says_of_its_address_holds_no_secret(caplog: pytest.LogCaptureFixture) -> None:
+    async def fetch(url: str) -> Answer:
+        raise ValueError("404\nfor url 'https://user:s3cret@login.example/jwks?api_key=s3cret#s3cret'")
+
+    keys = RemoteKeys(ADDRESS, fetch=fetch)
+    with pytest.raises(KeysUnavailable):
+        await keys.refreshed("new", "ES256")
+    assert "https://login.example/jwks" in (keys.health.error or "")
+    assert "s3cret" not in f"{keys.health.error}{caplog.text}"
+    assert "\n" not in (keys.health.error or "")
