@@ -105,7 +105,7 @@ def _guarded_class(endpoint: type[HTTPEndpoint] | type[WebSocketEndpoint], deman
     async def dispatch(self: HTTPEndpoint | WebSocketEndpoint) -> None:
         refusal = demand.refusal(self.scope)
         if refusal is None:
-            await endpoint.dispatch(self)  # type: ignore[arg-type]
+            await endpoint.dispatch(self)  # type: ignore[arg-type]  # an instance of a subclass of just this one
         else:
             await _credentials(self.scope).refuser(refusal, self.scope, self.receive, self.send)
 
@@ -144,7 +144,7 @@ def _guarded_function(function: Callable[..., Any], demand: _Demand) -> Callable
     signed = signature(function)
     injected = not any(_is_connection(parameter, original) for parameter in signed.parameters.values())
     if injected:
-        guarded.__signature__ = _with_connection(signed)  # type: ignore[attr-defined]
+        guarded.__signature__ = _with_connection(signed)  # type: ignore[attr-defined]  # inspect reads it
     return guarded
 
 
