@@ -287,10 +287,8 @@ class RemoteKeys:
             error = str(failure)
         except TimeoutError:
             error = f"no whole answer within {self._timeout:g} s"
-        except (KeyboardInterrupt, GeneratorExit):
-            raise
         except BaseException as failure:
-            if isinstance(failure, anyio.get_cancelled_exc_class()):
+            if isinstance(failure, KeyboardInterrupt | GeneratorExit | anyio.get_cancelled_exc_class()):
                 raise
             # The fetcher may be the user's: whatever it raises, no keys came.
             error = _described(failure)

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from inspect import isawaitable
 from typing import Any, TypeAlias
 
@@ -184,7 +184,7 @@ class Verifier:
         raise max(refusals, key=_progress)
 
     async def _refreshed(
-        self, doubtful: Iterable[tuple[int, KeySet]], header: compact.Header
+        self, doubtful: Sequence[tuple[int, KeySet]], header: compact.Header
     ) -> list[tuple[int, KeySet | Refusal]]:
         """For each provider whose keys are other ones now, its place and these keys, or why they cannot be had."""
         found: dict[int, KeySet | Refusal] = {}
@@ -198,13 +198,12 @@ class Verifier:
                 if keys is not before:
                     found[place] = keys
 
-        asked = [(place, keys) for place, keys in doubtful if not isinstance(self.providers[place].keys, StaticKeys)]
-        if len(asked) == 1:
-            await ask(*asked[0])
-        elif asked:
+        if len(doubtful) == 1:
+            await ask(*doubtful[0])
+        elif any(not isinstance(self.providers[place].keys, StaticKeys) for place, _ in doubtful):
             # Together, so that their waits do not add up.
             async with anyio.create_task_group() as together:
-                for place, keys in asked:
+                for place, keys in doubtful:
                     together.start_soon(ask, place, keys)
         return sorted(found.items())
 
