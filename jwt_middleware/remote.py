@@ -63,7 +63,8 @@ class RemoteKeys:
     ``fetch``
         ``await fetch(url)`` gives a response with ``status_code``, ``headers`` and ``content``, and follows no
         redirects: the ``get`` method of an ``AsyncClient`` of httpx or httpx2 with proxies, certificates and headers of
-        your own will do. Default: httpx2 (extra ``remote``), which also makes use of ETags, and of no proxies.
+        your own will do. Default: httpx2 (extra ``remote``), which also makes use of ETags. It reads nothing of the
+        environment: proxies and certificate authorities of your own are the fetcher's matter.
     ``cooldown``
         Seconds from the start of one attempt, good or not, to the next one. A key that is added is accepted within this
         time. Default 30; for a file 1.

@@ -65,7 +65,7 @@ def test_each_nobody_has_claims_of_its_own() -> None:
 def test_the_app_may_hang_attributes_on_a_user() -> None:
     user = JWTUser(None)
     user._wrapped = "as Channels does"  # type: ignore[attr-defined]  # any attribute
-    user.theme = "dark"  # type: ignore[attr-defined]
+    user.theme = "dark"  # type: ignore[attr-defined]  # any attribute
     assert vars(user).keys() >= {"_wrapped", "theme"}
 
 
