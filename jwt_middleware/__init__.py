@@ -7,6 +7,8 @@ from .middleware import JWTMiddleware
 from .provider import ANY, Provider
 from .remote import RemoteKeys
 from .requires import requires
+from .revocation import Revocation, Revocations
+from .revocation_view import RevocationView
 from .verifier import Verifier
 
 __all__ = [
@@ -18,6 +20,9 @@ __all__ = [
     "Provider",
     "Refusal",
     "RemoteKeys",
+    "Revocation",
+    "RevocationView",
+    "Revocations",
     "Token",
     "Verifier",
     "requires",

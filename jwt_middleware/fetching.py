@@ -231,6 +231,15 @@ def without_secrets(text: str) -> str:
     return " ".join(re.sub(r"(://[^\s?#]*)[?#]\S*", r"\1", text).split())
 
 
+def described(error: BaseException) -> str:
+    """What logs may say of ``error``, raised by code that may be the user's."""
+    name, cause = type(error).__name__, error
+    # Some say nothing themselves, and raise from what does.
+    while not str(cause) and (cause.__cause__ or cause.__context__):
+        cause = cause.__cause__ or cause.__context__ or cause
+    return f"{name}: {without_secrets(str(cause))[:200]}"
+
+
 def is_address(value: object) -> bool:
     """Whether ``value`` is meant as an address, not as a file's path."""
     return isinstance(value, str) and re.match(r"\s*[A-Za-z][A-Za-z0-9+.-]*://", value) is not None

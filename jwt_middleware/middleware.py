@@ -17,6 +17,7 @@ from .hooks import Hook
 from .identity import JWTCredentials, JWTUser
 from .provider import Provider, ProviderOptions
 from .refuser import RefusalResponse, Refuser
+from .revocation import Revocations
 from .sources import bearer_header
 from .verifier import CACHE_SIZE, MAX_TOKEN_SIZE, Clock, Verifier
 
@@ -28,9 +29,9 @@ logger = logging.getLogger("jwt_middleware")
 class JWTMiddleware:
     """Wraps an ASGI app so that it sees verified users, and a request with a bad token on public paths only.
 
-    Through lifespan, keys that are fetched are had before the first request, and kept fresh until shutdown; without it,
-    requests see to that. Other scopes than these pass untouched. The decisions for ``http`` and ``websocket``, in their
-    order:
+    Through lifespan, keys and revocations are fetched before the first request and kept fresh until shutdown; without
+    it, requests see to that. Other scopes than these pass untouched. The decisions for ``http`` and ``websocket``, in
+    their order:
 
     1. The Authorization header is read: ``missing_token``, ``ambiguous_token``, ``token_too_large``.
     2. The token is verified: see ``Verifier``.
@@ -54,6 +55,9 @@ class JWTMiddleware:
     ``load_user``
         ``load_user(token)``, sync (then in a worker thread, about 100 µs) or async: the app's own user for
         ``scope["user"]``, or None or False to refuse. Default: a ``JWTUser``.
+    ``revocations``
+        What tells whether a token is ended before its time: ``Sessions``, a ``RevocationView``, or your own
+        ``Revocations``. Default None: tokens are good until they expire.
     ``refusal_response``, ``realm``
         See ``Refuser``. Defaults: JSON, ``api``.
     ``max_token_size``, ``cache_size``, ``clock``
@@ -71,6 +75,7 @@ class JWTMiddleware:
         public: Iterable[str] = (),
         allow_preflight: bool = False,
         load_user: LoadUser | None = None,
+        revocations: Revocations | None = None,
         refusal_response: RefusalResponse | None = None,
         realm: str = "api",
         max_token_size: int = MAX_TOKEN_SIZE,
@@ -85,7 +90,11 @@ class JWTMiddleware:
             function("load_user", load_user, "token")
         self.app = app
         self.verifier = Verifier(
-            _providers(providers, provider), max_token_size=max_token_size, cache_size=cache_size, clock=clock
+            _providers(providers, provider),
+            max_token_size=max_token_size,
+            cache_size=cache_size,
+            revocations=revocations,
+            clock=clock,
         )
         # Looked up once instead of with each request.
         self._remembered, self._verify = self.verifier.remembered, self.verifier.verify
@@ -99,7 +108,7 @@ class JWTMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] not in ("http", "websocket"):
-            if scope["type"] == "lifespan" and self.verifier.remote:
+            if scope["type"] == "lifespan" and (self.verifier.remote or self.verifier.revocations):
                 await self._lifespan(scope, receive, send)
             else:
                 await self.app(scope, receive, send)

@@ -24,11 +24,11 @@ from .fetching import (
     FetchError,
     File,
     Source,
+    described,
     entries,
     in_thread,
     is_address,
     shown,
-    without_secrets,
 )
 from .keys import ALGORITHMS, Key, KeySet, load_foreign_keys
 
@@ -292,7 +292,7 @@ class RemoteKeys:
             if isinstance(failure, KeyboardInterrupt | GeneratorExit | anyio.get_cancelled_exc_class()):
                 raise
             # The fetcher may be the user's: whatever it raises, no keys came.
-            error = _described(failure)
+            error = described(failure)
         flight.landed = True
         if found is None:
             self._miss(error, flight)
@@ -453,14 +453,6 @@ def _limits(limits: tuple[float, float]) -> tuple[float, float]:
     if least > most:
         raise ConfigurationError(f"refresh_limits must be the least and then the most, not {limits!r}")
     return least, most
-
-
-def _described(error: BaseException) -> str:
-    name, cause = type(error).__name__, error
-    # Some say nothing themselves, and raise from what does.
-    while not str(cause) and (cause.__cause__ or cause.__context__):
-        cause = cause.__cause__ or cause.__context__ or cause
-    return f"{name}: {without_secrets(str(cause))[:200]}"
 
 
 def _alike(some: tuple[Key, ...], others: tuple[Key, ...]) -> bool:

@@ -3,6 +3,7 @@
 import logging
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from inspect import isawaitable
 from typing import Any, TypeAlias
 
@@ -22,6 +23,8 @@ from .errors import (
     MissingClaim,
     NotYetValid,
     Refusal,
+    RevocationsUnavailable,
+    Revoked,
     TokenTooLarge,
     Unavailable,
     UnknownIssuer,
@@ -31,6 +34,7 @@ from .errors import (
 from .keys import KeySet
 from .provider import Provider, StaticKeys
 from .remote import KeysHealth
+from .revocation import MARGIN, Revocations
 
 logger = logging.getLogger("jwt_middleware")
 
@@ -64,12 +68,16 @@ class Verifier:
        whose ``iss`` no other has: ``unknown_issuer`` (``wrong_issuer`` where there is only one to choose from).
     4. Key: by ``kid``, then by what the key is for: ``unknown_key``, ``algorithm_not_allowed``.
     5. Signature: ``bad_signature``.
-    6. Claims: see ``ClaimRules.read``; then the provider's ``validate``.
+    6. Claims: see ``ClaimRules.read``.
+    7. Revocation: ``revoked``, or ``revocations_unavailable`` where that cannot be told.
+    8. The provider's ``validate``.
 
     What was found good is remembered, for ``cache_size`` tokens (0: none). Seen again, a token is checked for what may
-    have changed: the time, and whether its provider still has the key set that verified it; and ``validate`` runs.
+    have changed: the time, whether its provider still has the key set that verified it, and whether it was revoked; and
+    ``validate`` runs.
 
-    ``providers`` is a ``Provider`` or several; ``clock`` gives Unix time. Raises ``ConfigurationError``.
+    ``providers`` is a ``Provider`` or several; ``revocations`` are ``Sessions``, a ``RevocationView`` or your own;
+    ``clock`` gives Unix time. Raises ``ConfigurationError``.
     """
 
     def __init__(
@@ -78,6 +86,7 @@ class Verifier:
         *,
         max_token_size: int = MAX_TOKEN_SIZE,
         cache_size: int = CACHE_SIZE,
+        revocations: Revocations | None = None,
         clock: Clock = time.time,
     ) -> None:
         self.providers: tuple[Provider, ...] = tuple(providers) if isinstance(providers, Iterable) else (providers,)
@@ -88,6 +97,7 @@ class Verifier:
         self._validators = {provider.name: provider.validators for provider in self.providers if provider.validators}
         remote = (provider.remote for provider in self.providers)
         self.remote = tuple(dict.fromkeys(keys for keys in remote if keys is not None))
+        self.revocations = None if revocations is None else _revocations(revocations, self.providers)
         self._background = Background("keeping keys fresh")
         self._without_slash = {issuer.rstrip("/"): issuer for issuer in self._by_issuer}
         self._slash_logged = False
@@ -113,6 +123,8 @@ class Verifier:
             except UnicodeEncodeError:
                 raise MalformedToken from None
         token = self._recalled(raw) or Token(await self._verify(raw))
+        if self.revocations is not None:
+            await self._check_revoked(token, self.revocations)
         if self._validators:
             await self._validate(token)
         return token
@@ -122,12 +134,17 @@ class Verifier:
 
         None says nothing about the token; ``verify`` does.
         """
-        return None if self._validators else self._recalled(raw)
+        if self._validators:
+            return None
+        token = self._recalled(raw)
+        if token is None or self.revocations is None or self.revocations.is_revoked(token) is False:
+            return token
+        return None
 
     async def start(self) -> None:
-        """Fetch the remote keys before they are needed, and keep them fresh on this event loop until ``stop``.
+        """Fetch remote keys and revocations before they are needed; keep them fresh on this event loop until ``stop``.
 
-        It takes as long as one attempt at most, and raises nothing where keys cannot be had. Without it they are
+        It takes as long as one attempt at most, and raises nothing where they cannot be had. Without it they are
         fetched when requests need them.
         """
         for keys in self.remote:
@@ -135,12 +152,16 @@ class Verifier:
         async with anyio.create_task_group() as together:
             for keys in self.remote:
                 together.start_soon(keys.prefetch)
+            if self.revocations is not None:
+                together.start_soon(_prefetch, self.revocations)
 
     async def stop(self) -> None:
         """End what ``start`` began, and what is being fetched."""
         await self._background.stop()
         for keys in self.remote:
             await keys.stop()
+        if self.revocations is not None:
+            await self.revocations.stop()
 
     def health(self) -> dict[str, KeysHealth]:
         """How the keys of each provider are, by its name."""
@@ -206,6 +227,19 @@ class Verifier:
                 for place, keys in doubtful:
                     together.start_soon(ask, place, keys)
         return sorted(found.items())
+
+    async def _check_revoked(self, token: Token, revocations: Revocations) -> None:
+        revoked = revocations.is_revoked(token)
+        if revoked is None:
+            try:
+                await revocations.refresh()
+            except Refusal as refusal:
+                refusal.provider, refusal.kid, refusal.subject = token.provider, token.kid, token.subject
+                raise
+            revoked = revocations.is_revoked(token)
+        if revoked is not False:
+            kind = RevocationsUnavailable if revoked is None else Revoked
+            raise kind(provider=token.provider, kid=token.kid, subject=token.subject)
 
     async def _validate(self, token: Token) -> None:
         try:
@@ -275,6 +309,12 @@ class Verifier:
         return facts
 
 
+async def _prefetch(revocations: Revocations) -> None:
+    # Requests will say what is wrong.
+    with suppress(RevocationsUnavailable):
+        await revocations.refresh()
+
+
 def _weight(raw: bytes, parts: compact.Compact, scopes: int) -> int:
     """Bytes of memory, or a little less, that it takes to remember a token."""
     texts = len(parts.payload) + len(parts.header.json)
@@ -293,6 +333,19 @@ def _progress(refusal: Refusal) -> int:
         return 1
     # Where keys could not be had the token may be good; a claim at fault, after a good signature, is the last word.
     return 2 if isinstance(refusal, Unavailable) else 3
+
+
+def _revocations(revocations: Revocations, providers: Iterable[Provider]) -> Revocations:
+    for name in ("is_revoked", "refresh", "stop"):
+        if not callable(getattr(revocations, name, None)):
+            raise ConfigurationError(f"revocations must have a method {name}(), not be {revocations!r}")
+    for provider in providers:
+        if provider.rules.leeway > MARGIN:
+            # Revocations are forgotten that long after what they end.
+            raise ConfigurationError(
+                f"leeway: beside revocations= it must be {MARGIN} or less, not {provider.rules.leeway!r}"
+            )
+    return revocations
 
 
 def _by_issuer(providers: tuple[Provider, ...]) -> dict[str, int]:

@@ -2,8 +2,10 @@
 
 import json
 from base64 import urlsafe_b64encode
+from collections.abc import Callable
 from typing import Any
 
+import anyio
 import jwt
 from starlette.responses import JSONResponse
 from starlette.testclient import TestClient
@@ -106,3 +108,12 @@ async def sent(app: Any, scope: Scope) -> list[Message]:
 
     await app(scope, receive, send)
     return messages
+
+
+async def until(condition: Callable[[], object], seconds: float = 5) -> None:
+    """Return when ``condition()`` is true; fail after ``seconds``."""
+    for _ in range(int(seconds / 0.01)):
+        if condition():
+            return
+        await anyio.sleep(0.01)
+    raise AssertionError(f"not within {seconds} s")

@@ -1,0 +1,78 @@
+"""Which tokens are ended before their time? The revocations in force. Pure."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from heapq import heappop, heappush
+from threading import Lock
+from typing import Literal, Protocol, TypeAlias
+
+from .claims import Token
+
+MARGIN = 600
+"""Seconds for which a revocation outlives the last token that it ends: for the clocks and the leeway of others."""
+
+Ends: TypeAlias = Literal["sid", "jti"]
+
+
+class Revocations(Protocol):
+    """What tells whether a verified token is ended: ``Sessions``, a ``RevocationView``, or your own."""
+
+    def is_revoked(self, token: Token) -> bool | None:
+        """Whether ``token`` is ended. None: that cannot be told without waiting; ``refresh`` waits.
+
+        It is asked with each request and does not wait.
+        """
+        ...
+
+    async def refresh(self) -> None:
+        """Make ``is_revoked`` able to tell, and keep it so; raises ``RevocationsUnavailable`` where that fails."""
+        ...
+
+    async def stop(self) -> None:
+        """End what ``refresh`` began on this event loop."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Revocation:
+    """All tokens of one session, or one token by itself, are ended."""
+
+    provider: str
+    """Whose tokens these are: another provider may use the same identifiers."""
+    ends: Ends
+    """The claim that names what is ended: a session (``sid``) or one token (``jti``, RFC 7519 4.1.7)."""
+    value: str
+    until: float
+    """Unix time at which the last of these tokens has run out, with ``MARGIN``."""
+
+
+class RevokedTokens:
+    """The revocations that a process knows, until they are over. They are added by any thread."""
+
+    def __init__(self) -> None:
+        self._until: dict[tuple[str, Ends, str], float] = {}
+        self._ends: list[tuple[float, tuple[str, Ends, str]]] = []
+        self._lock = Lock()
+
+    def __len__(self) -> int:
+        return len(self._until)
+
+    def __contains__(self, token: Token) -> bool:
+        until = self._until
+        return bool(until) and (
+            (token.provider, "sid", token.session) in until or (token.provider, "jti", token.id) in until
+        )
+
+    def add(self, revocations: Iterable[Revocation], now: float) -> None:
+        """Know ``revocations`` too, and forget what is over at ``now`` (Unix time)."""
+        with self._lock:
+            for revocation in revocations:
+                key = (revocation.provider, revocation.ends, revocation.value)
+                if revocation.until > max(now, self._until.get(key, 0)):
+                    self._until[key] = revocation.until
+                    heappush(self._ends, (revocation.until, key))
+            while self._ends and self._ends[0][0] <= now:
+                until, key = heappop(self._ends)
+                # It may have been prolonged since.
+                if self._until.get(key) == until:
+                    del self._until[key]
