@@ -9,6 +9,7 @@ from .remote import RemoteKeys
 from .requires import requires
 from .revocation import Revocation, Revocations
 from .revocation_view import RevocationView
+from .sources import bearer_header, cookie, subprotocol
 from .verifier import Verifier
 
 __all__ = [
@@ -25,5 +26,8 @@ __all__ = [
     "Revocations",
     "Token",
     "Verifier",
+    "bearer_header",
+    "cookie",
     "requires",
+    "subprotocol",
 ]

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Collection, Iterable
 from difflib import get_close_matches
 from inspect import signature
 from typing import Any, TypeAlias, Unpack
@@ -12,13 +12,14 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from .access import PublicPaths, is_preflight
 from .arguments import function, switch
 from .claims import Token
-from .errors import ConfigurationError, MissingToken, Refusal, UserRefused
+from .errors import ConfigurationError, CrossSite, MissingToken, Refusal, UserRefused
 from .hooks import Hook
 from .identity import JWTCredentials, JWTUser
+from .origins import Origins
 from .provider import Provider, ProviderOptions
 from .refuser import RefusalResponse, Refuser
 from .revocation import Revocations
-from .sources import bearer_header
+from .sources import Custom, Headers, Source, Sources, bearer_header, read_bearer
 from .verifier import CACHE_SIZE, MAX_TOKEN_SIZE, Clock, Verifier
 
 LoadUser: TypeAlias = Callable[[Token], Any | Awaitable[Any]]
@@ -33,12 +34,13 @@ class JWTMiddleware:
     it, requests see to that. Other scopes than these pass untouched. The decisions for ``http`` and ``websocket``, in
     their order:
 
-    1. The Authorization header is read: ``missing_token``, ``ambiguous_token``, ``token_too_large``.
-    2. The token is verified: see ``Verifier``.
-    3. ``load_user`` gives the user: ``user_refused`` for None, and for False.
-    4. A refusal of a public path is forgotten. So is a missing token where ``allow_anonymous`` says so, or
+    1. The ``sources`` are read: ``missing_token``, ``ambiguous_token``, ``token_too_large``.
+    2. A cookie's token is good for requests from where they may come: ``cross_site``; see ``Origins``.
+    3. The token is verified: see ``Verifier``.
+    4. ``load_user`` gives the user: ``user_refused`` for None, and for False.
+    5. A refusal of a public path is forgotten. So is a missing token where ``allow_anonymous`` says so, or
        ``allow_preflight`` for a preflight. The user is nobody then.
-    5. ``scope["auth"]`` and ``scope["user"]`` are set, whatever they were before, and the app is called; or the refusal
+    6. ``scope["auth"]`` and ``scope["user"]`` are set, whatever they were before, and the app is called; or the refusal
        is answered.
 
     ``app``
@@ -52,6 +54,12 @@ class JWTMiddleware:
         Paths that need no token: ``/health``, ``/docs/*``, ``GET /items/*``; a good token attaches its user there too.
     ``allow_preflight``
         True: CORS preflights pass without a token, for apps whose CORS middleware sits inside this one. Default False.
+    ``sources``
+        Where a token may sit: ``bearer_header()``, ``cookie(name)``, ``subprotocol(name)``, or functions; see
+        ``Sources``. Default: the header alone.
+    ``origins``
+        From which pages, beside the app's own, requests may come that a cookie authenticates: ``https://app.example``.
+        Default: none.
     ``load_user``
         ``load_user(token)``, sync (then in a worker thread, about 100 µs) or async: the app's own user for
         ``scope["user"]``, or None or False to refuse. Default: a ``JWTUser``.
@@ -74,6 +82,8 @@ class JWTMiddleware:
         allow_anonymous: bool = False,
         public: Iterable[str] = (),
         allow_preflight: bool = False,
+        sources: Iterable[Source | Custom] = (bearer_header(),),
+        origins: Iterable[str] = (),
         load_user: LoadUser | None = None,
         revocations: Revocations | None = None,
         refusal_response: RefusalResponse | None = None,
@@ -99,6 +109,9 @@ class JWTMiddleware:
         # Looked up once instead of with each request.
         self._remembered, self._verify = self.verifier.remembered, self.verifier.verify
         self._max_token_size = max_token_size
+        self._sources = Sources(sources)
+        self._origins = Origins(origins)
+        self._find = read_bearer if self._sources.header_only else self._found
         self._refuser = Refuser(realm, refusal_response)
         self._public = PublicPaths(public)
         self._allow_anonymous = allow_anonymous
@@ -107,8 +120,9 @@ class JWTMiddleware:
         self._load_user = None if load_user is None else Hook(load_user)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] not in ("http", "websocket"):
-            if scope["type"] == "lifespan" and (self.verifier.remote or self.verifier.revocations):
+        kind = scope["type"]
+        if kind != "http" and kind != "websocket":
+            if kind == "lifespan" and (self.verifier.remote or self.verifier.revocations):
                 await self._lifespan(scope, receive, send)
             else:
                 await self.app(scope, receive, send)
@@ -121,7 +135,7 @@ class JWTMiddleware:
             if not isinstance(headers, list | tuple):
                 # Any iterable will do for ASGI; the app must not find one used up.
                 headers = scope["headers"] = list(headers)
-            raw = bearer_header(headers, self._max_token_size)
+            raw = self._find(headers, self._max_token_size, scope)
             if raw is None:
                 refusal = MissingToken()
             else:
@@ -137,7 +151,10 @@ class JWTMiddleware:
         # In place, as Starlette's own middleware does: routers add to this dict what outer tracing reads from it.
         scope["auth"] = JWTCredentials(token, self._refuser)
         scope["user"] = user
-        await self.app(scope, receive, send)
+        if kind == "http":
+            await self.app(scope, receive, send)
+        else:
+            await self._websocket(scope, receive, send)
 
     async def _lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def send_when_ready(message: Message) -> None:
@@ -150,6 +167,18 @@ class JWTMiddleware:
             await self.app(scope, receive, send_when_ready)
         finally:
             await self.verifier.stop()
+
+    def _found(self, headers: Headers, max_size: int, scope: Scope) -> bytes | None:
+        presented = self._sources.find(scope, max_size)
+        if presented is None:
+            return None
+        if presented.source.is_ambient and not self._origins.admit(scope):
+            raise CrossSite
+        return presented.raw
+
+    async def _websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
+        answer = self._sources.take_out(scope)
+        await self.app(scope, receive, send if answer is None else _answering(answer, scope["subprotocols"], send))
 
     async def _loaded_user(self, token: Token, load_user: Hook) -> Any:
         try:
@@ -177,6 +206,17 @@ class JWTMiddleware:
                 "it, set allow_preflight=True (said once)"
             )
         return self._allow_preflight
+
+
+def _answering(answer: str, offered: Collection[str], send: Send) -> Send:
+    """Accept with the subprotocol ``answer``, unless the app chooses one of those ``offered``."""
+
+    async def send_accept(message: Message) -> None:
+        if message["type"] == "websocket.accept" and message.get("subprotocol") not in offered:
+            message = {**message, "subprotocol": answer}
+        await send(message)
+
+    return send_accept
 
 
 def _providers(

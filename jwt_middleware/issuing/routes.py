@@ -17,7 +17,7 @@ from ..compact import json_object
 from ..errors import ConfigurationError, InvalidClaim, MalformedToken, MissingClaim, MissingToken, Refusal, TooOld
 from ..hooks import Hook
 from ..refuser import RefusalResponse, Refuser
-from ..sources import bearer_header
+from ..sources import read_bearer
 from ..verifier import Verifier
 from .issuer import RESERVED, TokenIssuer
 
@@ -119,7 +119,7 @@ class _Refresh:
 
     async def endpoint(self, request: Request) -> Response:
         try:
-            raw = bearer_header(request.scope["headers"], self._verifier.max_token_size)
+            raw = read_bearer(request.scope["headers"], self._verifier.max_token_size)
             if raw is None:
                 raise MissingToken
             token = await self._verifier.verify(raw)
