@@ -18,18 +18,18 @@ class Revocations(Protocol):
     """What tells whether a verified token is ended: ``Sessions``, a ``RevocationView``, or your own."""
 
     def is_revoked(self, token: Token) -> bool | None:
-        """Whether ``token`` is ended. None: that cannot be told without waiting; ``refresh`` waits.
+        """Whether ``token`` is ended. None: that cannot be told without waiting; ``catch_up`` waits.
 
         It is asked with each request and does not wait.
         """
         ...
 
-    async def refresh(self) -> None:
+    async def catch_up(self) -> None:
         """Make ``is_revoked`` able to tell, and keep it so; raises ``RevocationsUnavailable`` where that fails."""
         ...
 
     async def stop(self) -> None:
-        """End what ``refresh`` began on this event loop."""
+        """End what ``catch_up`` began on this event loop."""
         ...
 
 

@@ -98,10 +98,10 @@ class RevocationView:
         return f"RevocationView({self._log!r})"
 
     def is_revoked(self, token: Token) -> bool | None:
-        """Whether ``token`` is ended; None where only ``refresh`` can tell."""
+        """Whether ``token`` is ended; None where only ``catch_up`` can tell."""
         return token in self._known if monotonic() < self._answers_until else None
 
-    async def refresh(self) -> None:
+    async def catch_up(self) -> None:
         """Make ``is_revoked`` able to tell: by a read that all who wait share, or, while reads fail, at once."""
         reader = self._reading()
         if self._error is None:

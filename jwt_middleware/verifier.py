@@ -232,7 +232,7 @@ class Verifier:
         revoked = revocations.is_revoked(token)
         if revoked is None:
             try:
-                await revocations.refresh()
+                await revocations.catch_up()
             except Refusal as refusal:
                 refusal.provider, refusal.kid, refusal.subject = token.provider, token.kid, token.subject
                 raise
@@ -312,7 +312,7 @@ class Verifier:
 async def _prefetch(revocations: Revocations) -> None:
     # Requests will say what is wrong.
     with suppress(RevocationsUnavailable):
-        await revocations.refresh()
+        await revocations.catch_up()
 
 
 def _weight(raw: bytes, parts: compact.Compact, scopes: int) -> int:
@@ -336,7 +336,7 @@ def _progress(refusal: Refusal) -> int:
 
 
 def _revocations(revocations: Revocations, providers: Iterable[Provider]) -> Revocations:
-    for name in ("is_revoked", "refresh", "stop"):
+    for name in ("is_revoked", "catch_up", "stop"):
         if not callable(getattr(revocations, name, None)):
             raise ConfigurationError(f"revocations must have a method {name}(), not be {revocations!r}")
     for provider in providers:

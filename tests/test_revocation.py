@@ -68,13 +68,13 @@ class Told:
     def __init__(self, *answers: bool | None, refusal: Exception | None = None) -> None:
         self.answers: list[bool | None] = list(answers)
         self.refusal = refusal
-        self.refreshed = self.stopped = 0
+        self.caught_up = self.stopped = 0
 
     def is_revoked(self, token: Token) -> bool | None:
         return self.answers.pop(0)
 
-    async def refresh(self) -> None:
-        self.refreshed += 1
+    async def catch_up(self) -> None:
+        self.caught_up += 1
         if self.refusal is not None:
             raise self.refusal
 
@@ -108,10 +108,10 @@ def test_a_good_token_is_refused_when_it_is_revoked(
     response = app.get("/", headers=headers)
     assert response.json().get("code") == code
     assert response.status_code == {None: 200, "revoked": 401, "revocations_unavailable": 503}[code]
-    assert (told.refreshed, told.answers) == (waits, [])
+    assert (told.caught_up, told.answers) == (waits, [])
 
 
-def test_what_refresh_raises_is_answered_and_says_whose_token_it_was(backend: str) -> None:
+def test_what_catch_up_raises_is_answered_and_says_whose_token_it_was(backend: str) -> None:
     refusal = RevocationsUnavailable(retry_after=7)
     response = client(revocations=Told(None, refusal=refusal), backend=backend).get("/", headers=bearer(token()))
     assert (response.status_code, response.headers["retry-after"]) == (503, "7")
@@ -147,8 +147,8 @@ def test_revocations_are_read_at_start_and_their_reading_ends_at_shutdown(
 ) -> None:
     told = Told(refusal=refusal)
     with client(revocations=told, backend=backend):
-        assert (told.refreshed, told.stopped) == (1, 0)
-    assert (told.refreshed, told.stopped) == (1, 1)
+        assert (told.caught_up, told.stopped) == (1, 0)
+    assert (told.caught_up, told.stopped) == (1, 1)
 
 
 @pytest.mark.parametrize(

@@ -53,14 +53,14 @@ async def test_a_view_tells_nothing_before_it_has_read(log: Log) -> None:
     view = RevocationView(log)
     assert view.is_revoked(of("s")) is None
     log.ended.append("s")
-    await view.refresh()
+    await view.catch_up()
     assert (view.is_revoked(of("s")), view.is_revoked(of("t"))) == (True, False)
     await view.stop()
 
 
 async def test_a_view_is_read_again_without_being_asked_and_from_where_it_was(log: Log) -> None:
     view = RevocationView(log)
-    await view.refresh()
+    await view.catch_up()
     log.ended.append("s")
     await until(lambda: view.is_revoked(of("s")), 2 * INTERVAL)
     await until(lambda: len(log.reads) >= 3)
@@ -73,7 +73,7 @@ async def test_all_who_wait_share_one_read(log: Log) -> None:
     log.seconds = 0.1
     async with anyio.create_task_group() as together:
         for _ in range(50):
-            together.start_soon(view.refresh)
+            together.start_soon(view.catch_up)
     assert log.reads == [""]
     assert view.is_revoked(of("s")) is False
     await view.stop()
@@ -83,9 +83,9 @@ async def test_a_waiter_that_is_cancelled_harms_no_other(log: Log) -> None:
     view = RevocationView(log)
     log.seconds = 0.1
     async with anyio.create_task_group() as together:
-        together.start_soon(view.refresh)
+        together.start_soon(view.catch_up)
         with anyio.move_on_after(0.01):
-            await view.refresh()
+            await view.catch_up()
     assert view.is_revoked(of("s")) is False
     assert log.reads == [""]
     await view.stop()
@@ -93,24 +93,24 @@ async def test_a_waiter_that_is_cancelled_harms_no_other(log: Log) -> None:
 
 async def test_after_an_idle_time_a_read_is_waited_for(log: Log) -> None:
     view = RevocationView(log)
-    await view.refresh()
+    await view.catch_up()
     await view.stop()
     log.ended.append("s")
     await anyio.sleep(FRESH)
     assert view.is_revoked(of("s")) is None
-    await view.refresh()
+    await view.catch_up()
     assert view.is_revoked(of("s")) is True
     await view.stop()
 
 
 async def test_after_the_event_loop_was_held_a_read_begins_at_once(log: Log) -> None:
     view = RevocationView(log)
-    await view.refresh()
+    await view.catch_up()
     log.ended.append("s")
     # The reading task sleeps; nobody need wait until it wakes.
     view._answers_until = 0
     with anyio.fail_after(INTERVAL / 2):
-        await view.refresh()
+        await view.catch_up()
     assert view.is_revoked(of("s")) is True
     await view.stop()
 
@@ -118,7 +118,7 @@ async def test_after_the_event_loop_was_held_a_read_begins_at_once(log: Log) -> 
 async def test_a_long_log_is_read_in_pieces(log: Log) -> None:
     view = RevocationView(log)
     log.ended = [str(number) for number in range(2 * BATCH + 1)]
-    await view.refresh()
+    await view.catch_up()
     assert log.reads == ["", str(BATCH), str(2 * BATCH)]
     assert all(view.is_revoked(of(session)) for session in log.ended)
     await view.stop()
@@ -127,7 +127,7 @@ async def test_a_long_log_is_read_in_pieces(log: Log) -> None:
 async def test_what_a_log_loses_stays_revoked(log: Log) -> None:
     view = RevocationView(log)
     log.ended.append("s")
-    await view.refresh()
+    await view.catch_up()
     log.ended.clear()
     await until(lambda: len(log.reads) >= 3)
     assert view.is_revoked(of("s")) is True
@@ -136,7 +136,7 @@ async def test_what_a_log_loses_stays_revoked(log: Log) -> None:
 
 async def test_what_this_process_revokes_is_known_at_once(log: Log) -> None:
     view = RevocationView(log)
-    await view.refresh()
+    await view.catch_up()
     view.add(Revocation("jwt", "sid", "s", FAR))
     assert view.is_revoked(of("s")) is True
     await view.stop()
@@ -151,25 +151,25 @@ async def test_while_the_log_cannot_be_read_nobody_waits_and_what_is_known_goes_
 ) -> None:
     view = RevocationView(log)
     log.ended.append("s")
-    await view.refresh()
+    await view.catch_up()
     log.error = error
     await until(lambda: "not read" in caplog.text)
     log.seconds = 60
     await until(lambda: view.is_revoked(of("s")) is None)
     with anyio.fail_after(0.1):
-        await view.refresh()
+        await view.catch_up()
     assert (view.is_revoked(of("s")), view.is_revoked(of("t"))) == (True, False)
     await view.stop()
 
 
 async def test_a_view_that_is_too_old_is_not_believed(log: Log, caplog: pytest.LogCaptureFixture) -> None:
     view = RevocationView(log, max_stale=1)
-    await view.refresh()
+    await view.catch_up()
     log.error = OSError("gone")
     await until(lambda: view.is_revoked(of("s")) is None)
     for _ in range(3):
         with pytest.raises(RevocationsUnavailable):
-            await view.refresh()
+            await view.catch_up()
         assert view.is_revoked(of("s")) is None
     assert [record.levelno for record in caplog.records] == [logging.WARNING, logging.ERROR]
     assert "OSError: gone" in caplog.text
@@ -184,7 +184,7 @@ async def test_a_log_that_fails_is_asked_no_oftener_than_one_that_does_not(log: 
     log.error = OSError("gone")
     for _ in range(100):
         with pytest.raises(RevocationsUnavailable):
-            await view.refresh()
+            await view.catch_up()
         await anyio.sleep(0.02 * INTERVAL)
     assert len(log.reads) <= 4
     await view.stop()
@@ -193,7 +193,7 @@ async def test_a_log_that_fails_is_asked_no_oftener_than_one_that_does_not(log: 
 async def test_a_view_may_be_believed_however_old_it_is(log: Log) -> None:
     view = RevocationView(log, max_stale=1, when_unavailable="pass")
     log.error = OSError("gone")
-    await view.refresh()
+    await view.catch_up()
     assert view.is_revoked(of("s")) is False
     log.error, log.ended = None, ["s"]
     await until(lambda: view.is_revoked(of("s")), 3 * INTERVAL)
@@ -206,9 +206,9 @@ async def test_a_read_that_hangs_is_waited_for_once(log: Log, is_cancellable: bo
     log.is_cancellable = is_cancellable
     log.seconds = 1.5 * FRESH
     with anyio.fail_after(1.4 * FRESH), pytest.raises(RevocationsUnavailable):
-        await view.refresh()
+        await view.catch_up()
     with anyio.fail_after(0.05), pytest.raises(RevocationsUnavailable):
-        await view.refresh()
+        await view.catch_up()
     log.seconds = 0
     await until(lambda: view.is_revoked(of("s")) is False)
     await view.stop()
@@ -218,7 +218,7 @@ async def test_a_read_that_is_cancelled_is_no_error(log: Log, caplog: pytest.Log
     view = RevocationView(log)
     log.seconds = 60
     with anyio.move_on_after(0.05):
-        await view.refresh()
+        await view.catch_up()
     await view.stop()
     assert caplog.text == ""
 
@@ -230,7 +230,7 @@ async def test_whoever_waits_when_reading_is_stopped_is_told(log: Log) -> None:
 
     async def wait() -> None:
         with pytest.raises(RevocationsUnavailable):
-            await view.refresh()
+            await view.catch_up()
         told.append(True)
 
     async with anyio.create_task_group() as together:
@@ -240,19 +240,19 @@ async def test_whoever_waits_when_reading_is_stopped_is_told(log: Log) -> None:
             await view.stop()
             await until(lambda: told)
     log.seconds = 0
-    await view.refresh()
+    await view.catch_up()
     assert view.is_revoked(of("s")) is False
     await view.stop()
 
 
 async def test_each_event_loop_reads_for_itself_and_all_see_it(log: Log, anyio_backend_name: str) -> None:
     view = RevocationView(log)
-    await view.refresh()
+    await view.catch_up()
 
     async def elsewhere() -> None:
         view._answers_until = 0
         log.ended.append("s")
-        await view.refresh()
+        await view.catch_up()
 
     await anyio.to_thread.run_sync(lambda: anyio.run(elsewhere, backend=anyio_backend_name))
     assert view.is_revoked(of("s")) is True
@@ -264,19 +264,19 @@ def test_one_event_loop_after_the_other_reads_again(log: Log, anyio_backend: str
     for session in "ab":
         log.ended.append(session)
         view._answers_until = 0
-        anyio.run(view.refresh, backend=anyio_backend)
+        anyio.run(view.catch_up, backend=anyio_backend)
         assert view.is_revoked(of(session)) is True
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 def test_a_forked_process_reads_for_itself(log: Log) -> None:
     view = RevocationView(log)
-    anyio.run(view.refresh)
+    anyio.run(view.catch_up)
     log.ended.append("s")
     view._answers_until = 0
     pid = os.fork()
     if pid == 0:  # pragma: no cover  # measured in the parent only
-        anyio.run(view.refresh)
+        anyio.run(view.catch_up)
         os._exit(0 if view.is_revoked(of("s")) is True else 1)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
 
@@ -284,7 +284,7 @@ def test_a_forked_process_reads_for_itself(log: Log) -> None:
 def test_a_view_knows_its_age(log: Log) -> None:
     view = RevocationView(log)
     assert view.age == float("inf")
-    anyio.run(view.refresh)
+    anyio.run(view.catch_up)
     assert 0 <= view.age < 5
     assert "Log" in repr(view)
 
