@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -17,12 +17,17 @@ START_SECONDS = 20
 END_SECONDS = 10
 
 
+def python(*arguments: str, log: Path, ready: Callable[[str], bool]) -> AbstractContextManager[subprocess.Popen[bytes]]:
+    """``program`` for ``python *arguments``."""
+    return program(sys.executable, *arguments, log=log, ready=ready)
+
+
 @contextmanager
-def python(*arguments: str, log: Path, ready: Callable[[str], bool]) -> Iterator[subprocess.Popen[bytes]]:
-    """``python *arguments``, run from the project's root, once ``ready(its output)``; its output goes to ``log``."""
+def program(*command: str, log: Path, ready: Callable[[str], bool]) -> Iterator[subprocess.Popen[bytes]]:
+    """``command``, run from the project's root, once ``ready(its output)``; its output goes to ``log``."""
     with log.open("wb") as output:
         process = subprocess.Popen(
-            [sys.executable, *arguments],
+            command,
             cwd=ROOT,
             stdin=subprocess.DEVNULL,
             stdout=output,
@@ -33,7 +38,7 @@ def python(*arguments: str, log: Path, ready: Callable[[str], bool]) -> Iterator
         deadline = time.monotonic() + START_SECONDS
         while not ready(log.read_text()):
             if process.poll() is not None or time.monotonic() > deadline:
-                raise AssertionError(f"{' '.join(arguments)} did not start:\n{log.read_text()}")
+                raise AssertionError(f"{' '.join(command)} did not start:\n{log.read_text()}")
             time.sleep(0.02)
         yield process
     finally:
