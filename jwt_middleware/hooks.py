@@ -12,10 +12,11 @@ WORKER_THREADS = 40
 
 
 class Hook:
-    """Makes ``function``, sync or async, a coroutine function."""
+    """Makes ``function``, sync or async, a coroutine function; a sync one runs ``threads`` times at once, at most."""
 
-    def __init__(self, function: Callable[..., Any]) -> None:
+    def __init__(self, function: Callable[..., Any], *, threads: int = WORKER_THREADS) -> None:
         self._function = function
+        self._threads = threads
         # Objects with an async `__call__` do not look it.
         self._is_async = iscoroutinefunction(function) or iscoroutinefunction(type(function).__call__)
         # A limiter belongs to one event loop; tests and servers with threads have several.
@@ -27,7 +28,7 @@ class Hook:
             return await self._function(*arguments)
         limiter = self._limiter.get(None)
         if limiter is None:
-            limiter = CapacityLimiter(WORKER_THREADS)
+            limiter = CapacityLimiter(self._threads)
             self._limiter.set(limiter)
         # What is async and does not look it at all, such as a lambda, gives its coroutine in the thread; in a tuple,
         # since trio refuses to pass one on.
