@@ -10,6 +10,7 @@ from urllib.parse import parse_qsl
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
+from starlette.types import Scope
 
 from ..arguments import function
 from ..claims import Token
@@ -20,6 +21,7 @@ from ..refuser import RefusalResponse, Refuser
 from ..sources import read_bearer
 from ..verifier import Verifier
 from .issuer import RESERVED, TokenIssuer
+from .throttle import LoginRefused, Throttle
 
 Authenticate: TypeAlias = Callable[[str, str], Any]
 
@@ -31,6 +33,7 @@ def auth_routes(
     tokens: TokenIssuer,
     *,
     authenticate: Authenticate,
+    throttle: Throttle | None = None,
     realm: str = "api",
     refusal_response: RefusalResponse | None = None,
 ) -> list[Route]:
@@ -48,16 +51,21 @@ def auth_routes(
 
     ``authenticate(username, password)``, sync (then in a worker thread) or async, is the app's: it returns None for
     nobody, a subject (str), or a user with ``identity`` (str), and if it has them ``scopes`` (those it may be granted)
-    and ``claims`` (further ones for its tokens). Unknown users should cost it the time that wrong passwords do.
+    and ``claims`` (further ones for its tokens). Unknown users should cost it the time that wrong passwords do, as with
+    ``password_check``.
+
+    ``throttle`` refuses logins after too many failed ones. Default None: they are not counted.
 
     ``realm`` and ``refusal_response`` are for refresh; see ``Refuser``. Raises ``ConfigurationError``.
     """
     if not isinstance(tokens, TokenIssuer):
         raise ConfigurationError(f"auth_routes() needs a TokenIssuer, not {type(tokens).__name__}")
     function("authenticate", authenticate, "username", "password")
+    if throttle is not None and not isinstance(throttle, Throttle):
+        raise ConfigurationError(f"throttle must be a Throttle(...), not {throttle!r}")
     refuser = Refuser(realm, refusal_response)
     routes = [
-        Route("/login", _Login(tokens, Hook(authenticate)).endpoint, methods=["POST"], name="login"),
+        Route("/login", _Login(tokens, Hook(authenticate), throttle).endpoint, methods=["POST"], name="login"),
         Route("/jwks.json", _jwks_endpoint(tokens), name="jwks"),
     ]
     if tokens.session_lifetime is not None:
@@ -73,10 +81,11 @@ _NO_STORE = {"cache-control": "no-store", "pragma": "no-cache"}
 class _OAuthError(Exception):
     """RFC 6749 5.2: an error of the token endpoint."""
 
-    def __init__(self, error: str, description: str, *, status: int = 400) -> None:
+    def __init__(self, error: str, description: str, *, status: int = 400, retry_after: int | None = None) -> None:
         super().__init__(error)
+        headers = _NO_STORE if retry_after is None else {**_NO_STORE, "retry-after": str(retry_after)}
         self.response = JSONResponse(
-            {"error": error, "error_description": description}, status_code=status, headers=_NO_STORE
+            {"error": error, "error_description": description}, status_code=status, headers=headers
         )
 
 
@@ -88,14 +97,15 @@ class _User:
 
 
 class _Login:
-    def __init__(self, tokens: TokenIssuer, authenticate: Hook) -> None:
+    def __init__(self, tokens: TokenIssuer, authenticate: Hook, throttle: Throttle | None) -> None:
         self._tokens = tokens
         self._authenticate = authenticate
+        self._throttle = throttle
 
     async def endpoint(self, request: Request) -> Response:
         try:
             fields = await _fields(request)
-            user = _user(await self._authenticate(fields["username"], fields["password"]))
+            user = await self._user(fields["username"], fields["password"], request.scope)
             scopes = _granted(fields["scope"], user.scopes)
         except _OAuthError as error:
             return error.response
@@ -106,6 +116,23 @@ class _Login:
             claims["auth_time"] = int(now)
         access_token = self._tokens.mint(user.subject, scopes=scopes, claims=claims, now=now)
         return _token_response(access_token, self._tokens.access_lifetime, scopes)
+
+    async def _user(self, username: str, password: str, scope: Scope) -> _User:
+        if self._throttle is None:
+            return _user(await self._authenticate(username, password))
+        try:
+            attempt = await self._throttle.attempt(username, scope)
+        except LoginRefused as refused:
+            raise _OAuthError(
+                # RFC 6749 5.2 has no word for it; 4.1.2.1 has.
+                "temporarily_unavailable",
+                refused.description,
+                status=refused.status,
+                retry_after=refused.retry_after,
+            ) from None
+        user = _user(await self._authenticate(username, password))
+        await self._throttle.forgive(attempt)
+        return user
 
 
 class _Refresh:

@@ -1,4 +1,5 @@
 import json
+import socket
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
@@ -16,7 +17,7 @@ from starlette.testclient import TestClient
 from starlette.types import Message, Scope
 
 from jwt_middleware import ConfigurationError, JWTMiddleware, Refusal
-from jwt_middleware.issuing import TokenIssuer, auth_routes
+from jwt_middleware.issuing import Throttle, TokenIssuer, auth_routes
 
 from ..keys import RSA, SECRET_64
 from ..support import NOW, SECRET, bearer, claims, echo, signed
@@ -474,6 +475,113 @@ def test_a_user_that_cannot_be_is_an_error_of_the_apps(user: object, error: type
     assert quiet.post("/login", data=GOOD).status_code == 500
 
 
+THROTTLED = {
+    "error": "temporarily_unavailable",
+    "error_description": "There were too many failed logins. Try again later.",
+}
+
+
+def throttled(authenticate: Any = check, *, backend: str = "asyncio", **options: Any) -> TestClient:
+    """A client of routes with a throttle; ``options`` are the throttle's."""
+    return client(authenticate, backend=backend, routes={"throttle": Throttle(**options)})
+
+
+def wrong(browser: TestClient, username: str = "ada") -> int:
+    return browser.post("/login", data={"username": username, "password": "wrong"}).status_code
+
+
+def test_after_ten_wrong_passwords_the_right_one_is_refused_as_well(backend: str) -> None:
+    browser = throttled(backend=backend)
+    assert [wrong(browser) for _ in range(12)] == [400] * 10 + [429] * 2
+    response = browser.post("/login", data=GOOD)
+    assert (response.status_code, response.json()) == (429, THROTTLED)
+    assert 895 <= int(response.headers["retry-after"]) <= 900
+    assert response.headers["cache-control"] == "no-store"
+    assert response.headers["content-type"] == "application/json"
+    assert "www-authenticate" not in response.headers
+    assert browser.post("/login", data={**GOOD, "username": "bob"}).status_code == 200
+
+
+def test_a_refused_login_tells_nothing_of_account_and_password() -> None:
+    answers = []
+    for user, password in (("ada", "lovelace"), ("ada", "wrong"), ("eve", "wrong")):
+        browser = throttled(lambda username, password: check(username, password) if username == "ada" else None)
+        assert [wrong(browser, user) for _ in range(10)] == [400] * 10
+        response = browser.post("/login", data={"username": user, "password": password})
+        answers.append((response.status_code, response.content, sorted(response.headers)))
+    assert answers[0] == answers[1] == answers[2]
+
+
+def test_a_refused_login_costs_no_password_check() -> None:
+    seen = []
+    browser = throttled(lambda username, password: seen.append(username), account_failures=1)
+    assert [wrong(browser) for _ in range(3)] == [400, 429, 429]
+    assert seen == ["ada"]
+
+
+def test_a_good_login_starts_the_count_again() -> None:
+    browser = throttled(account_failures=2, address_failures=4)
+    for _ in range(3):
+        assert wrong(browser) == 400
+        assert browser.post("/login", data=GOOD).status_code == 200
+    assert [wrong(browser), wrong(browser)] == [400, 429]
+
+
+def test_the_right_password_with_a_wrong_scope_is_no_failed_login() -> None:
+    browser = throttled(account_failures=1)
+    for _ in range(3):
+        assert browser.post("/login", data={**GOOD, "scope": "admin"}).json()["error"] == "invalid_scope"
+    assert browser.post("/login", data=GOOD).status_code == 200
+
+
+def test_a_request_that_is_no_login_is_not_counted() -> None:
+    browser = throttled(account_failures=1, address_failures=1)
+    for _ in range(3):
+        assert browser.post("/login", data={"username": "ada"}).status_code == 400
+        assert browser.post("/login", content=b"x").status_code == 400
+    assert browser.post("/login", data=GOOD).status_code == 200
+
+
+@pytest.mark.parametrize("user", [pytest.param(LookupError(), id="it raises"), pytest.param(5, id="it gives nonsense")])
+def test_an_attempt_that_ends_in_an_error_of_the_apps_stays_counted(user: object) -> None:
+    def fail(username: str, password: str) -> object:
+        if isinstance(user, Exception):
+            raise user
+        return user
+
+    starlette = app(fail, routes={"throttle": Throttle(account_failures=2)})
+    browser = TestClient(starlette, raise_server_exceptions=False)
+    assert [wrong(browser) for _ in range(3)] == [500, 500, 429]
+
+
+def test_made_up_addresses_buy_no_attempt() -> None:
+    browser = throttled(address_failures=10)
+    statuses = [
+        browser.post(
+            "/login",
+            data={"username": f"user{number}", "password": "wrong"},
+            headers={"x-forwarded-for": f"203.0.113.{number}"},
+        ).status_code
+        for number in range(12)
+    ]
+    assert statuses == [400] * 10 + [429] * 2
+
+
+def test_a_storage_that_is_away_lets_nobody_in() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    response = throttled(storage=f"redis://127.0.0.1:{port}").post("/login", data=GOOD)
+    assert (response.status_code, response.json()) == (
+        503,
+        {
+            "error": "temporarily_unavailable",
+            "error_description": "Logins cannot be checked at the moment. Try again later.",
+        },
+    )
+    assert response.headers["retry-after"] == "1"
+    assert response.headers["cache-control"] == "no-store"
+
+
 def test_what_authenticate_raises_is_the_apps() -> None:
     def throttled(username: str, password: str) -> str:
         raise HTTPException(429, headers={"retry-after": "60"})
@@ -667,6 +775,7 @@ def test_refresh_refuses_in_the_words_of_the_app() -> None:
     [
         pytest.param(SECRET, {}, "needs a TokenIssuer, not str", id="a secret for the issuer"),
         pytest.param(None, {"authenticate": None}, "^authenticate must be callable as .username, password", id="None"),
+        pytest.param(None, {"throttle": 10}, "^throttle must be a Throttle", id="a number for the throttle"),
         pytest.param(None, {"realm": "a\n"}, "^realm", id="realm"),
         pytest.param(None, {"refusal_response": "no"}, "^refusal_response", id="refusal_response"),
     ],

@@ -1,0 +1,338 @@
+"""Throttle: may this login be tried now? Failed ones are counted by account and by client address. (I/O)"""
+
+import logging
+import time
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from hashlib import blake2b
+from math import ceil
+from secrets import token_bytes
+from threading import Lock
+from typing import Any, Protocol, TypeVar
+from unicodedata import normalize
+
+import anyio
+from anyio import CapacityLimiter, to_thread
+from anyio.lowlevel import RunVar
+
+from ..arguments import count, function, seconds
+from ..errors import ConfigurationError
+from ..fetching import shown, without_secrets
+from ..hooks import WORKER_THREADS
+from .addresses import Proxies
+
+logger = logging.getLogger("jwt_middleware")
+
+Result = TypeVar("Result")
+
+PATIENCE = 1
+"""Seconds that a login waits for the storage, at most."""
+
+
+class LoginRefused(Exception):
+    """A login that is not tried, whatever its password: ``status``, ``description``, and ``retry_after`` in seconds."""
+
+    def __init__(self, status: int, description: str, retry_after: int) -> None:
+        super().__init__(description)
+        self.status = status
+        self.description = description
+        self.retry_after = retry_after
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """A login that may be tried, and counts as failed until it is forgiven. Holds no name and no address."""
+
+    account: bytes
+    address: bytes
+
+
+class Throttle:
+    """Refuses logins after too many failed ones, for ``auth_routes(..., throttle=)``.
+
+    ``account_failures``
+        Failed logins of one account in ``period``; after them the right password is refused as well. Default 10.
+    ``address_failures``
+        Failed logins from one address (IPv6: one /64 network) in ``period``. Attempts that an account's count refuses
+        are among them. Default 100.
+    ``period``
+        Seconds from the first failed login until all are forgotten. Default 900.
+    ``trusted_proxies``
+        Addresses and networks whose ``X-Forwarded-For`` is believed, ``unix`` for a proxy on a Unix socket. Default:
+        none. Without it, all who come through a proxy have the proxy's address, and are refused together.
+    ``storage``
+        Default None: the memory of this process; several processes count each for themselves. ``redis://...``,
+        ``rediss://...`` or ``unix://...``: they count together; by the library limits (extra ``login``).
+    ``account_of``
+        ``account_of(username)`` gives what is counted, quickly (it runs on the event loop): the same text for all
+        spellings that your app takes for one account, and no others, since a good login resets the count of its
+        account. Default: NFKC, without case and surrounding white space.
+    ``clock``
+        Gives seconds, for the storage in memory. Default ``time.monotonic``.
+
+    A login is decided so:
+
+    1. It is counted as failed for its address, then for its account: before the password is looked at, so that a
+       hundred at once are no more than one after the other.
+    2. Was that one too many, it is refused with 429 and ``Retry-After``, alike for any account, known or not, and any
+       password. An address that is refused is not counted for any account.
+    3. Is it a good one, the count of its account is reset, and one taken off that of its address.
+    4. Cannot the storage be asked within a second, it is refused with 503.
+
+    The storage holds no name in clear, since people type passwords into the wrong field. The memory is bounded: each
+    count has one of 2**20 places, in 8 bytes, chosen by a hash with a random key of this process, so that nobody can
+    work out who shares a place with whom. Two who do are counted together; forgetting old counts instead would let an
+    attacker wash away his own.
+
+    Raises ``ConfigurationError``.
+    """
+
+    def __init__(
+        self,
+        *,
+        account_failures: int = 10,
+        address_failures: int = 100,
+        period: float = 900,
+        trusted_proxies: str | Collection[str] = (),
+        storage: str | None = None,
+        account_of: Callable[[str], str] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        if account_of is not None:
+            function("account_of", account_of, "username")
+        function("clock", clock)
+        self._account_failures = count("account_failures", account_failures, minimum=1)
+        self._address_failures = count("address_failures", address_failures, minimum=1)
+        whole = ceil(seconds("period", period, minimum=1))
+        if whole > _LONGEST:
+            raise ConfigurationError(f"period must be a year ({_LONGEST} s) or less, not {period!r}")
+        self._proxies = Proxies(trusted_proxies)
+        self._account_of = account_of or _account
+        self._accounts: _Counts
+        self._addresses: _Counts
+        self._worker: _Worker | None = None
+        if storage is None:
+            self._accounts, self._addresses = _Memory(whole, clock), _Memory(whole, clock)
+        else:
+            limits_storage, self._worker = _redis(storage)
+            self._accounts = _Stored(limits_storage, "account", whole)
+            self._addresses = _Stored(limits_storage, "address", whole)
+
+    async def attempt(self, username: str, scope: Mapping[str, Any]) -> Attempt:
+        """Count the login of ``username`` in the request of ``scope`` as failed; raises ``LoginRefused``."""
+        client = self._proxies.client(scope)
+        # Of a long name the beginning: normalising takes the square of its length.
+        account = self._account_of(username[:MAX_NAME])
+        attempt = Attempt(self._accounts.place(account), self._addresses.place(client))
+        refused = await self._ask(self._count, attempt)
+        if refused is not None:
+            by, wait = refused
+            logger.info("login refused: too many failed logins (by=%s address=%.64r)", by, client)
+            raise LoginRefused(429, "There were too many failed logins. Try again later.", wait)
+        return attempt
+
+    async def forgive(self, attempt: Attempt) -> None:
+        """It was a good login."""
+        try:
+            await self._ask(self._forgive, attempt)
+        except LoginRefused:
+            # Its password was right, and one failed login too many is all that is left of it.
+            logger.debug("a good login stays counted as a failed one")
+
+    def _count(self, attempt: Attempt) -> tuple[str, int] | None:
+        """None, or whose count refuses it, and for how many seconds."""
+        # The address first: one that is refused makes no places for accounts that it made up.
+        if self._addresses.add(attempt.address, 1) > self._address_failures:
+            return "address", max(1, ceil(self._addresses.left(attempt.address)))
+        if self._accounts.add(attempt.account, 1) > self._account_failures:
+            return "account", max(1, ceil(self._accounts.left(attempt.account)))
+        return None
+
+    def _forgive(self, attempt: Attempt) -> None:
+        self._accounts.clear(attempt.account)
+        self._addresses.add(attempt.address, -1)
+
+    async def _ask(self, work: Callable[[Attempt], Result], attempt: Attempt) -> Result:
+        return work(attempt) if self._worker is None else await self._worker(work, attempt)
+
+
+MAX_NAME = 256
+"""Characters of a user name that are told apart."""
+
+_LONGEST = 366 * 24 * 3600
+
+
+def _account(username: str) -> str:
+    return normalize("NFKC", normalize("NFKC", username).casefold()).strip()
+
+
+class _Counts(Protocol):
+    """Counts of what happened since the first time, for a period from then."""
+
+    def place(self, name: str) -> bytes:
+        """Where ``name`` is counted; it cannot be had back from it."""
+        ...
+
+    def add(self, place: bytes, amount: int) -> int:
+        """Add ``amount``, in one step with all others, and give the new count."""
+        ...
+
+    def clear(self, place: bytes) -> None:
+        """Begin again at zero."""
+        ...
+
+    def left(self, place: bytes) -> float:
+        """Seconds until it begins again by itself."""
+        ...
+
+
+class _Memory:
+    def __init__(self, period: int, clock: Callable[[], float]) -> None:
+        self._period = period
+        self._clock = clock
+        self._key = token_bytes(32)
+        self._lock = Lock()
+        # Memory that nobody wrote to yet is none.
+        self._counts = memoryview(bytearray(4 * PLACES)).cast("I")
+        self._ends = memoryview(bytearray(4 * PLACES)).cast("I")
+        self._start = clock()
+
+    def place(self, name: str) -> bytes:
+        return blake2b(name.encode("utf-8", "surrogatepass"), key=self._key, digest_size=8).digest()
+
+    def add(self, place: bytes, amount: int) -> int:
+        index = _index(place)
+        with self._lock:
+            now = self._now()
+            if self._ends[index] <= now:
+                self._counts[index] = 0
+            if self._counts[index] == 0:
+                self._ends[index] = int(now + self._period)
+            self._counts[index] = new = min(max(0, self._counts[index] + amount), _MOST)
+            return new
+
+    def clear(self, place: bytes) -> None:
+        with self._lock:
+            self._counts[_index(place)] = 0
+
+    def left(self, place: bytes) -> float:
+        return self._ends[_index(place)] - self._now()
+
+    def _now(self) -> float:
+        return self._clock() - self._start
+
+
+PLACES = 2**20
+"""Counts that memory holds, for accounts and for addresses each: 8 MiB, if all were written to."""
+
+_MOST = 2**32 - 1
+
+
+def _index(place: bytes) -> int:
+    return int.from_bytes(place, "big") % PLACES
+
+
+class _Stored:
+    def __init__(self, storage: Any, kind: str, period: int) -> None:
+        self._storage = storage
+        self._kind = kind
+        self._period = period
+
+    def place(self, name: str) -> bytes:
+        return blake2b(name.encode("utf-8", "surrogatepass"), person=self._kind.encode(), digest_size=16).digest()
+
+    def add(self, place: bytes, amount: int) -> int:
+        name = self._name(place)
+        new: int = self._storage.incr(name, self._period, amount)
+        # What was counted in a period that is over is not taken off this one.
+        return new if new >= 0 else self._storage.incr(name, self._period, -amount)
+
+    def clear(self, place: bytes) -> None:
+        self._storage.clear(self._name(place))
+
+    def left(self, place: bytes) -> float:
+        left: float = self._storage.get_expiry(self._name(place)) - time.time()
+        # Redis rounds to whole seconds, down as well.
+        return left + 0.5
+
+    def _name(self, place: bytes) -> str:
+        return f"{self._kind}:{place.hex()}"
+
+
+def _redis(url: object) -> tuple[Any, "_Worker"]:
+    if not isinstance(url, str) or not url.startswith(("redis://", "rediss://", "unix://")):
+        raise ConfigurationError(
+            f"storage must be None, or start with redis://, rediss:// or unix://, not {shown(str(url))!r}"
+        )
+    try:
+        from limits.errors import StorageError
+        from limits.storage import RedisStorage
+        from redis.backoff import NoBackoff
+        from redis.retry import Retry
+    except ImportError:
+        raise ConfigurationError(
+            "storage: counting logins in Redis needs limits and redis; install asgi-jwt-middleware[login]"
+        ) from None
+    options: dict[str, Any] = {
+        "socket_timeout": _SOCKET_PATIENCE,
+        "socket_connect_timeout": _SOCKET_PATIENCE,
+        "retry": Retry(NoBackoff(), 0),
+    }
+    try:
+        storage = RedisStorage(url, key_prefix="jwt_middleware:login", wrap_exceptions=True, **options)
+    except (TypeError, ValueError) as error:
+        raise ConfigurationError(f"storage: {shown(url)!r} cannot be used ({type(error).__name__})") from None
+    return storage, _Worker(StorageError)
+
+
+_SOCKET_PATIENCE = 0.4
+"""Seconds; a dead connection and a new one fit into ``PATIENCE``."""
+
+
+class _Worker:
+    """Runs what waits for the storage in worker threads, and waits no longer than ``PATIENCE``."""
+
+    def __init__(self, error: type[Exception]) -> None:
+        self._error = error
+        self._limiter: RunVar[CapacityLimiter] = RunVar("jwt_middleware.throttle")
+        self._lock = Lock()
+        self._busy = 0
+        self._is_well = True
+
+    async def __call__(self, work: Callable[[Attempt], Result], attempt: Attempt) -> Result:
+        limiter = self._limiter.get(None)
+        if limiter is None:
+            limiter = CapacityLimiter(WORKER_THREADS)
+            self._limiter.set(limiter)
+        reason = f"no answer within {PATIENCE} s"
+
+        def in_thread() -> Result:
+            with self._lock:
+                self._busy += 1
+            try:
+                return work(attempt)
+            finally:
+                with self._lock:
+                    self._busy -= 1
+
+        # A thread that waits for a name to be resolved outlives those who gave it up. There are not many of them.
+        if self._busy < 2 * WORKER_THREADS:
+            with anyio.move_on_after(PATIENCE):
+                try:
+                    result = await to_thread.run_sync(in_thread, limiter=limiter, abandon_on_cancel=True)
+                except self._error as error:
+                    reason = without_secrets(f"{type(error.__cause__).__name__}: {error.__cause__}")
+                else:
+                    self._note(None)
+                    return result
+        self._note(reason)
+        raise LoginRefused(503, "Logins cannot be checked at the moment. Try again later.", 1)
+
+    def _note(self, reason: str | None) -> None:
+        if self._is_well == (reason is None):
+            return
+        self._is_well = reason is None
+        if reason is None:
+            logger.info("login throttle: its storage is there again")
+        else:
+            logger.warning("login throttle: its storage cannot be asked, logins are answered with 503: %s", reason)
