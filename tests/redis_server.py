@@ -39,9 +39,14 @@ def redis_server(directory: Path, *options: str, port: int | None = None) -> Ite
     """redis-server with ``options``, on ``port`` or a free one; its log is in ``directory``."""
     need("redis-server")
     if port is None:
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            port = free.getsockname()[1]
+        port = free_port()
     settings = ("--bind", "127.0.0.1", "--port", str(port), "--save", "", "--appendonly", "no")
     command = ("redis-server", *settings, "--dir", str(directory), *options)
     with program(*command, log=directory / f"redis-{port}.log", ready=lambda log: "Ready to accept" in log) as process:
         yield RedisServer(port, process)
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port: int = free.getsockname()[1]
+        return port
