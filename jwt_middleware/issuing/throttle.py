@@ -290,7 +290,11 @@ _SOCKET_PATIENCE = 0.4
 
 
 class _Worker:
-    """Runs what waits for the storage in worker threads, and waits no longer than ``PATIENCE``."""
+    """Runs what waits for the storage in worker threads, and waits no longer than ``PATIENCE``.
+
+    A storage that failed is asked by one login in ``_PAUSE`` seconds until it answers: what others would ask now, it
+    might still count when it wakes up.
+    """
 
     def __init__(self, error: type[Exception]) -> None:
         self._error = error
@@ -298,6 +302,7 @@ class _Worker:
         self._lock = Lock()
         self._busy = 0
         self._is_well = True
+        self._next_try = 0.0
 
     async def __call__(self, work: Callable[[Attempt], Result], attempt: Attempt) -> Result:
         limiter = self._limiter.get(None)
@@ -305,28 +310,37 @@ class _Worker:
             limiter = CapacityLimiter(WORKER_THREADS)
             self._limiter.set(limiter)
         reason = f"no answer within {PATIENCE} s"
-
-        def in_thread() -> Result:
-            with self._lock:
-                self._busy += 1
+        with anyio.move_on_after(PATIENCE):
             try:
-                return work(attempt)
-            finally:
-                with self._lock:
-                    self._busy -= 1
-
-        # A thread that waits for a name to be resolved outlives those who gave it up. There are not many of them.
-        if self._busy < 2 * WORKER_THREADS:
-            with anyio.move_on_after(PATIENCE):
-                try:
-                    result = await to_thread.run_sync(in_thread, limiter=limiter, abandon_on_cancel=True)
-                except self._error as error:
-                    reason = without_secrets(f"{type(error.__cause__).__name__}: {error.__cause__}")
-                else:
-                    self._note(None)
-                    return result
+                result = await to_thread.run_sync(self._run, work, attempt, limiter=limiter, abandon_on_cancel=True)
+            except (self._error, _NotAskedError) as error:
+                cause = error.__cause__ or error
+                reason = without_secrets(f"{type(cause).__name__}: {cause}")
+            else:
+                self._note(None)
+                return result
         self._note(reason)
         raise LoginRefused(503, "Logins cannot be checked at the moment. Try again later.", 1)
+
+    def _run(self, work: Callable[[Attempt], Result], attempt: Attempt) -> Result:
+        with self._lock:
+            self._check()
+            self._busy += 1
+        try:
+            return work(attempt)
+        finally:
+            with self._lock:
+                self._busy -= 1
+
+    def _check(self) -> None:
+        # A thread that waits for a name to be resolved outlives those who gave it up.
+        if self._busy >= 2 * WORKER_THREADS:
+            raise _NotAskedError("too many wait for it")
+        if not self._is_well:
+            now = time.monotonic()
+            if now < self._next_try:
+                raise _NotAskedError
+            self._next_try = now + _PAUSE
 
     def _note(self, reason: str | None) -> None:
         if self._is_well == (reason is None):
@@ -336,3 +350,10 @@ class _Worker:
             logger.info("login throttle: its storage is there again")
         else:
             logger.warning("login throttle: its storage cannot be asked, logins are answered with 503: %s", reason)
+
+
+_PAUSE = 0.5
+
+
+class _NotAskedError(Exception):
+    pass
