@@ -17,7 +17,7 @@ from starlette.routing import Mount, Route, WebSocketRoute
 from starlette.websockets import WebSocket
 
 from jwt_middleware import JWTMiddleware, requires
-from jwt_middleware.issuing import TokenIssuer, auth_routes
+from jwt_middleware.issuing import Throttle, TokenIssuer, auth_routes, password_check
 
 
 @dataclass(frozen=True)
@@ -31,14 +31,10 @@ def create_app() -> Starlette:
     hasher = PasswordHash.recommended()
     ada = User("ada", ("orders:read", "orders:write"), hasher.hash("lovelace"))
     bob = User("bob", ("orders:read",), hasher.hash("builder"))
-    # An unknown user costs the same time as a wrong password, so that nobody learns who has an account.
-    nobody = User("", (), hasher.hash(secrets.token_urlsafe()))
     users = {user.identity: user for user in (ada, bob)}
 
-    def check_password(username: str, password: str) -> User | None:
-        user = users.get(username, nobody)
-        return user if hasher.verify(password, user.password_hash) else None
-
+    # An unknown user costs the same time as a wrong password, so that nobody learns who has an account.
+    authenticate = password_check(users.get, hasher)
     # A secret per start: tokens end with the process. A real service keeps its secret.
     tokens = TokenIssuer(secrets.token_urlsafe(64), audience="demo", session_lifetime=8 * 3600)
     return Starlette(
@@ -48,7 +44,7 @@ def create_app() -> Starlette:
             Route("/orders", list_orders),
             Route("/orders", create_order, methods=["POST"]),
             WebSocketRoute("/ws", echo),
-            Mount("/auth", routes=auth_routes(tokens, authenticate=check_password, realm="demo")),
+            Mount("/auth", routes=auth_routes(tokens, authenticate=authenticate, throttle=Throttle(), realm="demo")),
         ],
         middleware=[
             Middleware(
@@ -125,7 +121,8 @@ def main() -> None:
             print(f"{outcome}:\n    {line}\n")
         print("Ctrl-C ends it.\n", flush=True)
         with suppress(KeyboardInterrupt):
-            uvicorn.Server(uvicorn.Config(app)).run(sockets=[listener])
+            # By default uvicorn believes whatever address a program on this machine gives itself.
+            uvicorn.Server(uvicorn.Config(app, proxy_headers=False)).run(sockets=[listener])
 
 
 if __name__ == "__main__":

@@ -12,29 +12,26 @@ from pwdlib import PasswordHash
 from starlette.routing import Router
 
 from jwt_middleware import JWTMiddleware, requires
-from jwt_middleware.issuing import TokenIssuer, auth_routes
+from jwt_middleware.issuing import Throttle, TokenIssuer, auth_routes, password_check
 
 hasher = PasswordHash.recommended()
-password_hash = hasher.hash("lovelace")
 
 
 @dataclass(frozen=True)
 class User:
     identity: str
     scopes: tuple[str, ...]
+    password_hash: str
 
 
-def check_password(username: str, password: str) -> User | None:
-    good = hasher.verify(password, password_hash)
-    return User("ada", ("orders:read",)) if good and username == "ada" else None
-
-
+users = {"ada": User("ada", ("orders:read",), hasher.hash("lovelace"))}
 tokens = TokenIssuer(secrets.token_urlsafe(64), audience="orders")
 # The middleware checks the token; this tells OpenAPI where to get one.
 login = OAuth2PasswordBearer("auth/login", auto_error=False)
 
 app = FastAPI()
-app.mount("/auth", Router(auth_routes(tokens, authenticate=check_password)))
+routes = auth_routes(tokens, authenticate=password_check(users.get, hasher), throttle=Throttle())
+app.mount("/auth", Router(routes))
 app.add_middleware(JWTMiddleware, providers=tokens.provider(), public=["/auth/*", "/docs", "/docs/*", "/openapi.json"])
 
 

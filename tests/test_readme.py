@@ -10,9 +10,11 @@ from typing import Any
 
 import jwt
 import pytest
+from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
 from jwt_middleware import JWTMiddleware, Provider, errors
+from jwt_middleware.issuing import Throttle
 from jwt_middleware.testing import IdentityProvider
 
 from .support import bearer, echo, signed
@@ -94,7 +96,14 @@ def test_an_app_behind_an_identity_provider_survives_its_outage(identity_provide
     names["test_orders_survive_an_outage"](identity_provider)
 
 
-@pytest.mark.parametrize("function", [Provider, JWTMiddleware])
+def test_failed_logins_are_throttled() -> None:
+    client = TestClient(Starlette(routes=run("Throttle(")["routes"]))
+    assert client.post("/login", data={"username": "ada", "password": "lovelace"}).status_code == 200
+    wrong = {"username": "eve", "password": "lovelace"}
+    assert [client.post("/login", data=wrong).status_code for _ in range(11)] == [400] * 10 + [429]
+
+
+@pytest.mark.parametrize("function", [Provider, JWTMiddleware, Throttle])
 def test_every_argument_is_in_the_tables(function: Any) -> None:
     for name in inspect.signature(function).parameters:
         if name not in ("app", "provider"):

@@ -1,0 +1,19 @@
+"""Apps with a throttled login, for servers: one that faces its clients, one behind a proxy on this machine."""
+
+from starlette.applications import Starlette
+
+from jwt_middleware.issuing import Throttle, TokenIssuer, auth_routes
+
+from ..support import SECRET
+
+
+def check(username: str, password: str) -> str | None:
+    return username if password == "lovelace" else None
+
+
+def app(throttle: Throttle) -> Starlette:
+    return Starlette(routes=auth_routes(TokenIssuer(SECRET, audience="orders"), authenticate=check, throttle=throttle))
+
+
+facing = app(Throttle())
+behind = app(Throttle(trusted_proxies="127.0.0.1"))
