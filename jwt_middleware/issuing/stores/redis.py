@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from math import ceil
 from secrets import token_hex
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
 from anyio.lowlevel import RunVar
 
@@ -15,10 +15,6 @@ from ...errors import ConfigurationError, StoreUnavailable
 from ...revocation import MARGIN, Ends, Revocation
 from ..rotation import Opening, Outcome, Rotation, Session
 
-if TYPE_CHECKING:
-    from redis.asyncio import Redis
-    from redis.asyncio.cluster import RedisCluster
-
 logger = logging.getLogger("jwt_middleware")
 
 SOCKET_SECONDS = 0.9
@@ -26,7 +22,7 @@ SOCKET_SECONDS = 0.9
 
 MAX_CONNECTIONS = 64
 
-MakeClient: TypeAlias = "Callable[[], Redis | RedisCluster]"
+MakeClient: TypeAlias = Callable[[], Any]
 
 
 class RedisStore:
@@ -198,7 +194,7 @@ def _from_address(address: str) -> MakeClient:
         # It may hold a password.
         raise ConfigurationError("server must be an address, redis://host:6379/0 for instance, or make a client")
 
-    def make_client() -> Redis:
+    def make_client() -> Any:
         pool = BlockingConnectionPool.from_url(
             address,
             max_connections=MAX_CONNECTIONS,
@@ -223,7 +219,7 @@ def _milliseconds(seconds: float) -> int:
 
 def _marked(provider: str) -> tuple[str, str]:
     """What the name of a revoked session of ``provider`` begins with, and the mark of what is written now."""
-    return _named(provider, "sid", "")[:-2], token_hex(8)
+    return _named(provider, "sid", "")[:-3], token_hex(8)
 
 
 def _named(provider: str, ends: Ends, value: str) -> str:
@@ -265,8 +261,8 @@ def _revocation(entry: bytes) -> Revocation:
 
 
 # Keys, all behind the prefix: `session:` and an id, a JSON array; `subject:` and a subject, its ids by when they were
-# last used; `head`, the number and the mark of the last revocation; `log`, the revocations by their numbers; `ends`, the
-# same by when they are over; `revoked:` and what is, until when. Moments are whole milliseconds, which cjson keeps.
+# last used; `head`, the number and the mark of the last revocation; `log`, the revocations by their numbers; `ends`,
+# the same by when they are over; `revoked:` and what is, until when. Moments are whole milliseconds, which cjson keeps.
 _COMMON = f"""
 local prefix, time = KEYS[1], redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
