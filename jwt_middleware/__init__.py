@@ -3,6 +3,7 @@
 from .claims import Token
 from .errors import ConfigurationError, Refusal
 from .identity import JWTCredentials, JWTUser
+from .live import renew
 from .middleware import JWTMiddleware
 from .provider import ANY, Provider
 from .remote import RemoteKeys
@@ -28,6 +29,7 @@ __all__ = [
     "Verifier",
     "bearer_header",
     "cookie",
+    "renew",
     "requires",
     "subprotocol",
 ]

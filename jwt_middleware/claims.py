@@ -184,6 +184,12 @@ class ClaimRules:
                 raise TooOld(claim="iat")
         return good_from, good_until
 
+    def good_until(self, exp: int, iat: float | None) -> float:
+        """Before when a token with these claims is good, leeway included."""
+        if self.max_token_age is None or iat is None:
+            return exp + self.leeway
+        return min(exp, iat + self.max_token_age) + self.leeway
+
     def subject(self, claims: dict[str, Any]) -> str | None:
         """Whom these claims speak of, if they say it in a way that can be read."""
         subject = _at(claims, self.subject_claim)

@@ -4,6 +4,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Collection, Iterable
 from difflib import get_close_matches
+from functools import partial
 from inspect import signature
 from typing import Any, TypeAlias, Unpack
 
@@ -15,6 +16,7 @@ from .claims import Token
 from .errors import ConfigurationError, CrossSite, MissingToken, Refusal, UserRefused
 from .hooks import Hook
 from .identity import JWTCredentials, JWTUser
+from .live import Connections
 from .origins import Origins
 from .provider import Provider, ProviderOptions
 from .refuser import RefusalResponse, Refuser
@@ -43,6 +45,9 @@ class JWTMiddleware:
     6. ``scope["auth"]`` and ``scope["user"]`` are set, whatever they were before, and the app is called; or the refusal
        is answered.
 
+    A WebSocket ends when its token does, by its time or since it is revoked: the client gets the close code 3000, the
+    app a disconnect, and ``OSError`` where it goes on sending. ``renew`` prolongs it.
+
     ``app``
         Any ASGI application.
     ``providers``
@@ -60,6 +65,9 @@ class JWTMiddleware:
     ``origins``
         From which pages, beside the app's own, requests may come that a cookie authenticates: ``https://app.example``.
         Default: none.
+    ``close_streams_on_expiry``
+        True: responses without a Content-Length, such as server-sent events, end when their token does: the client gets
+        a clean end, the app a disconnect and ``OSError``. Default False.
     ``load_user``
         ``load_user(token)``, sync (then in a worker thread, about 100 µs) or async: the app's own user for
         ``scope["user"]``, or None or False to refuse. Default: a ``JWTUser``.
@@ -84,6 +92,7 @@ class JWTMiddleware:
         allow_preflight: bool = False,
         sources: Iterable[Source | Custom] = (bearer_header(),),
         origins: Iterable[str] = (),
+        close_streams_on_expiry: bool = False,
         load_user: LoadUser | None = None,
         revocations: Revocations | None = None,
         refusal_response: RefusalResponse | None = None,
@@ -96,9 +105,9 @@ class JWTMiddleware:
         function("app", app, "scope", "receive", "send")
         switch("allow_anonymous", allow_anonymous)
         switch("allow_preflight", allow_preflight)
+        switch("close_streams_on_expiry", close_streams_on_expiry)
         if load_user is not None:
             function("load_user", load_user, "token")
-        self.app = app
         self.verifier = Verifier(
             _providers(providers, provider),
             max_token_size=max_token_size,
@@ -118,6 +127,14 @@ class JWTMiddleware:
         self._allow_preflight = allow_preflight
         self._preflight_logged = False
         self._load_user = None if load_user is None else Hook(load_user)
+        self._connections = Connections(
+            good_until=self.verifier.good_until,
+            authenticate=self._authenticated,
+            revocations=revocations,
+            refuser=self._refuser,
+            clock=clock,
+        )
+        self.app = partial(self._connections.stream, app) if close_streams_on_expiry else app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         kind = scope["type"]
@@ -178,7 +195,13 @@ class JWTMiddleware:
 
     async def _websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
         answer = self._sources.take_out(scope)
-        await self.app(scope, receive, send if answer is None else _answering(answer, scope["subprotocols"], send))
+        if answer is not None:
+            send = _answering(answer, scope["subprotocols"], send)
+        await self._connections.websocket(self.app, scope, receive, send)
+
+    async def _authenticated(self, raw: str | bytes) -> tuple[Token, Any]:
+        token = await self._verify(raw)
+        return token, JWTUser(token) if self._load_user is None else await self._loaded_user(token, self._load_user)
 
     async def _loaded_user(self, token: Token, load_user: Hook) -> Any:
         try:

@@ -60,6 +60,11 @@ class Refuser:
         _log(refusal)
         await send({"type": "websocket.close", "code": _close_code(refusal), "reason": refusal.code})
 
+    async def finish(self, refusal: Refusal, send: Send) -> None:
+        """End a response that is under way, so that it is whole for the client; ``refusal`` is why."""
+        _log(refusal)
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
     def exception(self, refusal: Refusal, scope: Scope) -> HTTPException | WebSocketException:
         """What says ``refusal`` where a returned response would not be sent; Starlette and FastAPI answer it."""
         _log(refusal)

@@ -146,7 +146,7 @@ class Sources:
 
         What is left is the app's, in the scope and in the header.
         """
-        offered: list[str] = list(scope.get("subprotocols") or ())
+        offered: list[str] = list(scope.get("subprotocols") or ()) if self._subprotocols else []
         answer = next((protocol for protocol in offered if protocol in self._subprotocols), None)
         if answer is None:
             return None

@@ -141,6 +141,11 @@ class Verifier:
             return token
         return None
 
+    def good_until(self, token: Token) -> float:
+        """The Unix time from which on ``token``, verified here, will be refused for its age."""
+        rules = next(provider.rules for provider in self.providers if provider.name == token.provider)
+        return rules.good_until(token.expires_at, token.claims.get("iat") if rules.max_token_age is not None else None)
+
     async def start(self) -> None:
         """Fetch remote keys and revocations before they are needed; keep them fresh on this event loop until ``stop``.
 

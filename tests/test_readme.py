@@ -46,6 +46,17 @@ def test_the_first_lines_protect_an_app() -> None:
     assert client.get("/", headers=token()).text == "hello ada"
 
 
+def test_a_chat_is_renewed_by_a_message() -> None:
+    names = run('message["token"]')
+    routes = [names["WebSocketRoute"]("/", names["chat"])]
+    app = JWTMiddleware(names["Starlette"](routes=routes), key=SECRET, audience="orders")
+    good = token()["authorization"].removeprefix("Bearer ")
+    with TestClient(app).websocket_connect("/", headers=token()) as websocket:
+        for sent, received in ((good, {"expires_at": FAR}), ("x", {"refused": "malformed_token"})):
+            websocket.send_json({"token": sent})
+            assert websocket.receive_json() == received
+
+
 def test_the_first_lines_are_few() -> None:
     assert len([line for line in BLOCKS[0].splitlines() if line]) == 6
 

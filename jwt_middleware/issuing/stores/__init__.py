@@ -1,7 +1,0 @@
-"""Where sessions are kept."""
-
-from .memory import MemoryStore
-from .redis import RedisStore
-from .sqlite import SQLiteStore
-
-__all__ = ["MemoryStore", "RedisStore", "SQLiteStore"]
