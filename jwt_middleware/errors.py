@@ -12,6 +12,10 @@ class ConfigurationError(ValueError):
     """An argument that cannot work, found at construction; the message says what would."""
 
 
+class StoreUnavailable(Exception):
+    """A store gave no answer: whether it did what it was asked for is not known, and it can be asked again."""
+
+
 class Refusal(Exception):
     """A request is refused; the base of every class below.
 

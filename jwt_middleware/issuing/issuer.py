@@ -1,18 +1,26 @@
 """Who makes the tokens, and how do others verify them?"""
 
 import time
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from hmac import digest
 from secrets import token_urlsafe
 from typing import Any, Unpack
+
+from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
+from cryptography.hazmat.primitives.asymmetric.ed448 import Ed448PrivateKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from .. import compact
 from ..arguments import function, seconds, strings, switch
 from ..claims import is_scope, media_type
 from ..errors import ConfigurationError, Refusal
 from ..keys import ALGORITHMS, Key, load_keys, make_key, suited_algorithms
-from ..loading import Material, PrivateKey, PublicKey, load, public_jwk, thumbprint
+from ..loading import Material, PrivateKey, PublicKey, UnusableKey, load, load_jwk, public_jwk, thumbprint
 from ..provider import KeyText, Provider, ProviderOptions
 from ..verifier import MAX_TOKEN_SIZE, Clock
 
@@ -30,7 +38,7 @@ class TokenIssuer:
     ``access_lifetime``
         Seconds that a token is good for. Default 900.
     ``session_lifetime``
-        Seconds from a login in which its tokens can be renewed. Default None: they cannot.
+        Seconds from a login in which its tokens can be renewed without ``Sessions``. Default None: they cannot.
     ``algorithm``
         Default: the commonest one of the key: HS256, RS256, ES256 and its kin by curve, EdDSA.
     ``old_keys``
@@ -38,6 +46,8 @@ class TokenIssuer:
     ``token_type``
         The header's ``typ``. Default ``JWT``; ``at+jwt`` makes tokens in the shape of RFC 9068, for which ``issuer``
         and ``client_id`` are needed.
+    ``name``
+        The name of the ``Provider`` that accepts the tokens, under which revocations are kept. Default ``jwt``.
     ``client_id``
         The ``client_id`` of every token (RFC 8693 4.3). Default None: none.
     ``allow_weak_keys``, ``clock``
@@ -57,6 +67,7 @@ class TokenIssuer:
         algorithm: str | None = None,
         old_keys: KeyText | Iterable[KeyText] = (),
         token_type: str = "JWT",
+        name: str = "jwt",
         client_id: str | None = None,
         allow_weak_keys: bool = False,
         clock: Clock = time.time,
@@ -78,10 +89,14 @@ class TokenIssuer:
         if media_type(token_type) == "at+jwt" and (issuer is None or client_id is None):
             raise ConfigurationError("token_type='at+jwt' needs issuer= and client_id= (RFC 9068 2.2)")
         audiences = strings("audience", audience)
+        self.issuer = issuer
+        self.name = name
         self._signing_key = material.value
         signing = make_key(material, {self.algorithm}, allow_weak_keys)
+        old_keys = _listed(old_keys)
         # An old key keeps the kid that it was given, or none: then it fits the tokens of another library, too.
         self._keys = (replace(signing, kid=_kid(signing)), *_old_keys(old_keys, allow_weak_keys))
+        self._materials = (material, *map(load, _each(old_keys)))
         self._header = {"typ": token_type, "alg": self.algorithm, "kid": self._keys[0].kid}
         self._claims = {
             **({} if issuer is None else {"iss": issuer}),
@@ -92,6 +107,7 @@ class TokenIssuer:
             "key": [_jwk(key) for key in self._keys],
             "audience": audience,
             "issuer": issuer,
+            "name": name,
             # RFC 7519 5.1: JWT is what other makers may leave out.
             "token_type": None if media_type(token_type) == "jwt" else token_type,
             "allow_weak_keys": allow_weak_keys,
@@ -157,8 +173,24 @@ class TokenIssuer:
 
     def provider(self, **options: Unpack[ProviderOptions]) -> Provider:
         """The ``Provider`` that accepts these tokens; ``options`` are its other keywords."""
+        if options.get("name", self.name) != self.name:
+            # Revocations are kept by that name: under another one, nothing would be revoked.
+            raise ConfigurationError(f"name: give it to TokenIssuer(name={options['name']!r}), which revokes by it")
         merged: ProviderOptions = {**self._provider_options, **options}
         return Provider(**merged)
+
+    def derived_keys(self, purpose: str) -> tuple[bytes, ...]:
+        """Secrets for ``purpose`` that only the holder of the signing key has: of ``key``, then of the ``old_keys``.
+
+        They are derived by HKDF with SHA-256 (RFC 5869), and neither the key nor that of another purpose can be found
+        from them. Public keys among the old ones have none.
+        """
+        secrets = map(_secret, self._materials)
+        return tuple(
+            HKDF(SHA256(), 32, salt=None, info=f"jwt_middleware {purpose}".encode()).derive(secret)
+            for secret in secrets
+            if secret
+        )
 
     def _sign(self, signing_input: bytes) -> bytes:
         return ALGORITHMS[self.algorithm].sign(signing_input, self._signing_key)
@@ -194,17 +226,49 @@ def _signing_algorithm(material: Material, algorithm: str | None) -> str:
     return algorithm
 
 
-def _old_keys(old_keys: KeyText | Iterable[KeyText], allow_weak_keys: bool) -> tuple[Key, ...]:
-    if not isinstance(old_keys, str | bytes | Mapping | PrivateKey | PublicKey):
-        if not isinstance(old_keys, Iterable):
-            raise ConfigurationError(f"old_keys must be keys, not {type(old_keys).__name__}")
-        old_keys = list(old_keys)
-        if not old_keys:
-            return ()
+def _listed(old_keys: KeyText | Iterable[KeyText]) -> list[KeyText]:
+    if isinstance(old_keys, str | bytes | Mapping | PrivateKey | PublicKey):
+        return [old_keys]
+    if not isinstance(old_keys, Iterable):
+        raise ConfigurationError(f"old_keys must be keys, not {type(old_keys).__name__}")
+    return list(old_keys)
+
+
+def _old_keys(old_keys: list[KeyText], allow_weak_keys: bool) -> tuple[Key, ...]:
+    if not old_keys:
+        return ()
     try:
         return load_keys(old_keys, allow_weak_keys=allow_weak_keys)
     except ConfigurationError as error:
         raise ConfigurationError(f"old_keys{str(error).removeprefix('key')}") from None
+
+
+def _each(keys: Iterable[KeyText]) -> Iterator[KeyText]:
+    """``keys``, and in the place of a JWK Set those of its keys that verify."""
+    for key in keys:
+        if isinstance(key, Mapping) and "keys" in key and "kty" not in key:
+            for jwk in key["keys"]:
+                with suppress(UnusableKey):
+                    load_jwk(jwk)
+                    yield jwk
+        else:
+            yield key
+
+
+def _secret(material: Material) -> bytes:
+    """What is secret in a key, however it was written down; empty for a public key."""
+    key = material.value
+    if isinstance(key, bytes):
+        return key
+    if isinstance(key, RSAPrivateKey):
+        number = key.private_numbers().d
+    elif isinstance(key, EllipticCurvePrivateKey):
+        number = key.private_numbers().private_value
+    elif isinstance(key, Ed25519PrivateKey | Ed448PrivateKey):
+        return key.private_bytes_raw()
+    else:
+        return b""
+    return number.to_bytes((number.bit_length() + 7) // 8, "big")
 
 
 def _jwk(key: Key) -> dict[str, str]:

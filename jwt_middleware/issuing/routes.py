@@ -1,53 +1,71 @@
-"""auth_routes(): login, refresh and the JWK Set, spoken as OAuth clients expect it (RFC 6749)."""
+"""auth_routes(): login, refresh, logout and the JWK Set, spoken as OAuth clients expect it (RFC 6749, RFC 7009)."""
 
-import re
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import aclosing
-from dataclasses import dataclass
-from typing import Any, TypeAlias
-from urllib.parse import parse_qsl
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, TypeAlias, TypeVar
 
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import Scope
 
 from ..arguments import function
 from ..claims import Token
-from ..compact import json_object
-from ..errors import ConfigurationError, InvalidClaim, MalformedToken, MissingClaim, MissingToken, Refusal, TooOld
+from ..errors import (
+    ConfigurationError,
+    InvalidClaim,
+    InvalidToken,
+    MissingClaim,
+    MissingToken,
+    Refusal,
+    StoreUnavailable,
+    TooOld,
+)
 from ..hooks import Hook
 from ..refuser import RefusalResponse, Refuser
 from ..sources import read_bearer
-from ..verifier import Verifier
+from ..verifier import MAX_TOKEN_SIZE, Verifier
 from .issuer import RESERVED, TokenIssuer
+from .oauth import NO_STORE, OAuthError, read_fields, token_response
+from .sessions import Grant, InvalidGrant, Sessions
 from .throttle import LoginRefused, Throttle
+from .users import ScopeNotGranted, User, granted, user_of
 
 Authenticate: TypeAlias = Callable[[str, str], Any]
+NoteDevice: TypeAlias = Callable[[Request], str]
 
-MAX_LOGIN_SIZE = 16 * 1024
-"""Bytes of a login request's body, at most."""
+logger = logging.getLogger("jwt_middleware")
 
 
 def auth_routes(
-    tokens: TokenIssuer,
+    sessions: Sessions | TokenIssuer,
     *,
     authenticate: Authenticate,
     throttle: Throttle | None = None,
+    device: NoteDevice | None = None,
     realm: str = "api",
     refusal_response: RefusalResponse | None = None,
 ) -> list[Route]:
     """Starlette routes, for a ``Mount`` of the app's choice.
 
+    With ``Sessions``, all of them may be public:
+
     ``POST /login``
         Takes the OAuth2 password form (RFC 6749 4.3.2) or the same names in a JSON object: ``username``, ``password``,
-        and ``scope`` if less is wanted than the user may have.
+        and ``scope`` if less is wanted than the user may have. Opens a session, and answers with its first tokens.
     ``POST /refresh``
-        Only where ``tokens`` has a ``session_lifetime``. Takes a Bearer token of a login that is still good, and
-        answers as the login did, until ``session_lifetime`` has passed since then. The issuer's own rules are checked
-        here; for those of the middleware as well (``validate``, ``load_user``), do not make this route public.
+        Takes ``refresh_token`` (RFC 6749 6) in the same ways, and ``scope`` for fewer scopes; answers as the login did.
+        Clients that know one token endpoint only can use either address for both: ``grant_type`` tells.
+    ``POST /logout``
+        Takes ``token`` (RFC 7009 2.1), a refresh token or an access token, or a Bearer header. Ends its session. Old
+        and expired tokens will do, and unknown ones are answered alike.
     ``GET /jwks.json``
         The issuer's public keys (RFC 7517 5); none where it signs with a secret.
+
+    With a ``TokenIssuer`` alone nothing is stored: there is no logout, and ``POST /refresh``, only where the issuer has
+    a ``session_lifetime``, takes a Bearer token of a login that is still good, until ``session_lifetime`` has passed
+    since then. The issuer's own rules are checked there; for those of the middleware as well (``validate``,
+    ``load_user``), do not make this route public.
 
     ``authenticate(username, password)``, sync (then in a worker thread) or async, is the app's: it returns None for
     nobody, a subject (str), or a user with ``identity`` (str), and if it has them ``scopes`` (those it may be granted)
@@ -56,58 +74,158 @@ def auth_routes(
 
     ``throttle`` refuses logins after too many failed ones. Default None: they are not counted.
 
-    ``realm`` and ``refusal_response`` are for refresh; see ``Refuser``. Raises ``ConfigurationError``.
+    ``device(request)``, sync and quick, gives a text that tells the sessions of a user apart, such as a User-Agent; see
+    ``Sessions.list``. Default None: an empty one.
+
+    ``realm`` and ``refusal_response`` are for answers to a Bearer header; see ``Refuser``. Raises
+    ``ConfigurationError``.
     """
-    if not isinstance(tokens, TokenIssuer):
-        raise ConfigurationError(f"auth_routes() needs a TokenIssuer, not {type(tokens).__name__}")
+    if not isinstance(sessions, Sessions | TokenIssuer):
+        raise ConfigurationError(f"auth_routes() needs Sessions, or a TokenIssuer, not {type(sessions).__name__}")
     function("authenticate", authenticate, "username", "password")
     if throttle is not None and not isinstance(throttle, Throttle):
         raise ConfigurationError(f"throttle must be a Throttle(...), not {throttle!r}")
+    if device is not None:
+        function("device", device, "request")
     refuser = Refuser(realm, refusal_response)
-    routes = [
-        Route("/login", _Login(tokens, Hook(authenticate), throttle).endpoint, methods=["POST"], name="login"),
+    login = _Login(Hook(authenticate), throttle)
+    if isinstance(sessions, Sessions):
+        tokens = sessions.tokens
+        endpoints = _SessionEndpoints(sessions, login, device, refuser)
+        posts = {"login": endpoints.login, "refresh": endpoints.refresh, "logout": endpoints.logout}
+    elif device is not None:
+        raise ConfigurationError("device: without Sessions there is nothing to note it in")
+    else:
+        tokens = sessions
+        posts = {"login": _StatelessLogin(tokens, login).endpoint}
+        if tokens.session_lifetime is not None:
+            posts["refresh"] = _StatelessRefresh(tokens, tokens.session_lifetime, refuser).endpoint
+    return [
+        *(Route(f"/{name}", endpoint, methods=["POST"], name=name) for name, endpoint in posts.items()),
         Route("/jwks.json", _jwks_endpoint(tokens), name="jwks"),
     ]
-    if tokens.session_lifetime is not None:
-        renewal = _Refresh(tokens, tokens.session_lifetime, refuser)
-        routes.insert(1, Route("/refresh", renewal.endpoint, methods=["POST"], name="refresh"))
-    return routes
-
-
-# RFC 6749 5.1: both headers, on every answer that holds a token; on errors too, since they tell of an attempt.
-_NO_STORE = {"cache-control": "no-store", "pragma": "no-cache"}
-
-
-class _OAuthError(Exception):
-    """RFC 6749 5.2: an error of the token endpoint."""
-
-    def __init__(self, error: str, description: str, *, status: int = 400, retry_after: int | None = None) -> None:
-        super().__init__(error)
-        headers = _NO_STORE if retry_after is None else {**_NO_STORE, "retry-after": str(retry_after)}
-        self.response = JSONResponse(
-            {"error": error, "error_description": description}, status_code=status, headers=headers
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class _User:
-    subject: str
-    scopes: tuple[str, ...] = ()
-    claims: Mapping[str, Any] | None = None
 
 
 class _Login:
-    def __init__(self, tokens: TokenIssuer, authenticate: Hook, throttle: Throttle | None) -> None:
-        self._tokens = tokens
+    """Who is it? What both kinds of login ask."""
+
+    def __init__(self, authenticate: Hook, throttle: Throttle | None) -> None:
         self._authenticate = authenticate
         self._throttle = throttle
 
+    async def user(self, fields: Mapping[str, str], scope: Scope) -> User:
+        """The user with the ``username`` and ``password`` of ``fields``; raises ``OAuthError``."""
+        username, password = fields.get("username"), fields.get("password")
+        if username is None or password is None:
+            raise OAuthError("invalid_request", "The parameters username and password are needed.")
+        if self._throttle is None:
+            return await self._authenticated(username, password)
+        try:
+            attempt = await self._throttle.attempt(username, scope)
+        except LoginRefused as refused:
+            raise OAuthError(
+                # RFC 6749 5.2 has no word for it; 4.1.2.1 has.
+                "temporarily_unavailable",
+                refused.description,
+                status=refused.status,
+                retry_after=refused.retry_after,
+            ) from None
+        user = await self._authenticated(username, password)
+        await self._throttle.forgive(attempt)
+        return user
+
+    async def _authenticated(self, username: str, password: str) -> User:
+        user = user_of(await self._authenticate(username, password), "authenticate")
+        if user is None:
+            raise OAuthError("invalid_grant", "The username or the password is wrong.")
+        return user
+
+
+class _SessionEndpoints:
+    def __init__(self, sessions: Sessions, login: _Login, device: NoteDevice | None, refuser: Refuser) -> None:
+        self._sessions = sessions
+        self._login = login
+        self._device = device
+        self._refuser = refuser
+
+    async def login(self, request: Request) -> Response:
+        return await self._granted(request, "password")
+
+    async def refresh(self, request: Request) -> Response:
+        return await self._granted(request, "refresh_token")
+
+    async def logout(self, request: Request) -> Response:
+        try:
+            fields = await read_fields(request, ("token", "token_type_hint", "refresh_token"))
+            # RFC 7009 2.1: a hint that is wrong changes nothing, so none is needed.
+            raw = fields.get("token") or fields.get("refresh_token")
+            if raw is None:
+                return await self._logout_bearer(request)
+            await _stored(self._sessions.logout(raw))
+        except OAuthError as error:
+            return error.response
+        # RFC 7009 2.2: also where the token was not a good one; the client does not want it any more either way.
+        return JSONResponse({}, headers=NO_STORE)
+
+    async def _logout_bearer(self, request: Request) -> Response:
+        try:
+            raw = read_bearer(request.scope["headers"], MAX_TOKEN_SIZE)
+            if raw is None:
+                raise OAuthError("invalid_request", "The parameter token, or a Bearer token in the header, is needed.")
+            if not await _stored(self._sessions.logout(raw.decode("latin-1"))):
+                raise InvalidToken
+        except Refusal as refusal:
+            return await self._refuser.response(refusal, request.scope)
+        return JSONResponse({}, headers=NO_STORE)
+
+    async def _granted(self, request: Request, usual: str) -> Response:
+        try:
+            fields = await read_fields(request, ("grant_type", "username", "password", "refresh_token", "scope"))
+            grant_type = fields.get("grant_type", usual)
+            if grant_type == "password":
+                grant = await self._opened(fields, request)
+            elif grant_type == "refresh_token":
+                grant = await self._refreshed(fields)
+            else:
+                raise OAuthError(
+                    "unsupported_grant_type", "Only the grant types password and refresh_token are supported here."
+                )
+        except OAuthError as error:
+            return error.response
+        return token_response(grant.access_token, grant.expires_in, grant.scopes, grant.refresh_token)
+
+    async def _opened(self, fields: Mapping[str, str], request: Request) -> Grant:
+        user = await self._login.user(fields, request.scope)
+        scopes = _grantable(fields, user)
+        device = "" if self._device is None else self._device(request)
+        return await _stored(self._sessions.open(user.subject, scopes=scopes, claims=user.claims, device=device))
+
+    async def _refreshed(self, fields: Mapping[str, str]) -> Grant:
+        refresh_token = fields.get("refresh_token")
+        if refresh_token is None:
+            raise OAuthError("invalid_request", "The parameter refresh_token is needed.")
+        try:
+            return await _stored(self._sessions.refresh(refresh_token, scope=fields.get("scope", "")))
+        except InvalidGrant as refused:
+            logger.info("refused to refresh: %s", refused.reason)
+            raise OAuthError("invalid_grant", "The refresh token is not good, or not any more.") from None
+        except ScopeNotGranted:
+            raise _invalid_scope() from None
+
+
+class _StatelessLogin:
+    def __init__(self, tokens: TokenIssuer, login: _Login) -> None:
+        self._tokens = tokens
+        self._login = login
+
     async def endpoint(self, request: Request) -> Response:
         try:
-            fields = await _fields(request)
-            user = await self._user(fields["username"], fields["password"], request.scope)
-            scopes = _granted(fields["scope"], user.scopes)
-        except _OAuthError as error:
+            fields = await read_fields(request, ("grant_type", "username", "password", "scope"))
+            if fields.get("grant_type", "password") != "password":
+                raise OAuthError("unsupported_grant_type", "Only the grant type password is supported here.")
+            user = await self._login.user(fields, request.scope)
+            scopes = _grantable(fields, user)
+        except OAuthError as error:
             return error.response
         now = self._tokens.clock()
         claims = dict(user.claims or {})
@@ -115,27 +233,10 @@ class _Login:
             # OpenID Connect Core 2: when the user was last asked for a password. Renewal is counted from here.
             claims["auth_time"] = int(now)
         access_token = self._tokens.mint(user.subject, scopes=scopes, claims=claims, now=now)
-        return _token_response(access_token, self._tokens.access_lifetime, scopes)
-
-    async def _user(self, username: str, password: str, scope: Scope) -> _User:
-        if self._throttle is None:
-            return _user(await self._authenticate(username, password))
-        try:
-            attempt = await self._throttle.attempt(username, scope)
-        except LoginRefused as refused:
-            raise _OAuthError(
-                # RFC 6749 5.2 has no word for it; 4.1.2.1 has.
-                "temporarily_unavailable",
-                refused.description,
-                status=refused.status,
-                retry_after=refused.retry_after,
-            ) from None
-        user = _user(await self._authenticate(username, password))
-        await self._throttle.forgive(attempt)
-        return user
+        return token_response(access_token, self._tokens.access_lifetime, scopes)
 
 
-class _Refresh:
+class _StatelessRefresh:
     def __init__(self, tokens: TokenIssuer, session_lifetime: int, refuser: Refuser) -> None:
         self._tokens = tokens
         self._session_lifetime = session_lifetime
@@ -171,7 +272,7 @@ class _Refresh:
             )
         except ValueError:
             raise InvalidClaim from None
-        return _token_response(access_token, lifetime, token.scopes)
+        return token_response(access_token, lifetime, token.scopes)
 
     def _left(self, claims: Mapping[str, Any], now: float) -> int:
         """Seconds until the login of these claims ends; raises a ``Refusal`` where there was none, or it has."""
@@ -193,83 +294,25 @@ def _jwks_endpoint(tokens: TokenIssuer) -> Callable[[Request], Any]:
     return endpoint
 
 
-async def _fields(request: Request) -> dict[str, str]:
-    """``username``, ``password`` and ``scope`` (empty where there is none); raises ``_OAuthError``."""
-    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    body = await _body(request)
+Answer = TypeVar("Answer")
+
+
+async def _stored(answer: Awaitable[Answer]) -> Answer:
     try:
-        if media_type == "application/json":
-            pairs: Iterable[tuple[str, Any]] = json_object(body).items()
-        elif media_type == _FORM:
-            pairs = parse_qsl(body.decode("utf-8"), keep_blank_values=True, errors="strict", max_num_fields=100)
-        else:
-            raise _OAuthError("invalid_request", f"The content type must be {_FORM} or application/json.")
-    except (ValueError, MalformedToken):
-        raise _OAuthError("invalid_request", "The body cannot be read.") from None
-    fields: dict[str, str] = {}
-    for name, value in pairs:
-        if name not in ("grant_type", "username", "password", "scope") or value is None:
-            continue
-        # RFC 6749 3.2: parameters MUST NOT be included more than once.
-        if name in fields or not isinstance(value, str):
-            raise _OAuthError("invalid_request", f"The parameter {name} must be one string.")
-        if name != "scope" and not _TEXT.fullmatch(value):
-            raise _OAuthError("invalid_request", f"The parameter {name} holds a character that it cannot have.")
-        fields[name] = value
-    if fields.get("grant_type", "") not in ("", "password"):
-        raise _OAuthError("unsupported_grant_type", "Only the grant type password is supported here.")
-    # RFC 6749 3.2: parameters without a value MUST be treated as if they were omitted.
-    if not (fields.get("username") and fields.get("password")):
-        raise _OAuthError("invalid_request", "The parameters username and password are needed.")
-    return {"scope": "", **fields}
+        return await answer
+    except StoreUnavailable as error:
+        logger.warning("sessions: the store is not available: %s", error)
+        raise OAuthError(
+            "temporarily_unavailable", "Sessions cannot be stored at the moment.", status=503, retry_after=1
+        ) from None
 
 
-_FORM = "application/x-www-form-urlencoded"
-
-# RFC 6749 A, UNICODECHARNOCRLF: databases, hashes and logs stumble over NUL and other control characters.
-_TEXT = re.compile(r"[\t\x20-\x7e\x80-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]*")
-
-
-async def _body(request: Request) -> bytes:
-    body = b""
+def _grantable(fields: Mapping[str, str], user: User) -> tuple[str, ...]:
     try:
-        async with aclosing(request.stream()) as chunks:
-            async for chunk in chunks:
-                body += chunk
-                if len(body) > MAX_LOGIN_SIZE:
-                    raise _OAuthError("invalid_request", "The body is too large.", status=413)
-    except ClientDisconnect:
-        raise _OAuthError("invalid_request", "The body is not complete.") from None
-    return body
+        return granted(fields.get("scope", ""), user.scopes or ())
+    except ScopeNotGranted:
+        raise _invalid_scope() from None
 
 
-def _user(found: object) -> _User:
-    if found is None or found is False:
-        raise _OAuthError("invalid_grant", "The username or the password is wrong.")
-    if isinstance(found, str):
-        return _User(found)
-    subject = getattr(found, "identity", None)
-    scopes = getattr(found, "scopes", None) or ()
-    if not isinstance(subject, str) or isinstance(scopes, str):
-        raise TypeError(
-            "authenticate() must return a subject (str), None, or a user with an `identity` (str) and, if it has them, "
-            f"`scopes` (a list); a {type(found).__name__} came"
-        )
-    return _User(subject, tuple(scopes), getattr(found, "claims", None))
-
-
-def _granted(wanted: str, grantable: tuple[str, ...]) -> tuple[str, ...]:
-    names = tuple(dict.fromkeys(name for name in wanted.split(" ") if name))
-    if not names:
-        return grantable
-    granted = tuple(name for name in names if name in grantable)
-    if not granted:
-        # RFC 6749 5.1 makes us name a scope that differs from the wanted one, and no scope has no name.
-        raise _OAuthError("invalid_scope", "None of the scopes asked for can be granted.")
-    return granted
-
-
-def _token_response(access_token: str, lifetime: int, scopes: tuple[str, ...]) -> Response:
-    scope = {"scope": " ".join(scopes)} if scopes else {}
-    content = {"access_token": access_token, "token_type": "bearer", "expires_in": lifetime, **scope}
-    return JSONResponse(content, headers=_NO_STORE)
+def _invalid_scope() -> OAuthError:
+    return OAuthError("invalid_scope", "None of the scopes asked for can be granted.")

@@ -432,8 +432,13 @@ async def test_the_audience_is_one_or_several(audience: Any, aud: object) -> Non
 
 
 def test_the_provider_takes_the_other_keywords_of_a_provider() -> None:
-    provider = issuer().provider(name="own", leeway=0, max_token_age=60)
+    provider = issuer(name="own").provider(name="own", leeway=0, max_token_age=60)
     assert (provider.name, provider.rules.leeway, provider.rules.max_token_age) == ("own", 0, 60)
+
+
+def test_the_provider_has_the_name_by_which_its_tokens_are_revoked() -> None:
+    with pytest.raises(ConfigurationError, match="TokenIssuer\\(name='own'\\)"):
+        issuer().provider(name="own")
 
 
 @pytest.mark.parametrize(

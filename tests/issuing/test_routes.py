@@ -773,7 +773,7 @@ def test_refresh_refuses_in_the_words_of_the_app() -> None:
 @pytest.mark.parametrize(
     ("tokens", "options", "message"),
     [
-        pytest.param(SECRET, {}, "needs a TokenIssuer, not str", id="a secret for the issuer"),
+        pytest.param(SECRET, {}, "needs Sessions, or a TokenIssuer, not str", id="a secret for the issuer"),
         pytest.param(None, {"authenticate": None}, "^authenticate must be callable as .username, password", id="None"),
         pytest.param(None, {"throttle": 10}, "^throttle must be a Throttle", id="a number for the throttle"),
         pytest.param(None, {"realm": "a\n"}, "^realm", id="realm"),

@@ -1,0 +1,93 @@
+"""How do OAuth clients ask, and how are they answered? (RFC 6749, sections 4.3, 5 and 6)"""
+
+import re
+from collections.abc import Collection, Iterable
+from contextlib import aclosing
+from typing import Any
+from urllib.parse import parse_qsl
+
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response
+
+from ..compact import json_object
+from ..errors import MalformedToken
+
+MAX_BODY_SIZE = 16 * 1024
+"""Bytes of a request's body, at most."""
+
+# RFC 6749 5.1: both headers, on every answer that holds a token; on errors too, since they tell of an attempt.
+NO_STORE = {"cache-control": "no-store", "pragma": "no-cache"}
+
+
+class OAuthError(Exception):
+    """RFC 6749 5.2: an error of the token endpoint."""
+
+    def __init__(self, error: str, description: str, *, status: int = 400, retry_after: int | None = None) -> None:
+        super().__init__(error)
+        headers = NO_STORE if retry_after is None else {**NO_STORE, "retry-after": str(retry_after)}
+        self.response = JSONResponse(
+            {"error": error, "error_description": description}, status_code=status, headers=headers
+        )
+
+
+async def read_fields(request: Request, names: Collection[str]) -> dict[str, str]:
+    """The parameters among ``names`` that the form, or the JSON object, of ``request`` holds; others are ignored.
+
+    Where there is no body there are none. Raises ``OAuthError``.
+    """
+    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    body = await _body(request)
+    if not (body or media_type):
+        return {}
+    try:
+        if media_type == "application/json":
+            pairs: Iterable[tuple[str, Any]] = json_object(body).items()
+        elif media_type == _FORM:
+            pairs = parse_qsl(body.decode("utf-8"), keep_blank_values=True, errors="strict", max_num_fields=100)
+        else:
+            raise OAuthError("invalid_request", f"The content type must be {_FORM} or application/json.")
+    except (ValueError, MalformedToken):
+        raise OAuthError("invalid_request", "The body cannot be read.") from None
+    fields: dict[str, str] = {}
+    for name, value in pairs:
+        if name not in names or value is None:
+            continue
+        # RFC 6749 3.2: parameters MUST NOT be included more than once.
+        if name in fields or not isinstance(value, str):
+            raise OAuthError("invalid_request", f"The parameter {name} must be one string.")
+        if name != "scope" and not _TEXT.fullmatch(value):
+            raise OAuthError("invalid_request", f"The parameter {name} holds a character that it cannot have.")
+        fields[name] = value
+    # RFC 6749 3.2: parameters without a value MUST be treated as if they were omitted.
+    return {name: value for name, value in fields.items() if value}
+
+
+def token_response(
+    access_token: str, lifetime: int, scopes: tuple[str, ...], refresh_token: str | None = None
+) -> Response:
+    """RFC 6749 5.1: the answer to a login and to a refresh."""
+    content = {"access_token": access_token, "token_type": "bearer", "expires_in": lifetime}
+    if refresh_token is not None:
+        content["refresh_token"] = refresh_token
+    if scopes:
+        content["scope"] = " ".join(scopes)
+    return JSONResponse(content, headers=NO_STORE)
+
+
+_FORM = "application/x-www-form-urlencoded"
+
+# RFC 6749 A, UNICODECHARNOCRLF: databases, hashes and logs stumble over NUL and other control characters.
+_TEXT = re.compile(r"[\t\x20-\x7e\x80-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]*")
+
+
+async def _body(request: Request) -> bytes:
+    body = b""
+    try:
+        async with aclosing(request.stream()) as chunks:
+            async for chunk in chunks:
+                body += chunk
+                if len(body) > MAX_BODY_SIZE:
+                    raise OAuthError("invalid_request", "The body is too large.", status=413)
+    except ClientDisconnect:
+        raise OAuthError("invalid_request", "The body is not complete.") from None
+    return body

@@ -1,0 +1,7 @@
+"""Where sessions are kept."""
+
+from .memory import MemoryStore
+from .redis import RedisStore
+from .sqlite import SQLiteStore
+
+__all__ = ["MemoryStore", "RedisStore", "SQLiteStore"]

@@ -1,0 +1,70 @@
+"""The contract of stores, kept by ours; what each has besides is in the tests of its own."""
+
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from secrets import token_hex
+from typing import Any
+
+import pytest
+import redis.asyncio
+
+from jwt_middleware.issuing import MemoryStore, RedisStore, SQLiteStore
+from jwt_middleware.issuing.testing import StoreContract
+
+from ..redis_server import RedisServer, redis_server
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    with redis_server(tmp_path_factory.mktemp("redis")) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    """A cluster of one: it, too, refuses a script whose keys are in several slots."""
+    with redis_server(tmp_path_factory.mktemp("cluster"), "--cluster-enabled", "yes") as running:
+        with redis.Redis(port=running.port) as client:
+            client.execute_command("CLUSTER ADDSLOTSRANGE", 0, 16383)
+            while client.execute_command("CLUSTER INFO")["cluster_state"] != "ok":
+                pass
+        yield running
+
+
+class TestMemoryStore(StoreContract):
+    @pytest.fixture
+    def store(self) -> MemoryStore:
+        return MemoryStore()
+
+
+class TestSQLiteStore(StoreContract):
+    @pytest.fixture
+    async def store(self, tmp_path: Path) -> AsyncIterator[SQLiteStore]:
+        store = SQLiteStore(tmp_path / "sessions.db")
+        yield store
+        await store.aclose()
+
+
+class InRedis(StoreContract):
+    @pytest.fixture
+    def anyio_backend(self) -> str:
+        return "asyncio"
+
+
+class TestRedisStore(InRedis):
+    @pytest.fixture
+    async def store(self, server: RedisServer) -> AsyncIterator[RedisStore]:
+        store = RedisStore(server.url, prefix=token_hex(4))
+        yield store
+        await store.aclose()
+
+
+class TestRedisStoreOfAClientInACluster(InRedis):
+    @pytest.fixture
+    async def store(self, cluster: RedisServer) -> AsyncIterator[RedisStore]:
+        def make_client() -> Any:
+            return redis.asyncio.RedisCluster(host="127.0.0.1", port=cluster.port)
+
+        store = RedisStore(make_client, prefix=token_hex(4))
+        yield store
+        await store.aclose()
