@@ -93,6 +93,17 @@ def test_users_log_in_and_renew() -> None:
     assert client.get("/auth/jwks.json").json() == {"keys": []}
 
 
+def test_a_page_logs_in_by_cookies_that_it_cannot_read() -> None:
+    browser = TestClient(run('cookies="all"')["app"], base_url="https://testserver")
+    own = {"origin": "https://testserver"}
+    login = browser.post("/auth/login", data={"username": "ada", "password": "lovelace"}, headers=own)
+    assert login.json() == {"token_type": "bearer", "expires_in": 900}
+    assert browser.get("/me").json()["user"] == "ada"
+    assert browser.post("/auth/logout", headers={"origin": "https://evil.example"}).status_code == 403
+    assert browser.post("/auth/logout", headers=own).json() == {}
+    assert browser.get("/me").status_code == 401
+
+
 def test_tokens_of_fastapi_users_stay_good() -> None:
     app = run("fastapi-users:auth")["app"]
     app.app = echo

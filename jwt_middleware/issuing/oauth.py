@@ -63,10 +63,11 @@ async def read_fields(request: Request, names: Collection[str]) -> dict[str, str
 
 
 def token_response(
-    access_token: str, lifetime: int, scopes: tuple[str, ...], refresh_token: str | None = None
+    access_token: str | None, lifetime: int, scopes: tuple[str, ...], refresh_token: str | None = None
 ) -> Response:
-    """RFC 6749 5.1: the answer to a login and to a refresh."""
-    content = {"access_token": access_token, "token_type": "bearer", "expires_in": lifetime}
+    """RFC 6749 5.1: the answer to a login and to a refresh. Tokens that cookies keep are not in it."""
+    content: dict[str, Any] = {} if access_token is None else {"access_token": access_token}
+    content |= {"token_type": "bearer", "expires_in": lifetime}
     if refresh_token is not None:
         content["refresh_token"] = refresh_token
     if scopes:

@@ -1,7 +1,7 @@
 """auth_routes(): login, refresh, logout and the JWK Set, spoken as OAuth clients expect it (RFC 6749, RFC 7009)."""
 
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any, TypeAlias, TypeVar
 
 from starlette.requests import Request
@@ -13,6 +13,7 @@ from ..arguments import function
 from ..claims import Token
 from ..errors import (
     ConfigurationError,
+    CrossSite,
     InvalidClaim,
     InvalidToken,
     MissingClaim,
@@ -25,6 +26,7 @@ from ..hooks import Hook
 from ..refuser import RefusalResponse, Refuser
 from ..sources import read_bearer
 from ..verifier import MAX_TOKEN_SIZE, Verifier
+from .cookies import CookieMode, Cookies
 from .issuer import RESERVED, TokenIssuer
 from .oauth import NO_STORE, OAuthError, read_fields, token_response
 from .sessions import Grant, InvalidGrant, Sessions
@@ -43,6 +45,9 @@ def auth_routes(
     authenticate: Authenticate,
     throttle: Throttle | None = None,
     device: NoteDevice | None = None,
+    cookies: CookieMode | None = None,
+    cookie_path: str | None = None,
+    origins: Iterable[str] = (),
     realm: str = "api",
     refusal_response: RefusalResponse | None = None,
 ) -> list[Route]:
@@ -77,6 +82,13 @@ def auth_routes(
     ``device(request)``, sync and quick, gives a text that tells the sessions of a user apart, such as a User-Agent; see
     ``Sessions.list``. Default None: an empty one.
 
+    ``cookies`` is for pages in browsers, with ``Sessions``. ``"refresh"``: the refresh token is kept in the cookie
+    ``__Secure-refresh``, for these routes alone, and goes to no page; refresh and logout need no parameters. ``"all"``:
+    the access token is kept in ``__Host-access``, which ``sources=[cookie("__Host-access")]`` reads. Login, refresh and
+    logout must come from the same origin then, or from one of ``origins``: ``cross_site``; see ``Origins``. Default
+    None: tokens are in the answers. ``cookie_path`` is the path of these routes as browsers know it, for proxies that
+    strip a prefix; by default that of the ``Mount``.
+
     ``realm`` and ``refusal_response`` are for answers to a Bearer header; see ``Refuser``. Raises
     ``ConfigurationError``.
     """
@@ -91,10 +103,13 @@ def auth_routes(
     login = _Login(Hook(authenticate), throttle)
     if isinstance(sessions, Sessions):
         tokens = sessions.tokens
-        endpoints = _SessionEndpoints(sessions, login, device, refuser)
+        kept = _cookies(cookies, cookie_path, origins, sessions)
+        endpoints = _SessionEndpoints(sessions, login, device, kept, refuser)
         posts = {"login": endpoints.login, "refresh": endpoints.refresh, "logout": endpoints.logout}
     elif device is not None:
         raise ConfigurationError("device: without Sessions there is nothing to note it in")
+    elif cookies is not None:
+        raise ConfigurationError("cookies: without Sessions there are no refresh tokens to keep in one")
     else:
         tokens = sessions
         posts = {"login": _StatelessLogin(tokens, login).endpoint}
@@ -142,10 +157,18 @@ class _Login:
 
 
 class _SessionEndpoints:
-    def __init__(self, sessions: Sessions, login: _Login, device: NoteDevice | None, refuser: Refuser) -> None:
+    def __init__(
+        self,
+        sessions: Sessions,
+        login: _Login,
+        device: NoteDevice | None,
+        cookies: Cookies | None,
+        refuser: Refuser,
+    ) -> None:
         self._sessions = sessions
         self._login = login
         self._device = device
+        self._cookies = cookies
         self._refuser = refuser
 
     async def login(self, request: Request) -> Response:
@@ -155,22 +178,46 @@ class _SessionEndpoints:
         return await self._granted(request, "refresh_token")
 
     async def logout(self, request: Request) -> Response:
+        if self._cookies is None:
+            return await self._logout(request)
+        try:
+            self._cookies.check(request.scope)
+        except CrossSite as refusal:
+            return await self._refuser.response(refusal, request.scope)
+        response = await self._logout(request)
+        # Also where the session could not be ended: nobody is to find them in this browser.
+        self._cookies.clear(response, request.scope)
+        return response
+
+    async def _logout(self, request: Request) -> Response:
         try:
             fields = await read_fields(request, ("token", "token_type_hint", "refresh_token"))
             # RFC 7009 2.1: a hint that is wrong changes nothing, so none is needed.
             raw = fields.get("token") or fields.get("refresh_token")
-            if raw is None:
+            if raw is not None:
+                await _stored(self._sessions.logout(raw))
+            elif self._cookies is None or not await self._logout_kept(self._cookies, request.scope):
                 return await self._logout_bearer(request)
-            await _stored(self._sessions.logout(raw))
         except OAuthError as error:
             return error.response
+        except Refusal as refusal:
+            return await self._refuser.response(refusal, request.scope)
         # RFC 7009 2.2: also where the token was not a good one; the client does not want it any more either way.
         return JSONResponse({}, headers=NO_STORE)
+
+    async def _logout_kept(self, cookies: Cookies, scope: Scope) -> bool:
+        for raw in (cookies.refresh_token(scope), cookies.access_token(scope)):
+            if raw is not None and await _stored(self._sessions.logout(raw)):
+                return True
+        return False
 
     async def _logout_bearer(self, request: Request) -> Response:
         try:
             raw = read_bearer(request.scope["headers"], MAX_TOKEN_SIZE)
             if raw is None:
+                if self._cookies is not None:
+                    # Whatever there was is gone already.
+                    return JSONResponse({}, headers=NO_STORE)
                 raise OAuthError("invalid_request", "The parameter token, or a Bearer token in the header, is needed.")
             if not await _stored(self._sessions.logout(raw.decode("latin-1"))):
                 raise InvalidToken
@@ -180,18 +227,24 @@ class _SessionEndpoints:
 
     async def _granted(self, request: Request, usual: str) -> Response:
         try:
+            if self._cookies is not None:
+                self._cookies.check(request.scope)
             fields = await read_fields(request, ("grant_type", "username", "password", "refresh_token", "scope"))
             grant_type = fields.get("grant_type", usual)
             if grant_type == "password":
                 grant = await self._opened(fields, request)
             elif grant_type == "refresh_token":
-                grant = await self._refreshed(fields)
+                grant = await self._refreshed(fields, request)
             else:
                 raise OAuthError(
                     "unsupported_grant_type", "Only the grant types password and refresh_token are supported here."
                 )
         except OAuthError as error:
             return error.response
+        except Refusal as refusal:
+            return await self._refuser.response(refusal, request.scope)
+        if self._cookies is not None:
+            return self._cookies.answer(grant, request.scope)
         return token_response(grant.access_token, grant.expires_in, grant.scopes, grant.refresh_token)
 
     async def _opened(self, fields: Mapping[str, str], request: Request) -> Grant:
@@ -200,8 +253,13 @@ class _SessionEndpoints:
         device = "" if self._device is None else self._device(request)
         return await _stored(self._sessions.open(user.subject, scopes=scopes, claims=user.claims, device=device))
 
-    async def _refreshed(self, fields: Mapping[str, str]) -> Grant:
+    async def _refreshed(self, fields: Mapping[str, str], request: Request) -> Grant:
         refresh_token = fields.get("refresh_token")
+        if refresh_token is None and self._cookies is not None:
+            refresh_token = self._cookies.refresh_token(request.scope)
+            if refresh_token is None:
+                # Not the page's mistake: nobody is logged in.
+                raise OAuthError("invalid_grant", "There is no refresh token: log in.")
         if refresh_token is None:
             raise OAuthError("invalid_request", "The parameter refresh_token is needed.")
         try:
@@ -285,6 +343,14 @@ class _StatelessRefresh:
         if left < 1:
             raise TooOld(claim="auth_time")
         return left
+
+
+def _cookies(mode: CookieMode | None, path: str | None, origins: Iterable[str], sessions: Sessions) -> Cookies | None:
+    if mode is not None:
+        return Cookies(mode, path=path, origins=origins, lifetime=sessions.idle_lifetime)
+    if path is not None or origins:
+        raise ConfigurationError("cookie_path and origins are for cookies=")
+    return None
 
 
 def _jwks_endpoint(tokens: TokenIssuer) -> Callable[[Request], Any]:

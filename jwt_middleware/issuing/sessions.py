@@ -173,7 +173,7 @@ class Sessions:
             function("on_event", on_event, "event")
         self.tokens = tokens
         self._store = store
-        self._idle_lifetime, self._session_lifetime = idle_lifetime, session_lifetime
+        self.idle_lifetime, self._session_lifetime = idle_lifetime, session_lifetime
         self._grace = seconds("grace", grace)
         self._max_sessions = count("max_sessions", max_sessions, minimum=1)
         self._reload_user = None if reload_user is None else Hook(reload_user)
@@ -222,7 +222,7 @@ class Sessions:
         opening = Opening(
             id=id,
             subject=subject,
-            idle_lifetime=self._idle_lifetime,
+            idle_lifetime=self.idle_lifetime,
             session_lifetime=self._session_lifetime,
             access_until=int(now) + lifetime,
             scopes=scopes,
@@ -268,7 +268,7 @@ class Sessions:
             id=session.id,
             generation=presented.generation,
             grace=self._grace,
-            idle_lifetime=self._idle_lifetime,
+            idle_lifetime=self.idle_lifetime,
             access_until=int(now) + lifetime,
             # A store that answers too late must not have done it: nobody would know of the new generation, and the old
             # one would come again as a thief's.
