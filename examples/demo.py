@@ -1,23 +1,39 @@
-"""A service that logs its users in: python examples/demo.py, then, in a second terminal, the lines that it prints."""
+"""A service that logs its users in: python examples/demo.py, then, in a second terminal, the lines that it prints.
+
+Its sessions are in a SQLite file, or, with --redis redis://127.0.0.1:6379/0, in Redis. Two that are started in one
+folder are two instances of one service: what ends on one ends on the other.
+"""
 
 import logging
+import os
 import secrets
 import socket
 from argparse import ArgumentParser
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 import uvicorn
 from pwdlib import PasswordHash
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.requests import Request
-from starlette.responses import JSONResponse, PlainTextResponse
+from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Mount, Route, WebSocketRoute
 from starlette.websockets import WebSocket
 
 from jwt_middleware import JWTMiddleware, requires
-from jwt_middleware.issuing import Throttle, TokenIssuer, auth_routes, password_check
+from jwt_middleware.issuing import (
+    MemoryStore,
+    RedisStore,
+    Sessions,
+    SessionStore,
+    SQLiteStore,
+    Throttle,
+    TokenIssuer,
+    auth_routes,
+    password_check,
+)
 
 
 @dataclass(frozen=True)
@@ -27,7 +43,8 @@ class User:
     password_hash: str
 
 
-def create_app() -> Starlette:
+def create_app(store: SessionStore | None = None, secret: str | None = None) -> Starlette:
+    """The service, with its sessions in ``store`` and its tokens signed with ``secret``; by default gone with it."""
     hasher = PasswordHash.recommended()
     ada = User("ada", ("orders:read", "orders:write"), hasher.hash("lovelace"))
     bob = User("bob", ("orders:read",), hasher.hash("builder"))
@@ -35,8 +52,39 @@ def create_app() -> Starlette:
 
     # An unknown user costs the same time as a wrong password, so that nobody learns who has an account.
     authenticate = password_check(users.get, hasher)
-    # A secret per start: tokens end with the process. A real service keeps its secret.
-    tokens = TokenIssuer(secrets.token_urlsafe(64), audience="demo", session_lifetime=8 * 3600)
+    tokens = TokenIssuer(secret or secrets.token_urlsafe(64), audience="demo")
+    # A user who is gone, or may do less, is so at the next refresh.
+    sessions = Sessions(store or MemoryStore(), tokens, idle_lifetime=24 * 3600, reload_user=users.get)
+    routes = auth_routes(sessions, authenticate=authenticate, throttle=Throttle(), device=device, realm="demo")
+
+    async def my_sessions(request: Request) -> JSONResponse:
+        listed = await sessions.list(request.user.identity)
+        return JSONResponse(
+            {
+                "sessions": [
+                    {
+                        "id": session.id,
+                        "device": session.device,
+                        "opened_at": session.opened_at,
+                        "used_at": session.used_at,
+                        "is_this": session.id == request.auth.token.session,
+                    }
+                    for session in listed
+                ]
+            }
+        )
+
+    async def end_session(request: Request) -> Response:
+        id = request.path_params["id"]
+        # One's own only: an id is no secret.
+        if all(session.id != id for session in await sessions.list(request.user.identity)):
+            return JSONResponse({"error": "You have no such session."}, status_code=404)
+        await sessions.revoke(session=id)
+        return Response(status_code=204)
+
+    async def end_all_sessions(request: Request) -> JSONResponse:
+        return JSONResponse({"ended": await sessions.revoke(subject=request.user.identity)})
+
     return Starlette(
         routes=[
             Route("/", home),
@@ -44,14 +92,26 @@ def create_app() -> Starlette:
             Route("/orders", list_orders),
             Route("/orders", create_order, methods=["POST"]),
             WebSocketRoute("/ws", echo),
-            Mount("/auth", routes=auth_routes(tokens, authenticate=authenticate, throttle=Throttle(), realm="demo")),
+            Route("/sessions", my_sessions),
+            Route("/sessions", end_all_sessions, methods=["DELETE"]),
+            Route("/sessions/{id}", end_session, methods=["DELETE"]),
+            Mount("/auth", routes=routes),
         ],
         middleware=[
             Middleware(
-                JWTMiddleware, providers=tokens.provider(), public=["/", "/auth/login", "/auth/jwks.json"], realm="demo"
+                JWTMiddleware,
+                providers=tokens.provider(),
+                revocations=sessions,
+                public=["/", "/auth/*"],
+                realm="demo",
             )
         ],
     )
+
+
+def device(request: Request) -> str:
+    """What tells a user's sessions apart in a list."""
+    return request.headers.get("user-agent", "")
 
 
 async def home(request: Request) -> PlainTextResponse:
@@ -84,23 +144,34 @@ def lines_to_try(url: str) -> list[tuple[str, str]]:
     ada = f"-d 'username=ada&password=lovelace' {url}/auth/login"
     bob = f"-d 'username=bob&password=builder' {url}/auth/login"
     access_token = """sed 's/.*"access_token":"\\([^"]*\\)".*/\\1/'"""
+    refresh_token = """sed 's/.*"refresh_token":"\\([^"]*\\)".*/\\1/'"""
     forged = """"${TOKEN%.*}.$(echo "${TOKEN##*.}" | sed -e 's/^[A-Y]/Z/' -e t -e 's/^./A/')\""""
     return [
         ("A public path, 200", f"curl -i {url}/"),
         ("No token, 401", f"curl -i {url}/me"),
         ("Login, 200", f"curl -i {ada}"),
-        ("The same, and keep the token", f"TOKEN=$(curl -s {ada} | {access_token})"),
+        ("The same, and keep the answer", f"LOGIN=$(curl -s {ada})"),
+        ("The access token in it", f'TOKEN=$(echo "$LOGIN" | {access_token})'),
+        ("The refresh token in it", f'REFRESH=$(echo "$LOGIN" | {refresh_token})'),
         ("Who am I, 200", f'curl -i -H "Authorization: Bearer $TOKEN" {url}/me'),
         ("Ada may order, 201", f'curl -i -X POST -H "Authorization: Bearer $TOKEN" {url}/orders'),
         ("Bob logs in", f"BOB=$(curl -s {bob} | {access_token})"),
         ("He may not order, 403", f'curl -i -X POST -H "Authorization: Bearer $BOB" {url}/orders'),
         ("One character of the signature changed", f"FORGED={forged}"),
         ("That is a forgery, 401", f'curl -i -H "Authorization: Bearer $FORGED" {url}/me'),
-        ("Renew the login, 200", f'curl -i -X POST -H "Authorization: Bearer $TOKEN" {url}/auth/refresh'),
+        ("Renew the login, 200", f'curl -i -d "refresh_token=$REFRESH" {url}/auth/refresh'),
+        ("Ada's sessions, 200", f'curl -i -H "Authorization: Bearer $TOKEN" {url}/sessions'),
+        ("Log out, 200", f'curl -i -d "token=$REFRESH" {url}/auth/logout'),
+        ("The access token has ended with it, 401", f'curl -i -H "Authorization: Bearer $TOKEN" {url}/me'),
+        ("So has the refresh token, 400", f'curl -i -d "refresh_token=$REFRESH" {url}/auth/refresh'),
     ]
 
 
-app = create_app()
+def kept_secret(path: Path) -> str:
+    """The secret in the file ``path``, which is made where there is none, so that tokens outlive the process."""
+    with suppress(FileExistsError), open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        file.write(secrets.token_urlsafe(64))
+    return path.read_text()
 
 
 def listen(port: int) -> socket.socket:
@@ -115,8 +186,14 @@ def listen(port: int) -> socket.socket:
 def main() -> None:
     parser = ArgumentParser(description=__doc__)
     parser.add_argument("--port", type=int, default=8000, help="0 takes a free one; default 8000")
+    parser.add_argument("--redis", metavar="ADDRESS", help="where sessions are kept; default: in a SQLite file")
+    parser.add_argument("--data", type=Path, default=Path(".demo"), help="folder of the secret and the SQLite file")
+    arguments = parser.parse_args()
+    arguments.data.mkdir(exist_ok=True)
+    store = RedisStore(arguments.redis) if arguments.redis else SQLiteStore(arguments.data / "sessions.db")
+    app = create_app(store, kept_secret(arguments.data / "secret"))
     logging.basicConfig(level=logging.INFO, format="%(levelname)s:     %(message)s")  # refusals, and why
-    with listen(parser.parse_args().port) as listener:
+    with listen(arguments.port) as listener:
         for outcome, line in lines_to_try(f"http://127.0.0.1:{listener.getsockname()[1]}"):
             print(f"{outcome}:\n    {line}\n")
         print("Ctrl-C ends it.\n", flush=True)

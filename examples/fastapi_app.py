@@ -12,7 +12,7 @@ from pwdlib import PasswordHash
 from starlette.routing import Router
 
 from jwt_middleware import JWTMiddleware, requires
-from jwt_middleware.issuing import Throttle, TokenIssuer, auth_routes, password_check
+from jwt_middleware.issuing import Sessions, SQLiteStore, Throttle, TokenIssuer, auth_routes, password_check
 
 hasher = PasswordHash.recommended()
 
@@ -26,13 +26,19 @@ class User:
 
 users = {"ada": User("ada", ("orders:read",), hasher.hash("lovelace"))}
 tokens = TokenIssuer(secrets.token_urlsafe(64), audience="orders")
+sessions = Sessions(SQLiteStore("sessions.db"), tokens, reload_user=users.get)
 # The middleware checks the token; this tells OpenAPI where to get one.
-login = OAuth2PasswordBearer("auth/login", auto_error=False)
+login = OAuth2PasswordBearer("auth/login", refreshUrl="auth/refresh", auto_error=False)
 
 app = FastAPI()
-routes = auth_routes(tokens, authenticate=password_check(users.get, hasher), throttle=Throttle())
+routes = auth_routes(sessions, authenticate=password_check(users.get, hasher), throttle=Throttle())
 app.mount("/auth", Router(routes))
-app.add_middleware(JWTMiddleware, providers=tokens.provider(), public=["/auth/*", "/docs", "/docs/*", "/openapi.json"])
+app.add_middleware(
+    JWTMiddleware,
+    providers=tokens.provider(),
+    revocations=sessions,
+    public=["/auth/*", "/docs", "/docs/*", "/openapi.json"],
+)
 
 
 @app.get("/me", dependencies=[Security(login)])

@@ -2,8 +2,11 @@ import signal
 import socket
 import subprocess
 import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+import httpx2
 import pytest
 from starlette.testclient import TestClient
 
@@ -11,6 +14,7 @@ from examples.demo import create_app, lines_to_try
 from examples.fastapi_app import app as fastapi_app
 
 from .processes import interrupt, need, python
+from .redis_server import redis_server
 from .support import bearer
 
 BETWEEN = "-- the next line --"
@@ -24,14 +28,26 @@ def is_ready(output: str) -> bool:
     return "startup complete" in output
 
 
+@contextmanager
+def demo(data: Path, *arguments: str, log: Path) -> Iterator[subprocess.Popen[bytes]]:
+    with python("examples/demo.py", "--data", str(data), *arguments, log=log, ready=is_ready) as process:
+        yield process
+
+
+def address(log: Path) -> str:
+    """Where the demo that writes ``log`` listens."""
+    lines = printed_lines(log.read_text())
+    return next(line for line in lines if line.endswith("/me")).split()[-1].removesuffix("/me")
+
+
 @pytest.fixture(scope="module")
 def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """What comes of each line that the demo prints, run in one shell in their order, by what is said of it."""
     need("curl")
     log = tmp_path_factory.mktemp("demo") / "log"
-    with python("examples/demo.py", "--port", "0", log=log, ready=is_ready):
+    with demo(log.parent, "--port", "0", log=log):
         lines = printed_lines(log.read_text())
-        url = next(line for line in lines if "/me" in line).split()[-1].removesuffix("/me")
+        url = address(log)
         assert [line for _, line in lines_to_try(url)] == lines
         script = f"\necho; echo '{BETWEEN}'\n".join(lines)
         shell = subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=30, check=True)
@@ -56,7 +72,11 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
             ["401 Unauthorized", 'error="invalid_token"', '"code":"bad_signature"'],
             id="a changed signature",
         ),
-        pytest.param("Renew the login, 200", ["200 OK", '"access_token":"ey'], id="refresh"),
+        pytest.param("Renew the login, 200", ["200 OK", '"access_token":"ey', '"refresh_token":"ey'], id="refresh"),
+        pytest.param("Ada's sessions, 200", ["200 OK", '"device":"curl', '"is_this":true'], id="sessions"),
+        pytest.param("Log out, 200", ["200 OK"], id="logout"),
+        pytest.param("The access token has ended with it, 401", ["401 Unauthorized", '"code":"revoked"'], id="revoked"),
+        pytest.param("So has the refresh token, 400", ['"error":"invalid_grant"'], id="invalid_grant"),
     ],
 )
 def test_the_lines_that_the_demo_prints_work(answers: dict[str, str], outcome: str, expected: list[str]) -> None:
@@ -85,8 +105,8 @@ def test_the_demo_ends_cleanly_on_ctrl_c_and_takes_another_port_where_its_own_is
     log = tmp_path / "log"
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = str(other.getsockname()[1])
-        with python("examples/demo.py", "--port", port, log=log, ready=is_ready) as demo:
-            assert interrupt(demo) in (0, -signal.SIGINT)
+        with demo(tmp_path, "--port", port, log=log) as running:
+            assert interrupt(running) in (0, -signal.SIGINT)
     output = log.read_text()
     assert output.startswith(f"Port {port} is taken")
     assert f"127.0.0.1:{port}" not in output
@@ -121,6 +141,60 @@ def test_the_websocket_of_the_demo_echoes(backend: str) -> None:
         assert websocket.receive_text() == "bob: hello"
 
 
+def logged_in(client: TestClient | httpx2.Client, username: str = "bob", password: str = "builder") -> dict[str, str]:
+    response = client.post("/auth/login", data={"username": username, "password": password})
+    tokens: dict[str, str] = response.raise_for_status().json()
+    return tokens
+
+
+def test_a_user_of_the_demo_ends_sessions_and_only_her_own(backend: str) -> None:
+    client = TestClient(create_app(), backend=backend)  # type: ignore[arg-type]  # a literal type, kept to itself
+    phone, laptop = (bearer(logged_in(client)["access_token"]) for _ in range(2))
+    ada = bearer(logged_in(client, "ada", "lovelace")["access_token"])
+    sessions = client.get("/sessions", headers=laptop).json()["sessions"]
+    assert [session["is_this"] for session in sessions] == [True, False]
+    other = f"/sessions/{sessions[1]['id']}"
+    assert client.delete(other, headers=ada).status_code == 404
+    assert client.get("/me", headers=phone).status_code == 200
+    assert client.delete(other, headers=laptop).status_code == 204
+    assert client.get("/me", headers=phone).json()["code"] == "revoked"
+    assert client.get("/me", headers=laptop).status_code == 200
+    assert client.delete("/sessions", headers=laptop).json() == {"ended": 1}
+    assert client.get("/me", headers=laptop).json()["code"] == "revoked"
+    assert client.get("/me", headers=ada).status_code == 200
+
+
+@pytest.mark.parametrize("kept_in", ["SQLite", "Redis"])
+def test_a_logout_at_one_instance_of_the_demo_is_one_at_the_other(tmp_path: Path, kept_in: str) -> None:
+    logs = [tmp_path / "one", tmp_path / "other"]
+    with ExitStack() as stack:
+        options = []
+        if kept_in == "Redis":
+            options = ["--redis", stack.enter_context(redis_server(tmp_path)).url]
+        for log in logs:
+            stack.enter_context(demo(tmp_path, "--port", "0", *options, log=log))
+        one, other = (stack.enter_context(httpx2.Client(base_url=address(log))) for log in logs)
+        tokens = logged_in(one)
+        headers = bearer(tokens["access_token"])
+        assert other.get("/me", headers=headers).status_code == 200
+        assert one.post("/auth/logout", data={"token": tokens["refresh_token"]}).status_code == 200
+        time.sleep(1)
+        assert other.get("/me", headers=headers).json()["code"] == "revoked"
+        assert one.get("/me", headers=headers).json()["code"] == "revoked"
+        refused = other.post("/auth/refresh", data={"refresh_token": tokens["refresh_token"]})
+        assert refused.json()["error"] == "invalid_grant"
+
+
+def test_sessions_of_the_demo_outlive_it(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    with demo(tmp_path, "--port", "0", log=log), httpx2.Client(base_url=address(log)) as client:
+        tokens = logged_in(client)
+    with demo(tmp_path, "--port", "0", log=log), httpx2.Client(base_url=address(log)) as client:
+        assert client.get("/me", headers=bearer(tokens["access_token"])).status_code == 200
+        refreshed = client.post("/auth/refresh", data={"refresh_token": tokens["refresh_token"]})
+        assert refreshed.status_code == 200
+
+
 def test_the_fastapi_example_has_login_scopes_and_an_authorize_button() -> None:
     client = TestClient(fastapi_app)
     assert client.get("/me").status_code == 401
@@ -134,3 +208,5 @@ def test_the_fastapi_example_has_login_scopes_and_an_authorize_button() -> None:
     login = client.post("/auth/login", data={"username": "ada", "password": "lovelace"}).json()
     assert client.get("/me", headers=bearer(login["access_token"])).json() == {"user": "ada"}
     assert client.get("/orders", headers=bearer(login["access_token"])).json() == ["tea", "biscuits"]
+    assert client.post("/auth/logout", headers=bearer(login["access_token"])).status_code == 200
+    assert client.get("/me", headers=bearer(login["access_token"])).json()["code"] == "revoked"

@@ -173,9 +173,10 @@ class TokenIssuer:
 
     def provider(self, **options: Unpack[ProviderOptions]) -> Provider:
         """The ``Provider`` that accepts these tokens; ``options`` are its other keywords."""
-        if options.get("name", self.name) != self.name:
+        name = options.get("name", self.name)
+        if name != self.name:
             # Revocations are kept by that name: under another one, nothing would be revoked.
-            raise ConfigurationError(f"name: give it to TokenIssuer(name={options['name']!r}), which revokes by it")
+            raise ConfigurationError(f"name: give it to TokenIssuer(name={name!r}), which revokes by it")
         merged: ProviderOptions = {**self._provider_options, **options}
         return Provider(**merged)
 
@@ -226,7 +227,7 @@ def _signing_algorithm(material: Material, algorithm: str | None) -> str:
     return algorithm
 
 
-def _listed(old_keys: KeyText | Iterable[KeyText]) -> list[KeyText]:
+def _listed(old_keys: Any) -> list[KeyText]:
     if isinstance(old_keys, str | bytes | Mapping | PrivateKey | PublicKey):
         return [old_keys]
     if not isinstance(old_keys, Iterable):
