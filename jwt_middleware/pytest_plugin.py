@@ -6,6 +6,9 @@ import pytest
 
 from .testing import IdentityProvider
 
+# So that a failed assert of it says what it compared.
+pytest.register_assert_rewrite("jwt_middleware.issuing.testing")
+
 
 @pytest.fixture
 def identity_provider() -> Iterator[IdentityProvider]:

@@ -11,10 +11,11 @@ from typing import Any
 import jwt
 import pytest
 from starlette.applications import Starlette
+from starlette.routing import Route, Router
 from starlette.testclient import TestClient
 
-from jwt_middleware import JWTMiddleware, Provider, errors
-from jwt_middleware.issuing import Throttle
+from jwt_middleware import JWTMiddleware, Provider, RevocationView, errors
+from jwt_middleware.issuing import Sessions, Throttle
 from jwt_middleware.testing import IdentityProvider
 
 from .support import bearer, echo, signed
@@ -83,14 +84,47 @@ async def test_tokens_are_verified_without_asgi(capsys: pytest.CaptureFixture[st
     assert capsys.readouterr().out == "expired exp\n"
 
 
-def test_users_log_in_and_renew() -> None:
-    client = TestClient(run("auth_routes(")["app"])
-    assert client.post("/auth/login", data={"username": "ada", "password": "wrong"}).status_code == 400
-    login = client.post("/auth/login", data={"username": "ada", "password": "lovelace"}).json()
+def test_users_log_in_renew_and_log_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with TestClient(run("auth_routes(sessions")["app"]) as client:
+        assert client.post("/auth/login", data={"username": "ada", "password": "wrong"}).status_code == 400
+        login = client.post("/auth/login", data={"username": "ada", "password": "lovelace"}).json()
+        assert list(login) == ["access_token", "token_type", "expires_in", "refresh_token"]
+        assert client.get("/me", headers=bearer(login["access_token"])).json()["user"] == "ada"
+        refreshed = client.post("/auth/refresh", data={"refresh_token": login["refresh_token"]}).json()
+        assert refreshed["expires_in"] == 900
+        assert client.post("/auth/logout", data={"token": refreshed["refresh_token"]}).status_code == 200
+        assert client.get("/me", headers=bearer(login["access_token"])).json()["code"] == "revoked"
+        assert client.get("/auth/jwks.json").json() == {"keys": []}
+
+
+def test_an_app_opens_shows_and_ends_sessions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    names = run("log_out_everywhere")
+    names["app"].router.routes += [
+        Route("/sso", names["after_single_sign_on"]),
+        Route("/sessions", names["my_sessions"]),
+        Route("/end", names["log_out_everywhere"]),
+    ]
+    with TestClient(names["app"]) as client:
+        headers = bearer(client.get("/sso").json()["access_token"])
+        assert [session["device"] for session in client.get("/sessions", headers=headers).json()] == ["testclient"]
+        assert client.get("/end", headers=headers).status_code == 204
+        assert client.get("/me", headers=headers).json()["code"] == "revoked"
+
+
+def test_another_service_sees_revocations(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert isinstance(run("RevocationView(")["app"].verifier.revocations, RevocationView)
+
+
+def test_users_log_in_without_a_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    names = run("public = [")
+    client = TestClient(JWTMiddleware(Router(names["routes"]), providers=names["tokens"].provider(), public=["/login"]))
+    login = client.post("/login", data={"username": "ada", "password": "lovelace"}).json()
     assert list(login) == ["access_token", "token_type", "expires_in"]
-    assert client.get("/me", headers=bearer(login["access_token"])).json()["user"] == "ada"
-    assert client.post("/auth/refresh", headers=bearer(login["access_token"])).json()["expires_in"] == 900
-    assert client.get("/auth/jwks.json").json() == {"keys": []}
+    assert client.post("/refresh", headers=bearer(login["access_token"])).json()["expires_in"] == 900
 
 
 def test_a_page_logs_in_by_cookies_that_it_cannot_read() -> None:
@@ -125,7 +159,7 @@ def test_failed_logins_are_throttled() -> None:
     assert [client.post("/login", data=wrong).status_code for _ in range(11)] == [400] * 10 + [429]
 
 
-@pytest.mark.parametrize("function", [Provider, JWTMiddleware, Throttle])
+@pytest.mark.parametrize("function", [Provider, JWTMiddleware, Sessions, Throttle])
 def test_every_argument_is_in_the_tables(function: Any) -> None:
     for name in inspect.signature(function).parameters:
         if name not in ("app", "provider"):
