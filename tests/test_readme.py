@@ -101,13 +101,13 @@ def test_users_log_in_renew_and_log_out(tmp_path: Path, monkeypatch: pytest.Monk
 def test_an_app_opens_shows_and_ends_sessions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     names = run("log_out_everywhere")
-    names["app"].router.routes += [
-        Route("/sso", names["after_single_sign_on"]),
+    names["app"].router.routes[:0] = [
+        Route("/auth/sso", names["after_single_sign_on"]),
         Route("/sessions", names["my_sessions"]),
         Route("/end", names["log_out_everywhere"]),
     ]
     with TestClient(names["app"]) as client:
-        headers = bearer(client.get("/sso").json()["access_token"])
+        headers = bearer(client.get("/auth/sso").json()["access_token"])
         assert [session["device"] for session in client.get("/sessions", headers=headers).json()] == ["testclient"]
         assert client.get("/end", headers=headers).status_code == 204
         assert client.get("/me", headers=headers).json()["code"] == "revoked"
