@@ -2,6 +2,7 @@
 
 import logging
 import time
+from array import array
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -80,7 +81,7 @@ class Throttle:
     4. Cannot the storage be asked within a second, it is refused with 503.
 
     The storage holds no name in clear, since people type passwords into the wrong field. The memory is bounded: each
-    count has one of 2**20 places, in 8 bytes, chosen by a hash with a random key of this process, so that nobody can
+    count has one of 2**20 places of 8 bytes, chosen by a hash with a random key of this process, so that nobody can
     work out who shares a place with whom. Two who do are counted together; forgetting old counts instead would let an
     attacker wash away his own.
 
@@ -192,44 +193,48 @@ class _Memory:
         self._clock = clock
         self._key = token_bytes(32)
         self._lock = Lock()
-        # Memory that nobody wrote to yet is none.
-        self._counts = memoryview(bytearray(4 * PLACES)).cast("I")
-        self._ends = memoryview(bytearray(4 * PLACES)).cast("I")
+        # Of each place the count and when it ends; in pieces, since most apps need few of them.
+        self._pieces: dict[int, array[int]] = {}
         self._start = clock()
 
     def place(self, name: str) -> bytes:
         return blake2b(name.encode("utf-8", "surrogatepass"), key=self._key, digest_size=8).digest()
 
     def add(self, place: bytes, amount: int) -> int:
-        index = _index(place)
         with self._lock:
-            now = self._now()
-            if self._ends[index] <= now:
-                self._counts[index] = 0
-            if self._counts[index] == 0:
-                self._ends[index] = int(now + self._period)
-            self._counts[index] = new = min(max(0, self._counts[index] + amount), _MOST)
+            piece, index = self._find(place)
+            now = self._clock() - self._start
+            if piece[index] == 0 or piece[index + 1] <= now:
+                piece[index] = 0
+                piece[index + 1] = int(now + self._period)
+            new: int = min(max(0, piece[index] + amount), _MOST)
+            piece[index] = new
             return new
 
     def clear(self, place: bytes) -> None:
         with self._lock:
-            self._counts[_index(place)] = 0
+            piece, index = self._find(place)
+            piece[index] = 0
 
     def left(self, place: bytes) -> float:
-        return self._ends[_index(place)] - self._now()
+        with self._lock:
+            piece, index = self._find(place)
+            return piece[index + 1] - (self._clock() - self._start)
 
-    def _now(self) -> float:
-        return self._clock() - self._start
+    def _find(self, place: bytes) -> "tuple[array[int], int]":
+        number, index = divmod(int.from_bytes(place, "big") % PLACES, _PIECE)
+        piece = self._pieces.get(number)
+        if piece is None:
+            piece = self._pieces[number] = array("I", bytes(_BYTES * _PIECE))
+        return piece, 2 * index
 
 
 PLACES = 2**20
-"""Counts that memory holds, for accounts and for addresses each: 8 MiB, if all were written to."""
+"""Counts that memory holds at most, for accounts and for addresses each."""
 
-_MOST = 2**32 - 1
-
-
-def _index(place: bytes) -> int:
-    return int.from_bytes(place, "big") % PLACES
+_PIECE = 256
+_BYTES = 2 * array("I").itemsize
+_MOST = 256 ** array("I").itemsize - 1
 
 
 class _Stored:
@@ -244,8 +249,10 @@ class _Stored:
     def add(self, place: bytes, amount: int) -> int:
         name = self._name(place)
         new: int = self._storage.incr(name, self._period, amount)
-        # What was counted in a period that is over is not taken off this one.
-        return new if new >= 0 else self._storage.incr(name, self._period, -amount)
+        if new < 0:
+            # What was counted in a period that is over is not taken off this one.
+            new = int(self._storage.incr(name, self._period, -amount))
+        return new
 
     def clear(self, place: bytes) -> None:
         self._storage.clear(self._name(place))
