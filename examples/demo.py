@@ -43,7 +43,9 @@ class User:
     password_hash: str
 
 
-def create_app(store: SessionStore | None = None, secret: str | None = None) -> Starlette:
+def create_app(
+    store: SessionStore | None = None, secret: str | None = None, throttle: Throttle | None = None
+) -> Starlette:
     """The service, with its sessions in ``store`` and its tokens signed with ``secret``; by default gone with it."""
     hasher = PasswordHash.recommended()
     ada = User("ada", ("orders:read", "orders:write"), hasher.hash("lovelace"))
@@ -55,7 +57,9 @@ def create_app(store: SessionStore | None = None, secret: str | None = None) -> 
     tokens = TokenIssuer(secret or secrets.token_urlsafe(64), audience="demo")
     # A user who is gone, or may do less, is so at the next refresh.
     sessions = Sessions(store or MemoryStore(), tokens, idle_lifetime=24 * 3600, reload_user=users.get)
-    routes = auth_routes(sessions, authenticate=authenticate, throttle=Throttle(), device=device, realm="demo")
+    routes = auth_routes(
+        sessions, authenticate=authenticate, throttle=throttle or Throttle(), device=device, realm="demo"
+    )
 
     async def my_sessions(request: Request) -> JSONResponse:
         listed = await sessions.list(request.user.identity)
@@ -186,12 +190,16 @@ def listen(port: int) -> socket.socket:
 def main() -> None:
     parser = ArgumentParser(description=__doc__)
     parser.add_argument("--port", type=int, default=8000, help="0 takes a free one; default 8000")
-    parser.add_argument("--redis", metavar="ADDRESS", help="where sessions are kept; default: in a SQLite file")
+    parser.add_argument(
+        "--redis",
+        metavar="ADDRESS",
+        help="where sessions and failed logins are kept; default: in a SQLite file, and in memory",
+    )
     parser.add_argument("--data", type=Path, default=Path(".demo"), help="folder of the secret and the SQLite file")
     arguments = parser.parse_args()
     arguments.data.mkdir(exist_ok=True)
     store = RedisStore(arguments.redis) if arguments.redis else SQLiteStore(arguments.data / "sessions.db")
-    app = create_app(store, kept_secret(arguments.data / "secret"))
+    app = create_app(store, kept_secret(arguments.data / "secret"), Throttle(storage=arguments.redis))
     logging.basicConfig(level=logging.INFO, format="%(levelname)s:     %(message)s")  # refusals, and why
     with listen(arguments.port) as listener:
         for outcome, line in lines_to_try(f"http://127.0.0.1:{listener.getsockname()[1]}"):

@@ -100,9 +100,9 @@ def auth_routes(
     if device is not None:
         function("device", device, "request")
     refuser = Refuser(realm, refusal_response)
-    login = _Login(Hook(authenticate), throttle)
+    tokens = sessions.tokens if isinstance(sessions, Sessions) else sessions
+    login = _Login(Hook(authenticate), throttle, tokens.derived_keys("login throttle")[0])
     if isinstance(sessions, Sessions):
-        tokens = sessions.tokens
         kept = _cookies(cookies, cookie_path, origins, sessions)
         endpoints = _SessionEndpoints(sessions, login, device, kept, refuser)
         posts = {"login": endpoints.login, "refresh": endpoints.refresh, "logout": endpoints.logout}
@@ -111,7 +111,6 @@ def auth_routes(
     elif cookies is not None:
         raise ConfigurationError("cookies: without Sessions there are no refresh tokens to keep in one")
     else:
-        tokens = sessions
         posts = {"login": _StatelessLogin(tokens, login).endpoint}
         if tokens.session_lifetime is not None:
             posts["refresh"] = _StatelessRefresh(tokens, tokens.session_lifetime, refuser).endpoint
@@ -124,9 +123,10 @@ def auth_routes(
 class _Login:
     """Who is it? What both kinds of login ask."""
 
-    def __init__(self, authenticate: Hook, throttle: Throttle | None) -> None:
+    def __init__(self, authenticate: Hook, throttle: Throttle | None, secret: bytes) -> None:
         self._authenticate = authenticate
         self._throttle = throttle
+        self._secret = secret
 
     async def user(self, fields: Mapping[str, str], scope: Scope) -> User:
         """The user with the ``username`` and ``password`` of ``fields``; raises ``OAuthError``."""
@@ -136,7 +136,7 @@ class _Login:
         if self._throttle is None:
             return await self._authenticated(username, password)
         try:
-            attempt = await self._throttle.attempt(username, scope)
+            attempt = await self._throttle.attempt(username, scope, self._secret)
         except LoginRefused as refused:
             raise OAuthError(
                 # RFC 6749 5.2 has no word for it; 4.1.2.1 has.

@@ -63,7 +63,8 @@ class Throttle:
         none. Without it, all who come through a proxy have the proxy's address, and are refused together.
     ``storage``
         Default None: the memory of this process; several processes count each for themselves. ``redis://...``,
-        ``rediss://...`` or ``unix://...``: they count together; by the library limits (extra ``login``).
+        ``rediss://...`` or ``unix://...``: those with the same signing key count together; by the library limits (extra
+        ``login``).
     ``account_of``
         ``account_of(username)`` gives what is counted, quickly (it runs on the event loop): the same text for all
         spellings that your app takes for one account, and no others, since a good login resets the count of its
@@ -80,7 +81,8 @@ class Throttle:
     3. Is it a good one, the count of its account is reset, and one taken off that of its address.
     4. Cannot the storage be asked within a second, it is refused with 503.
 
-    The storage holds no name in clear, since people type passwords into the wrong field. The memory is bounded: each
+    The storage holds no name, but a hash of it with a secret that ``auth_routes`` derives from the signing key: people
+    type passwords into the wrong field. The memory is bounded: each
     count has one of 2**20 places of 8 bytes, chosen by a hash with a random key of this process, so that nobody can
     work out who shares a place with whom. Two who do are counted together; forgetting old counts instead would let an
     attacker wash away his own.
@@ -119,12 +121,16 @@ class Throttle:
             self._accounts = _Stored(limits_storage, "account", whole)
             self._addresses = _Stored(limits_storage, "address", whole)
 
-    async def attempt(self, username: str, scope: Mapping[str, Any]) -> Attempt:
-        """Count the login of ``username`` in the request of ``scope`` as failed; raises ``LoginRefused``."""
+    async def attempt(self, username: str, scope: Mapping[str, Any], secret: bytes = b"") -> Attempt:
+        """Count the login of ``username`` in the request of ``scope`` as failed; raises ``LoginRefused``.
+
+        ``secret``, at most 64 bytes, keeps those who read the storage from trying names on it. Who counts together must
+        have the same.
+        """
         client = self._proxies.client(scope)
         # Of a long name the beginning: normalising takes the square of its length.
         account = self._account_of(username[:MAX_NAME])
-        attempt = Attempt(self._accounts.place(account), self._addresses.place(client))
+        attempt = Attempt(self._accounts.place(account, secret), self._addresses.place(client, secret))
         refused = await self._ask(self._count, attempt)
         if refused is not None:
             by, wait = refused
@@ -170,8 +176,8 @@ def _account(username: str) -> str:
 class _Counts(Protocol):
     """Counts of what happened since the first time, for a period from then."""
 
-    def place(self, name: str) -> bytes:
-        """Where ``name`` is counted; it cannot be had back from it."""
+    def place(self, name: str, secret: bytes) -> bytes:
+        """Where ``name`` is counted; only who has ``secret`` can tell whether it is that of a name."""
         ...
 
     def add(self, place: bytes, amount: int) -> int:
@@ -197,7 +203,8 @@ class _Memory:
         self._pieces: dict[int, array[int]] = {}
         self._start = clock()
 
-    def place(self, name: str) -> bytes:
+    def place(self, name: str, secret: bytes) -> bytes:
+        # A secret that nobody else has is the better one.
         return blake2b(name.encode("utf-8", "surrogatepass"), key=self._key, digest_size=8).digest()
 
     def add(self, place: bytes, amount: int) -> int:
@@ -243,8 +250,8 @@ class _Stored:
         self._kind = kind
         self._period = period
 
-    def place(self, name: str) -> bytes:
-        return blake2b(name.encode("utf-8", "surrogatepass"), person=self._kind.encode(), digest_size=16).digest()
+    def place(self, name: str, secret: bytes) -> bytes:
+        return blake2b(name.encode("utf-8", "surrogatepass"), key=secret, digest_size=16).digest()
 
     def add(self, place: bytes, amount: int) -> int:
         name = self._name(place)

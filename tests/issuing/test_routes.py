@@ -3,11 +3,15 @@ import socket
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from threading import get_ident
 from typing import Any
 
 import jwt
 import pytest
+from pwdlib import PasswordHash
+from pwdlib.hashers.argon2 import Argon2Hasher
+from redis import Redis
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection
@@ -17,10 +21,11 @@ from starlette.testclient import TestClient
 from starlette.types import Message, Scope
 
 from jwt_middleware import ConfigurationError, JWTMiddleware, Refusal
-from jwt_middleware.issuing import Throttle, TokenIssuer, auth_routes
+from jwt_middleware.issuing import MemoryStore, Sessions, Throttle, TokenIssuer, auth_routes, password_check
 
 from ..keys import RSA, SECRET_64
-from ..support import NOW, SECRET, bearer, claims, echo, signed
+from ..redis_server import redis_server
+from ..support import NOW, SECRET, bare_client, bearer, claims, echo, signed
 
 FORM = "application/x-www-form-urlencoded"
 GOOD = {"username": "ada", "password": "lovelace"}
@@ -565,6 +570,41 @@ def test_made_up_addresses_buy_no_attempt() -> None:
         for number in range(12)
     ]
     assert statuses == [400] * 10 + [429] * 2
+
+
+def test_what_stands_for_a_name_depends_on_the_signing_key(tmp_path: Path) -> None:
+    with redis_server(tmp_path) as server, Redis(port=server.port) as redis:
+        kept = []
+        for key in (SECRET, SECRET, SECRET_64):
+            assert wrong(client(key=key, routes={"throttle": Throttle(storage=server.url)})) == 400
+            kept.append(redis.dbsize())
+    # An account and an address each, of one issuer twice and of another once.
+    assert kept == [2, 2, 4]
+
+
+@pytest.mark.parametrize("key", [SECRET, RSA], ids=["secret", "RSA"])
+def test_with_sessions_logins_are_throttled_and_refreshes_are_not(key: Any, backend: str) -> None:
+    sessions = Sessions(MemoryStore(), TokenIssuer(key, audience="orders"))
+    routes = auth_routes(sessions, authenticate=check, throttle=Throttle(account_failures=2))
+    browser = bare_client(Starlette(routes=routes), backend=backend)
+    login = browser.post("/login", data=GOOD).json()
+    assert [wrong(browser) for _ in range(3)] == [400, 400, 429]
+    assert browser.post("/refresh", data=GOOD | {"grant_type": "password"}).status_code == 429
+    assert browser.post("/refresh", data={"refresh_token": login["refresh_token"]}).status_code == 200
+
+
+def test_under_a_password_check_an_unknown_user_and_a_wrong_password_look_alike() -> None:
+    users = {"ada": User()}
+    hasher = PasswordHash((Argon2Hasher(time_cost=1, memory_cost=8, parallelism=1),))
+    good = hasher.hash("lovelace")
+    browser = throttled(password_check(users.get, hasher, hash_of=lambda user: good), account_failures=20)
+    assert browser.post("/login", data=GOOD).status_code == 200
+    answers = {
+        (response.status_code, response.content, *response.headers.items())
+        for username in ["ada", "eve"] * 20
+        for response in [browser.post("/login", data={"username": username, "password": "wrong"})]
+    }
+    assert [status for status, *_ in answers] == [400]
 
 
 def test_a_storage_that_is_away_lets_nobody_in() -> None:
