@@ -2,15 +2,13 @@ import json
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 
-import httpx2
 import pytest
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
-from ..processes import python
 from ..support import bearer, token
+from .running import SERVERS, Running, started
 
 APP = "tests.servers.app:app"
 GOOD = token()
@@ -23,52 +21,10 @@ BAD_SIGNATURE = (
 HAS_EXPIRED = 'Bearer realm="api", error="invalid_token", error_description="The access token has expired."'
 
 
-@dataclass(frozen=True)
-class Server:
-    command: str
-    denies: bool = True
-    """Whether it can refuse a WebSocket with a response of ours; the others close, which is a bare 403."""
-    has_lifespan: bool = True
-
-
-@dataclass(frozen=True)
-class Running:
-    server: Server
-    port: int
-    client: httpx2.Client
-
-
-@pytest.fixture(
-    scope="module",
-    params=[
-        pytest.param(Server("uvicorn {app} --port {port} --ws websockets"), id="uvicorn websockets"),
-        pytest.param(Server("uvicorn {app} --port {port} --ws websockets-sansio"), id="uvicorn websockets-sansio"),
-        pytest.param(Server("uvicorn {app} --port {port} --ws wsproto"), id="uvicorn wsproto"),
-        pytest.param(Server("hypercorn {app} --bind 127.0.0.1:{port}"), id="hypercorn asyncio"),
-        pytest.param(Server("hypercorn {app} --bind 127.0.0.1:{port} --worker-class trio"), id="hypercorn trio"),
-        pytest.param(Server("granian {app} --interface asgi --host 127.0.0.1 --port {port}"), id="granian"),
-        pytest.param(
-            Server("daphne {app} --bind 127.0.0.1 --port {port}", denies=False, has_lifespan=False), id="daphne"
-        ),
-    ],
-)
+@pytest.fixture(scope="module", params=SERVERS)
 def running(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    server: Server = request.param
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port: int = free.getsockname()[1]
-
-    def listens(output: str) -> bool:
-        with socket.socket() as probe:
-            # A port that nobody listens on yet can be given to the probe itself, which then connects to itself.
-            return probe.connect_ex(("127.0.0.1", port)) == 0 and probe.getsockname() != probe.getpeername()
-
-    log = tmp_path_factory.mktemp("server") / "log"
-    command = server.command.format(app=APP, port=port).split()
-    with (
-        python("-m", *command, log=log, ready=listens),
-        httpx2.Client(base_url=f"http://127.0.0.1:{port}", timeout=5) as client,
-    ):
-        yield Running(server, port, client)
+    with started(request.param, APP, tmp_path_factory.mktemp("server") / "log") as running:
+        yield running
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD", "POST"])
