@@ -139,7 +139,7 @@ class JWTMiddleware:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         kind = scope["type"]
         if kind != "http" and kind != "websocket":
-            if kind == "lifespan" and (self.verifier.remote or self.verifier.revocations):
+            if kind == "lifespan" and (self.verifier.remote or self.verifier.revocations is not None):
                 await self._lifespan(scope, receive, send)
             else:
                 await self.app(scope, receive, send)

@@ -70,6 +70,10 @@ class Told:
         self.refusal = refusal
         self.caught_up = self.stopped = 0
 
+    def __len__(self) -> int:
+        """As a set of what is revoked has one, and is false while it is empty."""
+        return 0
+
     def is_revoked(self, token: Token) -> bool | None:
         return self.answers.pop(0)
 
