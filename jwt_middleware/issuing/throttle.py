@@ -55,7 +55,7 @@ class Throttle:
         Failed logins of one account in ``period``; after them the right password is refused as well. Default 10.
     ``address_failures``
         Failed logins from one address (IPv6: one /64 network) in ``period``. Attempts that an account's count refuses
-        are among them. Default 100.
+        are none. Default 100.
     ``period``
         Seconds from the first failed login until all are forgotten. Default 900.
     ``trusted_proxies``
@@ -77,7 +77,7 @@ class Throttle:
     1. It is counted as failed for its address, then for its account: before the password is looked at, so that a
        hundred at once are no more than one after the other.
     2. Was that one too many, it is refused with 429 and ``Retry-After``, alike for any account, known or not, and any
-       password. An address that is refused is not counted for any account.
+       password. For its address it is not counted as failed then.
     3. Is it a good one, the count of its account is reset, and one taken off that of its address.
     4. Cannot the storage be asked within a second, it is refused with 503.
 
@@ -149,11 +149,14 @@ class Throttle:
     def _count(self, attempt: Attempt) -> tuple[str, int] | None:
         """None, or whose count refuses it, and for how many seconds."""
         # The address first: one that is refused makes no places for accounts that it made up.
-        if self._addresses.add(attempt.address, 1) > self._address_failures:
-            return "address", max(1, ceil(self._addresses.left(attempt.address)))
-        if self._accounts.add(attempt.account, 1) > self._account_failures:
-            return "account", max(1, ceil(self._accounts.left(attempt.account)))
-        return None
+        by, counts, place = "address", self._addresses, attempt.address
+        if counts.add(place, 1) <= self._address_failures:
+            by, counts, place = "account", self._accounts, attempt.account
+            if counts.add(place, 1) <= self._account_failures:
+                return None
+        # A client that goes on with an old password does not lock out all who share its address.
+        self._addresses.add(attempt.address, -1)
+        return by, max(1, ceil(counts.left(place)))
 
     def _forgive(self, attempt: Attempt) -> None:
         self._accounts.clear(attempt.account)

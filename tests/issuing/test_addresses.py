@@ -1,6 +1,8 @@
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from jwt_middleware.errors import ConfigurationError
 from jwt_middleware.issuing.addresses import Proxies
@@ -107,6 +109,26 @@ def test_a_proxy_on_a_unix_socket_is_believed_where_that_is_said(peer: Any) -> N
 def test_a_peer_in_ipv6_clothes_is_the_proxy_that_it_is() -> None:
     assert client(("::ffff:10.0.0.1", 1), "203.0.113.9") == "203.0.113.9"
     assert client(("2001:db8::1", 1), "203.0.113.9", trusted="2001:db8::/32") == "203.0.113.9"
+
+
+LINE = st.binary() | st.lists(
+    st.sampled_from([b"10.0.0.2", b"203.0.113.9", b"[::1]:80", b"::ffff:10.0.0.2", b"fe80::1%1", b"x", b"", b" "])
+).map(b",".join)
+
+
+@given(peer=st.none() | st.tuples(st.text() | st.none(), st.integers() | st.text()), lines=st.lists(LINE))
+def test_whatever_is_sent_there_is_a_client(peer: Any, lines: list[bytes]) -> None:
+    headers = [(b"x-forwarded-for", line) for line in lines]
+    found = Proxies(["10.0.0.0/8", "unix"]).client({"client": peer, "headers": headers})
+    assert isinstance(found, str)
+
+
+@given(made_up=st.lists(LINE))
+def test_nothing_that_a_client_makes_up_changes_who_it_is(made_up: list[bytes]) -> None:
+    headers = [(b"x-forwarded-for", line) for line in (*made_up, b"203.0.113.7, 10.0.0.2")]
+    assert Proxies("10.0.0.0/8").client({"client": PROXY, "headers": headers}) == "203.0.113.7"
+    one_line = [(b"x-forwarded-for", b",".join([*made_up, b"203.0.113.7"]))]
+    assert Proxies("10.0.0.0/8").client({"client": PROXY, "headers": one_line}) == "203.0.113.7"
 
 
 @pytest.mark.parametrize(

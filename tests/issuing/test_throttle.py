@@ -4,6 +4,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -141,13 +142,27 @@ async def test_good_logins_never_make_room_for_more_bad_ones(storage: str | None
 
 
 @pytest.mark.anyio
-async def test_an_account_that_is_refused_stays_so_whatever_is_tried_meanwhile(storage: str | None) -> None:
+async def test_who_goes_on_with_a_refused_account_locks_out_nobody_else(storage: str | None) -> None:
     throttle = Throttle(account_failures=1, address_failures=4, storage=storage)
     await fails(throttle)
-    for _ in range(3):
+    for _ in range(10):
         await refused(throttle)
-    # Refused attempts are counted for the address: who goes on is refused altogether.
-    await refused(throttle, "bob")
+    for number in range(3):
+        await fails(throttle, f"user{number}")
+    await refused(throttle, "user4")
+
+
+@pytest.mark.anyio
+async def test_good_logins_that_take_their_time_leave_no_failed_ones_behind(storage: str | None) -> None:
+    throttle = Throttle(address_failures=3, storage=storage)
+    slow = [await throttle.attempt(f"user{number}", request()) for number in range(3)]
+    for _ in range(5):
+        await refused(throttle, "eve")
+    for attempt in slow:
+        await throttle.forgive(attempt)
+    for number in range(3):
+        await fails(throttle, f"user{number}")
+    await refused(throttle, "eve")
 
 
 @pytest.mark.anyio
@@ -383,7 +398,7 @@ async def test_no_name_password_or_address_is_stored_or_shown(
 @pytest.mark.anyio
 async def test_the_log_says_which_address_is_refused(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "jwt_middleware")
-    throttle = Throttle(account_failures=1, address_failures=3)
+    throttle = Throttle(account_failures=1, address_failures=2)
     await fails(throttle)
     await refused(throttle)
     await fails(throttle, "bob")
@@ -573,6 +588,14 @@ def test_a_thousand_made_up_addresses_buy_no_attempt_through_a_server(tmp_path: 
     log = (tmp_path / "log").read_text()
     assert "hunter2" not in log
     assert "user99" not in log
+
+
+def test_a_hundred_at_once_are_no_more_through_a_server(tmp_path: Path) -> None:
+    with uvicorn(tmp_path, "tests.issuing.throttled:facing") as client, ThreadPoolExecutor(20) as pool:
+        wrong = {"username": "ada", "password": "hunter2"}
+        answers = pool.map(lambda _: client.post("/login", data=wrong).status_code, range(100))
+        assert sorted(answers) == [400] * 10 + [429] * 90
+        assert client.post("/login", data={**wrong, "username": "bob"}).status_code == 400
 
 
 @pytest.mark.parametrize(

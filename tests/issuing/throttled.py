@@ -1,5 +1,7 @@
 """Apps with a throttled login, for servers: one that faces its clients, one behind a proxy on this machine."""
 
+import time
+
 from starlette.applications import Starlette
 
 from jwt_middleware.issuing import Throttle, TokenIssuer, auth_routes
@@ -8,6 +10,8 @@ from ..support import SECRET
 
 
 def check(username: str, password: str) -> str | None:
+    # Long enough for others to come meanwhile.
+    time.sleep(0.01)
     return username if password == "lovelace" else None
 
 
