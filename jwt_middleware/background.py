@@ -10,7 +10,8 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from contextvars import Context
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from math import inf
 from threading import Lock
 from typing import TYPE_CHECKING, cast
 
@@ -37,16 +38,23 @@ class Background:
         # Of the running event loop alone. A forked process runs a loop of its own, and so begins with none.
         self._tasks: RunVar[set[_Task]] = RunVar(name)
 
-    def start(self, work: Callable[[], Awaitable[None]], *, ended: Callable[[], None] | None = None) -> None:
+    def start(
+        self,
+        work: Callable[[], Awaitable[None]],
+        *,
+        ended: Callable[[], None] | None = None,
+        at_most: float = inf,
+    ) -> None:
         """Run ``work()`` on the running event loop, in a context of its own; what it raises is logged.
 
-        ``ended()`` is called when it is over, however it ended: also where its loop ended before it began.
+        It is cancelled after ``at_most`` seconds. ``ended()`` is called when it is over, however it ended: also where
+        its loop ended before it began.
         """
         tasks = self._tasks.get(None)
         if tasks is None:
             tasks = set()
             self._tasks.set(tasks)
-        task = _Task()
+        task = _Task(CancelScope() if at_most == inf else CancelScope(deadline=anyio.current_time() + at_most))
 
         async def run() -> None:
             with task.scope:
@@ -60,7 +68,8 @@ class Background:
             tasks.discard(task)
             if ended is not None:
                 ended()
-            task.over.set()
+            if task.over is not None:
+                task.over.set()
 
         loop = current_token().native_token
         tasks.add(task)
@@ -82,18 +91,22 @@ class Background:
 
     async def stop(self) -> None:
         """Cancel the tasks on the running event loop, and wait until they are over, or patience is at its end."""
-        tasks = tuple(self._tasks.get(set()))
-        for task in tasks:
+        waiting = []
+        for task in tuple(self._tasks.get(set())):
+            if task.over is None:
+                task.over = Event()
+            waiting.append(task.over)
             task.scope.cancel()
         with anyio.move_on_after(self._patience, shield=True):
-            for task in tasks:
-                await task.over.wait()
+            for over in waiting:
+                await over.wait()
 
 
 @dataclass(eq=False, slots=True)
 class _Task:
-    scope: CancelScope = field(default_factory=CancelScope)
-    over: Event = field(default_factory=Event)
+    scope: CancelScope
+    over: Event | None = None
+    """Where somebody waits for it."""
     strong: asyncio.Task[None] | None = None
 
 

@@ -31,7 +31,7 @@ TICK = 0.25
 PATIENCE = 30
 """Seconds that ending one connection may take. Some servers wait for the client's answer, and give up earlier."""
 
-SLICE = 50
+SLICE = 10
 """Connections that are ended at once, before others on the event loop have their turn."""
 
 LOOKS = 500
@@ -204,14 +204,14 @@ class Connection(ABC):
         """The token is not good any more, as ``refusal`` says: the app hears of it now, the client in a moment."""
         self.leave()
         self._refusal = refusal
-        quiet, self._closed = Event(), Event()
+        self._closed = Event()
         if self._sending:
-            self._quiet = quiet
-        else:
-            quiet.set()
+            self._quiet = Event()
         for waiting in self._receiving:
             waiting.cancel()
-        self._connections.background.start(partial(self._close, refusal, quiet), ended=self._closed.set)
+        self._connections.background.start(
+            partial(self._close, refusal), ended=self._closed.set, at_most=self._connections.patience
+        )
 
     async def renew(self, raw: str | bytes, scope: Scope) -> None:
         """Live on with the token ``raw``, and show it in ``scope``."""
@@ -228,14 +228,14 @@ class Connection(ABC):
             self._timer.move(self._place)
         scope["auth"], scope["user"] = JWTCredentials(token, self._connections.refuser), user
 
-    async def _close(self, refusal: Refusal, quiet: Event) -> None:
-        with anyio.move_on_after(self._connections.patience):
+    async def _close(self, refusal: Refusal) -> None:
+        if self._quiet is not None:
             # After what the app is sending just now.
-            await quiet.wait()
-            try:
-                await self._say(refusal, self._connections.refuser)
-            except Exception:
-                logger.debug("a connection was gone before it was ended", exc_info=True)
+            await self._quiet.wait()
+        try:
+            await self._say(refusal, self._connections.refuser)
+        except Exception:
+            logger.debug("a connection was gone before it was ended", exc_info=True)
 
     @abstractmethod
     async def _say(self, refusal: Refusal, refuser: Refuser) -> None:

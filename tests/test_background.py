@@ -68,6 +68,15 @@ async def test_work_does_not_see_the_context_of_the_request_that_started_it() ->
 
 
 @pytest.mark.anyio
+async def test_work_takes_no_longer_than_it_may() -> None:
+    work = Work()
+    Background("test").start(work, ended=work.ended, at_most=0.05)
+    with anyio.fail_after(5):
+        await work.over.wait()
+    assert work.became == ["ended", "told"]
+
+
+@pytest.mark.anyio
 async def test_work_that_fails_is_logged_and_ends_nothing_else(caplog: pytest.LogCaptureFixture) -> None:
     over = anyio.Event()
 
