@@ -1,0 +1,163 @@
+"""By which rule a generation moves: as a table, and as what holds whatever clients do."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from jwt_middleware.issuing import Session
+from jwt_middleware.issuing.rotation import Outcome, Rotation, rotated
+from jwt_middleware.issuing.testing import opening, rotation
+
+from ..support import NOW
+
+GRACE = 10
+CURRENT = 5
+
+
+def begun(now: float = NOW, **changes: Any) -> Session:
+    return opening("s", **changes).begun(now)
+
+
+def presented(generation: int, **changes: Any) -> Rotation:
+    return rotation("s", generation, **{"grace": GRACE, **changes})
+
+
+@pytest.mark.parametrize(
+    ("generation", "after", "outcome", "becomes"),
+    [
+        pytest.param(CURRENT, GRACE, Outcome.NEXT, CURRENT + 1, id="the current one, when grace is over"),
+        pytest.param(CURRENT, GRACE - 0.001, Outcome.AGAIN, CURRENT, id="the current one, within grace"),
+        pytest.param(CURRENT, 0, Outcome.AGAIN, CURRENT, id="the current one, at once"),
+        pytest.param(CURRENT, -30, Outcome.AGAIN, CURRENT, id="the current one, by a clock that was set back"),
+        pytest.param(CURRENT - 1, GRACE - 0.001, Outcome.AGAIN, CURRENT, id="the one before, within grace"),
+        pytest.param(CURRENT - 1, GRACE, Outcome.THEFT, None, id="the one before, when grace is over"),
+        pytest.param(CURRENT - 2, 0, Outcome.THEFT, None, id="an older one, within grace"),
+        pytest.param(0, 500, Outcome.THEFT, None, id="one that never was"),
+        pytest.param(-1, 0, Outcome.THEFT, None, id="a negative one"),
+        pytest.param(CURRENT + 1, 0, Outcome.AHEAD, CURRENT + 2, id="one that the store has lost"),
+        pytest.param(CURRENT + 9, 500, Outcome.AHEAD, CURRENT + 10, id="the last of many that the store has lost"),
+        pytest.param(CURRENT, 1000, Outcome.GONE, None, id="the current one of an idle session"),
+        pytest.param(0, 1000, Outcome.GONE, None, id="an older one of an idle session"),
+        pytest.param(CURRENT + 1, 10_000, Outcome.GONE, None, id="a higher one of a session that is over"),
+    ],
+)
+def test_what_becomes_of_a_generation(generation: int, after: float, outcome: Outcome, becomes: int | None) -> None:
+    session = replace(begun(), generation=CURRENT)
+    found, moved = rotated(session, presented(generation, grace=GRACE), NOW + after)
+    assert (found, moved and moved.generation) == (outcome, becomes)
+    if moved is not None:
+        assert moved.used_at == NOW + after
+        assert moved.rotated_at == (NOW if outcome is Outcome.AGAIN else NOW + after)
+        assert moved.expires_at == NOW + after + 1000
+
+
+def test_without_a_session_there_is_no_theft() -> None:
+    assert rotated(None, presented(1), NOW) == (Outcome.GONE, None)
+
+
+@pytest.mark.parametrize("generation", [0, 1, 2])
+def test_after_the_deadline_nothing_happens(generation: int) -> None:
+    session = begun()
+    late = presented(generation, deadline=NOW + 50)
+    assert rotated(session, late, NOW + 50.001) == (Outcome.LATE, session)
+    assert rotated(None, late, NOW + 50.001) == (Outcome.LATE, None)
+    assert rotated(session, late, NOW + 50)[0] is not Outcome.LATE
+
+
+def test_a_session_is_renewed_until_its_end_at_most() -> None:
+    session = begun(session_lifetime=1500)
+    _, moved = rotated(session, presented(1), NOW + 900)
+    assert moved is not None
+    assert moved.expires_at == moved.ends_at == NOW + 1500
+
+
+def test_the_latest_expiry_of_its_access_tokens_is_kept() -> None:
+    session = begun(access_until=NOW + 900)
+    for until, kept in ((NOW + 800, NOW + 900), (NOW + 1000, NOW + 1000)):
+        _, moved = rotated(session, presented(1, access_until=until), NOW)
+        assert moved is not None
+        assert moved.access_until == kept
+
+
+def test_what_was_granted_does_not_move() -> None:
+    granted = {"scopes": ("a",), "claims": {"n": 1}, "device": "phone"}
+    session = begun(session_lifetime=9000, **granted)
+    _, moved = rotated(session, presented(1), NOW + 60)
+    assert moved is not None
+    assert {name: getattr(moved, name) for name in granted} == granted
+    assert (moved.id, moved.subject, moved.opened_at, moved.ends_at) == ("s", "ada", NOW, NOW + 9000)
+
+
+waits = st.floats(0, 3 * GRACE)
+
+
+@given(steps=st.lists(st.tuples(waits, st.integers(0, 1000)), max_size=60))
+def test_there_are_never_two_live_generations(steps: list[tuple[float, int]]) -> None:
+    """Whatever comes, of what was ever given: one is current, it moves by one, and once in a grace."""
+    session: Session | None = begun()
+    now, given_out, moved_at = float(NOW), [1], float(NOW)
+    for wait, choice in steps:
+        now += wait
+        generation = given_out[choice % len(given_out)]
+        before = session
+        outcome, session = rotated(before, presented(generation), now)
+        assert outcome in (Outcome.NEXT, Outcome.AGAIN, Outcome.THEFT, Outcome.GONE)
+        if before is None:
+            assert outcome is Outcome.GONE
+        elif outcome is Outcome.NEXT:
+            assert session is not None
+            assert session.generation == before.generation + 1
+            assert now - moved_at >= GRACE
+            moved_at = now
+            given_out.append(session.generation)
+        elif outcome is Outcome.AGAIN:
+            assert session is not None
+            assert session.generation == before.generation == max(given_out)
+        elif outcome is Outcome.THEFT:
+            assert session is None
+            assert generation < before.generation
+
+
+tabs_and_losses = st.lists(st.tuples(st.integers(0, 3), st.booleans(), st.floats(0, 1)), min_size=1, max_size=12)
+
+
+@given(bursts=st.lists(st.tuples(waits, tabs_and_losses), max_size=12), lost=st.integers(0, 3))
+def test_tabs_and_lost_answers_within_grace_are_never_theft(
+    bursts: list[tuple[float, list[tuple[int, bool, float]]]], lost: int
+) -> None:
+    """Four tabs refresh in bursts shorter than grace, as often as they like; an answer may be lost, if one comes later.
+
+    Meanwhile the store forgets some generations: a failover.
+    """
+    session: Session | None = begun()
+    now, tabs = float(NOW), [1] * 4
+
+    def refresh(tab: int, *, keep: bool) -> None:
+        nonlocal session
+        outcome, session = rotated(session, presented(tabs[tab]), now)
+        assert session is not None, outcome
+        if keep:
+            tabs[tab] = session.generation
+
+    for wait, steps in bursts:
+        now += wait
+        assert session is not None
+        session = replace(session, generation=max(1, session.generation - lost), rotated_at=now - GRACE)
+        for tab, is_lost, part in steps:
+            now += part * 0.9 * GRACE / len(steps)
+            refresh(tab, keep=not is_lost)
+        for tab in range(4):
+            refresh(tab, keep=True)
+        assert len(set(tabs)) == 1
+
+
+@given(thief_first=st.booleans(), wait=st.floats(GRACE, 900), gap=st.floats(GRACE, 900 - GRACE))
+def test_of_two_who_hold_one_token_the_second_is_found_out(thief_first: bool, wait: float, gap: float) -> None:
+    """Whoever comes first: outside grace, nobody can tell which is the thief, so the session ends for both."""
+    outcome, session = rotated(begun(), presented(1), NOW + wait)
+    assert outcome is Outcome.NEXT
+    outcome, session = rotated(session, presented(1), NOW + wait + gap)
+    assert (outcome, session) == (Outcome.THEFT, None)
