@@ -88,7 +88,7 @@ class TokenIssuer:
             raise ConfigurationError(f"token_type must be a string, for instance 'at+jwt', not {token_type!r}")
         if media_type(token_type) == "at+jwt" and (issuer is None or client_id is None):
             raise ConfigurationError("token_type='at+jwt' needs issuer= and client_id= (RFC 9068 2.2)")
-        audiences = strings("audience", audience)
+        self.audiences = strings("audience", audience)
         self.issuer = issuer
         self.name = name
         self._signing_key = material.value
@@ -100,7 +100,7 @@ class TokenIssuer:
         self._header = {"typ": token_type, "alg": self.algorithm, "kid": self._keys[0].kid}
         self._claims = {
             **({} if issuer is None else {"iss": issuer}),
-            "aud": audience if isinstance(audience, str) else list(audiences),
+            "aud": audience if isinstance(audience, str) else list(self.audiences),
             **({} if client_id is None else {"client_id": client_id}),
         }
         self._provider_options: ProviderOptions = {

@@ -158,10 +158,13 @@ class Sessions:
         revocations_unavailable: WhenUnavailable = "refuse",
     ) -> None:
         if not isinstance(tokens, TokenIssuer):
-            raise ConfigurationError(f"tokens must be a TokenIssuer, not {tokens!r}")
+            # It may be the secret, or the address of a server with its password.
+            raise ConfigurationError(f"tokens must be a TokenIssuer, not {type(tokens).__name__}")
         for method in ("open", "read", "rotate", "revoke", "revoke_subject", "sessions", "revocations", "aclose"):
             if not callable(getattr(store, method, None)):
-                raise ConfigurationError(f"store must be a SessionStore, such as SQLiteStore(path), not {store!r}")
+                raise ConfigurationError(
+                    f"store must be a SessionStore, such as SQLiteStore(path), not {type(store).__name__}"
+                )
         if tokens.session_lifetime is not None:
             raise ConfigurationError("session_lifetime: give it to Sessions, not to its TokenIssuer")
         for option, lifetime in (("idle_lifetime", idle_lifetime), ("session_lifetime", session_lifetime)):
@@ -188,11 +191,13 @@ class Sessions:
         newest, *older = tokens.derived_keys(REFRESH_TYPE)
         self._refresh_tokens = TokenIssuer(
             newest,
-            REFRESH_AUDIENCE,
+            # Whoever shares the secret, and a store, with a service for another audience does not renew its sessions.
+            [f"{REFRESH_AUDIENCE}:{audience}" for audience in tokens.audiences],
             tokens.issuer,
             access_lifetime=session_lifetime,
             old_keys=older,
             token_type=REFRESH_TYPE,
+            name=tokens.name,
             clock=tokens.clock,
         )
         # The store decides when a session is over, and at a logout it does not matter when a token was.
@@ -216,6 +221,8 @@ class Sessions:
         ``claims`` are further ones for its access tokens; ``device`` is what an app wants to show in a list of
         sessions, cut after 256 characters. Raises ``TypeError`` or ``ValueError`` for what cannot stand in a token.
         """
+        if isinstance(scopes, str):
+            raise TypeError(f"scopes must be a list, for instance [{scopes!r}]")
         id, now, scopes = token_urlsafe(16), self.tokens.clock(), tuple(scopes)
         lifetime = int(min(self.tokens.access_lifetime, self._session_lifetime))
         access_token = self._access_token(id, subject, scopes, claims or {}, lifetime, now)
@@ -250,8 +257,13 @@ class Sessions:
         as good as before.
         """
         presented = await self._presented(refresh_token)
-        began, now = time.monotonic(), self.tokens.clock()
+        if presented.is_revoked:
+            # A store that was put back, by a failover for instance, may have forgotten.
+            raise InvalidGrant("session is over")
+        now = self.tokens.clock()
         session, store_now = await self._ask(self._store.read(presented.id))
+        # From here, not from before: what is left to the store must not be longer than it is waited for.
+        read_at = time.monotonic()
         if session is None:
             raise InvalidGrant("session is over")
         user = await self._reloaded(session)
@@ -272,7 +284,7 @@ class Sessions:
             access_until=int(now) + lifetime,
             # A store that answers too late must not have done it: nobody would know of the new generation, and the old
             # one would come again as a thief's.
-            deadline=store_now + (time.monotonic() - began) + STORE_SECONDS,
+            deadline=store_now + (time.monotonic() - read_at) + STORE_SECONDS,
         )
         outcome, rotated = await self._ask(self._store.rotate(rotation, provider=self.tokens.name))
         if outcome is Outcome.LATE:
@@ -363,7 +375,7 @@ class Sessions:
                 raise InvalidClaim(claim="gen")
         except Refusal as refusal:
             raise InvalidGrant(refusal.code) from None
-        return _Presented(token.session, generation)
+        return _Presented(token.session, generation, bool(self.is_revoked(token)))
 
     async def _reloaded(self, session: Session) -> User:
         if self._reload_user is None:
@@ -410,6 +422,8 @@ class Sessions:
 class _Presented:
     id: str
     generation: int
+    is_revoked: bool
+    """As far as this process knows."""
 
 
 def _verifier(tokens: TokenIssuer, *, leeway: float) -> Verifier:
