@@ -60,3 +60,11 @@ def need(program: str) -> None:
     """Skip where ``program`` is not installed; in CI that is a failure."""
     if shutil.which(program) is None:
         (pytest.fail if os.environ.get("CI") else pytest.skip)(f"{program} is not installed")
+
+
+def run(*arguments: str) -> None:
+    """``python *arguments`` from the project's root, to its end, which must be a good one and a silent one."""
+    ended = subprocess.run(
+        [sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True, check=False, timeout=60
+    )
+    assert (ended.returncode, ended.stderr) == (0, ""), f"{ended.stdout}{ended.stderr}"

@@ -7,6 +7,7 @@ from typing import Any
 
 import anyio
 import jwt
+import pytest
 from starlette.responses import JSONResponse
 from starlette.testclient import TestClient
 from starlette.types import Message, Receive, Scope, Send
@@ -108,6 +109,12 @@ async def sent(app: Any, scope: Scope) -> list[Message]:
 
     await app(scope, receive, send)
     return messages
+
+
+def logged(caplog: pytest.LogCaptureFixture) -> list[tuple[int, str]]:
+    """What we logged, and how badly; in development mode asyncio logs what was slow."""
+    records = [record for record in caplog.records if record.name == "jwt_middleware"]
+    return [(record.levelno, record.getMessage()) for record in records]
 
 
 async def until(condition: Callable[[], object], seconds: float = 5) -> None:

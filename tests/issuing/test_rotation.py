@@ -83,7 +83,7 @@ def test_the_latest_expiry_of_its_access_tokens_is_kept() -> None:
 
 
 def test_what_was_granted_does_not_move() -> None:
-    granted = {"scopes": ("a",), "claims": {"n": 1}, "device": "phone"}
+    granted: dict[str, Any] = {"scopes": ("a",), "claims": {"n": 1}, "device": "phone"}
     session = begun(session_lifetime=9000, **granted)
     _, moved = rotated(session, presented(1), NOW + 60)
     assert moved is not None

@@ -20,7 +20,7 @@ from jwt_middleware.issuing.users import ScopeNotGranted
 from jwt_middleware.revocation import MARGIN
 
 from ..keys import ED25519, RSA, SECRET_64, SIGNERS, jwk, pem, private_pem
-from ..support import NOW, SECRET, bearer, echo, http, sent, signed
+from ..support import NOW, SECRET, bearer, echo, http, logged, sent, signed
 
 pytestmark = pytest.mark.anyio
 GRACE = 10
@@ -185,7 +185,7 @@ async def test_a_subject_that_opens_too_many_loses_the_one_it_used_least(
         clock.now += 60
         grants.append(await sessions.open("ada"))
     assert heard.events == [("evicted", grants[0].session, "ada")]
-    assert [record.levelno for record in caplog.records] == [logging.INFO]
+    assert [level for level, _ in logged(caplog)] == [logging.INFO]
     assert [await is_refused(sessions, grant.access_token) for grant in grants] == [True, False, False]
     with pytest.raises(InvalidGrant):
         await sessions.refresh(grants[0].refresh_token)
@@ -253,7 +253,7 @@ async def test_a_token_used_again_after_grace_is_theft(
     with pytest.raises(InvalidGrant, match="refresh token was used before"):
         await sessions.refresh(first.refresh_token)
     assert heard.events == [("theft", first.session, "ada")]
-    assert caplog.records[0].levelno == logging.WARNING
+    assert logged(caplog)[0][0] == logging.WARNING
     assert ("the pager is out" in caplog.text) == (kind == "raising")
     for grant in (first, second):
         assert await is_refused(sessions, grant.access_token)
@@ -513,12 +513,13 @@ async def test_a_store_that_hangs_is_not_waited_for(make: Make, clock: Clock, st
     grant = await sessions.open("ada")
     clock.now += 60
     store.hangs = (step,)
-    work: Callable[[], Awaitable[Any]] = {
+    calls: dict[str, Callable[[], Awaitable[Any]]] = {
         "open": partial(sessions.open, "ada"),
         "revoke": partial(sessions.logout, grant.refresh_token),
         "revoke_subject": partial(sessions.revoke, subject="ada"),
         "sessions": partial(sessions.list, "ada"),
-    }.get(step, partial(sessions.refresh, grant.refresh_token))
+    }
+    work = calls.get(step, partial(sessions.refresh, grant.refresh_token))
     began = time.monotonic()
     with pytest.raises(StoreUnavailable, match="no answer within 1 s"):
         await work()

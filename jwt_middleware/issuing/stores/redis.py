@@ -97,7 +97,7 @@ class RedisStore:
             _milliseconds(rotation.deadline),
             *_marked(provider),
         )
-        return Outcome(outcome.decode()), _session(rotation.id, row)
+        return Outcome(_text(outcome)), _session(rotation.id, row)
 
     async def revoke(self, revocation: Revocation) -> Revocation:
         """See ``SessionStore``."""
@@ -119,14 +119,14 @@ class RedisStore:
     async def sessions(self, subject: str) -> tuple[Session, ...]:
         """See ``SessionStore``."""
         found = await self._run("sessions", subject)
-        sessions = (_session(id.decode(), row) for id, row in zip(found[::2], found[1::2], strict=True))
+        sessions = (_session(_text(id), row) for id, row in zip(found[::2], found[1::2], strict=True))
         return tuple(session for session in sessions if session is not None)
 
     async def revocations(self, after: str, limit: int) -> tuple[str, tuple[Revocation, ...]]:
         """See ``RevocationLog``."""
         number, _, mark = after.partition(".")
         position, *entries = await self._run("revocations", after, number or 0, mark, limit)
-        return position.decode(), tuple(_revocation(entry) for entry in entries)
+        return _text(position), tuple(_revocation(entry) for entry in entries)
 
     async def aclose(self) -> None:
         """Close the connections of this event loop; the next step opens others."""
@@ -142,8 +142,7 @@ class RedisStore:
                 client = _Client(self._make_client())
                 self._clients.set(client)
             if not client.is_judged:
-                await self._log_eviction(client.redis)
-                client.is_judged = True
+                await self._judge(client)
             run, keys = client.scripts[script], [self._prefix]
             if not (is_revoking and self._wait_replicas):
                 return await run(keys=keys, args=arguments)
@@ -156,12 +155,17 @@ class RedisStore:
                 raise StoreUnavailable(f"only {replicas} replicas of {self._wait_replicas} have the revocation")
             return answer
 
-    async def _log_eviction(self, client: Any) -> None:
+    async def _judge(self, client: "_Client") -> None:
+        # At once, so that of many first steps one asks.
+        client.is_judged = True
         try:
-            policy = (await client.info("memory")).get("maxmemory_policy", "noeviction")
+            policy = (await client.redis.info("memory")).get("maxmemory_policy", "noeviction")
         except self._refused:
             # Not everybody may ask.
             return
+        except BaseException:
+            client.is_judged = False
+            raise
         if policy != "noeviction":
             logger.warning(
                 "sessions: this Redis evicts keys (its maxmemory-policy is %s), and with them sessions and who was "
@@ -226,7 +230,12 @@ def _named(provider: str, ends: Ends, value: str) -> str:
     return json.dumps([provider, ends, value], separators=(",", ":"))
 
 
-def _session(id: str, row: bytes | None) -> Session | None:
+def _text(answer: bytes | str) -> str:
+    # The app's own client may decode.
+    return answer.decode() if isinstance(answer, bytes) else answer
+
+
+def _session(id: str, row: bytes | str | None) -> Session | None:
     if row is None:
         return None
     subject, generation, opened, rotated, used, ends, expires, access_until, text = json.loads(row)
@@ -249,13 +258,12 @@ def _session(id: str, row: bytes | None) -> Session | None:
 
 def _ended(pairs: Sequence[Any], provider: str) -> tuple[Revocation, ...]:
     return tuple(
-        Revocation(provider, "sid", id.decode(), until / 1000)
-        for id, until in zip(pairs[::2], pairs[1::2], strict=True)
+        Revocation(provider, "sid", _text(id), until / 1000) for id, until in zip(pairs[::2], pairs[1::2], strict=True)
     )
 
 
-def _revocation(entry: bytes) -> Revocation:
-    _, until, named = entry.decode().split("|", 2)
+def _revocation(entry: bytes | str) -> Revocation:
+    _, until, named = _text(entry).split("|", 2)
     provider, ends, value = json.loads(named)
     return Revocation(provider, ends, value, int(until) / 1000)
 
@@ -275,13 +283,16 @@ local function load(id)
     return row and cjson.decode(row)
 end
 
+local function keep(name, over)
+    local left = redis.call('PTTL', name)
+    if left == -1 or left < over - now then redis.call('PEXPIREAT', name, text(over)) end
+end
+
 local function save(id, session)
     redis.call('SET', prefix .. 'session:' .. id, cjson.encode(session), 'PXAT', text(session[EXPIRES]))
     local index = prefix .. 'subject:' .. session[SUBJECT]
     redis.call('ZADD', index, text(session[USED]), id)
-    if redis.call('PTTL', index) < session[ENDS] - now then
-        redis.call('PEXPIREAT', index, text(session[ENDS]))
-    end
+    keep(index, session[ENDS])
 end
 
 local function revoke(named, over, mark)
@@ -299,6 +310,7 @@ local function revoke(named, over, mark)
         redis.call('ZREM', prefix .. 'log', unpack(swept))
         redis.call('ZREM', prefix .. 'ends', unpack(swept))
     end
+    for _, key in ipairs({{'head', 'log', 'ends'}}) do keep(prefix .. key, over) end
     return over
 end
 
@@ -325,7 +337,9 @@ end
 _SCRIPTS = {
     "open": """
 local id, subject, idle, lifetime, access, granted, most, names, mark = unpack(ARGV)
-local ends, answer = now + lifetime, {now}
+local ends, answer, before = now + lifetime, {now}, load(id)
+-- It is done twice where the first answer was lost on its way.
+if before then return {before[OPENED]} end
 if redis.call('ZCARD', prefix .. 'subject:' .. subject) >= tonumber(most) then
     local ids = alive(subject)
     for at = 1, #ids - most + 1 do
