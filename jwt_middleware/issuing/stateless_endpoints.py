@@ -1,0 +1,94 @@
+"""What do login and refresh answer where nothing is stored?"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from ..claims import Token
+from ..errors import InvalidClaim, MissingClaim, MissingToken, Refusal, TooOld
+from ..refuser import Refuser
+from ..sources import read_bearer
+from ..verifier import Verifier
+from .issuer import RESERVED, TokenIssuer
+from .login import Login, grantable
+from .oauth import OAuthError, read_fields, token_response
+
+
+class StatelessLogin:
+    """The login of ``auth_routes(tokens)``; see there."""
+
+    def __init__(self, tokens: TokenIssuer, login: Login) -> None:
+        self._tokens = tokens
+        self._login = login
+
+    async def endpoint(self, request: Request) -> Response:
+        try:
+            fields = await read_fields(request, ("grant_type", "username", "password", "scope"))
+            if fields.get("grant_type", "password") != "password":
+                raise OAuthError("unsupported_grant_type", "Only the grant type password is supported here.")
+            user = await self._login.user(fields, request.scope)
+            scopes = grantable(fields, user)
+        except OAuthError as error:
+            return error.response
+        now = self._tokens.clock()
+        claims = dict(user.claims or {})
+        if self._tokens.session_lifetime is not None:
+            # OpenID Connect Core 2: when the user was last asked for a password. Renewal is counted from here.
+            claims["auth_time"] = int(now)
+        access_token = self._tokens.mint(user.subject, scopes=scopes, claims=claims, now=now)
+        return token_response(access_token, self._tokens.access_lifetime, scopes)
+
+
+class StatelessRefresh:
+    """The renewal of ``auth_routes(tokens)``; see there."""
+
+    def __init__(self, tokens: TokenIssuer, session_lifetime: int, refuser: Refuser) -> None:
+        self._tokens = tokens
+        self._session_lifetime = session_lifetime
+        self._refuser = refuser
+        provider = tokens.provider()
+        self._leeway = provider.rules.leeway
+        self._verifier = Verifier(provider, clock=tokens.clock)
+
+    async def endpoint(self, request: Request) -> Response:
+        try:
+            raw = read_bearer(request.scope["headers"], self._verifier.max_token_size)
+            if raw is None:
+                raise MissingToken
+            token = await self._verifier.verify(raw)
+            try:
+                return self._renewed(token, self._tokens.clock())
+            except Refusal as refusal:
+                refusal.provider, refusal.kid, refusal.subject = token.provider, token.kid, token.subject
+                raise
+        except Refusal as refusal:
+            return await self._refuser.response(refusal, request.scope)
+
+    def _renewed(self, token: Token, now: float) -> Response:
+        # Who shares a secret with us, or had one that is now an old key, may have made this token. So it is not taken
+        # for granted that we would make such a one.
+        if not token.subject:
+            raise MissingClaim(claim="sub")
+        lifetime = min(self._tokens.access_lifetime, self._left(token.claims, now))
+        claims = {name: value for name, value in token.claims.items() if name not in RESERVED}
+        try:
+            access_token = self._tokens.mint(
+                token.subject, scopes=token.scopes, claims=claims, lifetime=lifetime, now=now
+            )
+        except ValueError:
+            raise InvalidClaim from None
+        return token_response(access_token, lifetime, token.scopes)
+
+    def _left(self, claims: Mapping[str, Any], now: float) -> int:
+        """Seconds until the login of these claims ends; raises a ``Refusal`` where there was none, or it has."""
+        auth_time = claims.get("auth_time")
+        if auth_time is None:
+            raise MissingClaim(claim="auth_time")
+        if type(auth_time) is not int or auth_time > now + self._leeway:
+            raise InvalidClaim(claim="auth_time")
+        left = auth_time + self._session_lifetime - int(now)
+        if left < 1:
+            raise TooOld(claim="auth_time")
+        return left
