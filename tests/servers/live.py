@@ -1,6 +1,7 @@
 """The app of the tests of open connections: by the real clock, with sessions that can be revoked."""
 
 import time
+from collections.abc import AsyncIterator
 from contextlib import suppress
 from typing import Any
 
@@ -56,7 +57,7 @@ async def careful(websocket: WebSocket) -> None:
 
 
 async def events(request: Request) -> StreamingResponse:
-    async def ticks() -> Any:
+    async def ticks() -> AsyncIterator[str]:
         while True:
             yield "data: tick\n\n"
             await anyio.sleep(0.05)
