@@ -6,6 +6,7 @@ from typing import Any
 
 import anyio
 import pytest
+from anyio import to_thread
 from anyio.lowlevel import checkpoint
 from pwdlib import PasswordHash
 from pwdlib.exceptions import UnknownHashError
@@ -112,28 +113,23 @@ async def test_hashes_are_verified_off_the_event_loop() -> None:
 
 @pytest.mark.anyio
 async def test_no_more_are_verified_at_once_than_there_are_processors() -> None:
-    lock = threading.Lock()
+    processors = os.cpu_count() or 1
     release = threading.Event()
-    running = most = 0
+    running = threading.Semaphore(0)
 
     class Slow(Recorder):
         def verify(self, password: str, hash: str) -> bool:
-            nonlocal running, most
-            with lock:
-                running += 1
-                most = max(most, running)
-            release.wait(10)
-            with lock:
-                running -= 1
-            return False
+            running.release()
+            return not release.wait(10)
 
     authenticate = password_check(find_async, Slow())
     async with anyio.create_task_group() as tasks:
-        for _ in range((os.cpu_count() or 1) + 5):
+        for _ in range(processors + 5):
             tasks.start_soon(authenticate, "ada", "wrong")
-        await anyio.sleep(0.1)
+        for _ in range(processors):
+            assert await to_thread.run_sync(running.acquire, True, 10)
+        assert not await to_thread.run_sync(running.acquire, True, 0.1)
         release.set()
-    assert most == (os.cpu_count() or 1)
 
 
 @pytest.mark.anyio
