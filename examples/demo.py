@@ -1,4 +1,6 @@
-"""A service that logs its users in: python examples/demo.py, then, in a second terminal, the lines that it prints.
+"""A service that logs its users in: python examples/demo.py, then open its address in a browser.
+
+Or try, in a second terminal, the lines that it prints.
 
 Its sessions are in a SQLite file, or, with --redis redis://127.0.0.1:6379/0, in Redis. Two that are started in one
 folder are two instances of one service: what ends on one ends on the other.
@@ -11,6 +13,7 @@ import socket
 from argparse import ArgumentParser
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 import uvicorn
@@ -18,11 +21,11 @@ from pwdlib import PasswordHash
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.requests import Request
-from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, Response
 from starlette.routing import Mount, Route, WebSocketRoute
 from starlette.websockets import WebSocket
 
-from jwt_middleware import JWTMiddleware, requires
+from jwt_middleware import JWTMiddleware, Refusal, bearer_header, cookie, renew, requires, subprotocol
 from jwt_middleware.issuing import (
     MemoryStore,
     RedisStore,
@@ -34,6 +37,7 @@ from jwt_middleware.issuing import (
     auth_routes,
     password_check,
 )
+from jwt_middleware.issuing.cookies import CookieMode
 
 
 @dataclass(frozen=True)
@@ -44,9 +48,15 @@ class User:
 
 
 def create_app(
-    store: SessionStore | None = None, secret: str | None = None, throttle: Throttle | None = None
+    store: SessionStore | None = None,
+    secret: str | None = None,
+    throttle: Throttle | None = None,
+    page_lifetime: float = 60,
 ) -> Starlette:
-    """The service, with its sessions in ``store`` and its tokens signed with ``secret``; by default gone with it."""
+    """The service, with its sessions in ``store`` and its tokens signed with ``secret``; by default gone with it.
+
+    Access tokens of its page are good for ``page_lifetime`` seconds, so that one can watch what happens then.
+    """
     hasher = PasswordHash.recommended()
     ada = User("ada", ("orders:read", "orders:write"), hasher.hash("lovelace"))
     bob = User("bob", ("orders:read",), hasher.hash("builder"))
@@ -54,12 +64,19 @@ def create_app(
 
     # An unknown user costs the same time as a wrong password, so that nobody learns who has an account.
     authenticate = password_check(users.get, hasher)
-    tokens = TokenIssuer(secret or secrets.token_urlsafe(64), audience="demo")
+    secret, store, throttle = secret or secrets.token_urlsafe(64), store or MemoryStore(), throttle or Throttle()
+    tokens = TokenIssuer(secret, audience="demo")
+    short_lived = TokenIssuer(secret, audience="demo", access_lifetime=page_lifetime)
     # A user who is gone, or may do less, is so at the next refresh.
-    sessions = Sessions(store or MemoryStore(), tokens, idle_lifetime=24 * 3600, reload_user=users.get)
-    routes = auth_routes(
-        sessions, authenticate=authenticate, throttle=throttle or Throttle(), device=device, realm="demo"
+    sessions, of_the_page = (
+        Sessions(store, issuer, idle_lifetime=24 * 3600, reload_user=users.get) for issuer in (tokens, short_lived)
     )
+
+    def login(at: str, sessions: Sessions, cookies: CookieMode | None = None) -> Mount:
+        routes = auth_routes(
+            sessions, authenticate=authenticate, throttle=throttle, device=device, cookies=cookies, realm="demo"
+        )
+        return Mount(at, routes=routes)
 
     async def my_sessions(request: Request) -> JSONResponse:
         listed = await sessions.list(request.user.identity)
@@ -99,14 +116,17 @@ def create_app(
             Route("/sessions", my_sessions),
             Route("/sessions", end_all_sessions, methods=["DELETE"]),
             Route("/sessions/{id}", end_session, methods=["DELETE"]),
-            Mount("/auth", routes=routes),
+            login("/auth", sessions),
+            login("/page/auth", of_the_page, cookies="refresh"),
+            login("/cookie/auth", of_the_page, cookies="all"),
         ],
         middleware=[
             Middleware(
                 JWTMiddleware,
                 providers=tokens.provider(),
                 revocations=sessions,
-                public=["/", "/auth/*"],
+                sources=[bearer_header(), subprotocol("bearer"), cookie("__Host-access")],
+                public=["/", "/auth/*", "/page/auth/*", "/cookie/auth/*"],
                 realm="demo",
             )
         ],
@@ -118,8 +138,20 @@ def device(request: Request) -> str:
     return request.headers.get("user-agent", "")
 
 
-async def home(request: Request) -> PlainTextResponse:
-    return PlainTextResponse("Anyone may read this.\n")
+async def home(request: Request) -> Response:
+    if "text/html" in request.headers.get("accept", ""):
+        return FileResponse(Path(__file__).with_name("demo.html"), headers=PAGE_HEADERS)
+    return PlainTextResponse("Anyone may read this.\n", headers={"vary": "accept"})
+
+
+# What a script could do that somebody smuggles into a page that holds a token: as little as possible.
+PAGE_HEADERS = {
+    "content-security-policy": "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; "
+    "img-src data:; connect-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'",
+    "referrer-policy": "same-origin",
+    "vary": "accept",
+    "x-content-type-options": "nosniff",
+}
 
 
 async def me(request: Request) -> JSONResponse:
@@ -139,7 +171,15 @@ async def create_order(request: Request) -> JSONResponse:
 async def echo(websocket: WebSocket) -> None:
     await websocket.accept()
     async for text in websocket.iter_text():
-        await websocket.send_text(f"{websocket.user.identity}: {text}")
+        if not text.startswith("renew "):
+            await websocket.send_text(f"{websocket.user.identity}: {text}")
+            continue
+        try:
+            token = await renew(websocket.scope, text.removeprefix("renew "))
+        except Refusal as refusal:
+            await websocket.send_text(f"not renewed: {refusal.code}")
+        else:
+            await websocket.send_text(f"renewed until {datetime.fromtimestamp(token.expires_at):%H:%M:%S}")
 
 
 def lines_to_try(url: str) -> list[tuple[str, str]]:
@@ -195,14 +235,18 @@ def main() -> None:
         metavar="ADDRESS",
         help="where sessions and failed logins are kept; default: in a SQLite file, and in memory",
     )
+    parser.add_argument("--page-lifetime", type=float, default=60, help="seconds of an access token of the page")
     parser.add_argument("--data", type=Path, default=Path(".demo"), help="folder of the secret and the SQLite file")
     arguments = parser.parse_args()
     arguments.data.mkdir(exist_ok=True)
     store = RedisStore(arguments.redis) if arguments.redis else SQLiteStore(arguments.data / "sessions.db")
-    app = create_app(store, kept_secret(arguments.data / "secret"), Throttle(storage=arguments.redis))
+    throttle = Throttle(storage=arguments.redis)
+    app = create_app(store, kept_secret(arguments.data / "secret"), throttle, arguments.page_lifetime)
     logging.basicConfig(level=logging.INFO, format="%(levelname)s:     %(message)s")  # refusals, and why
     with listen(arguments.port) as listener:
-        for outcome, line in lines_to_try(f"http://127.0.0.1:{listener.getsockname()[1]}"):
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        print(f"Open {url} in a browser, or try these lines in a second terminal.\n")
+        for outcome, line in lines_to_try(url):
             print(f"{outcome}:\n    {line}\n")
         print("Ctrl-C ends it.\n", flush=True)
         with suppress(KeyboardInterrupt):

@@ -1,0 +1,271 @@
+"""The page of the demo in a real Chromium, and what pages of other origins cannot do to its users."""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+
+import pytest
+
+from .chromium import Chromium, Page, chromium
+from .test_examples import address, demo
+
+LIFETIME = 4
+LEEWAY = 5
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chromium]:
+    with chromium(tmp_path_factory.mktemp("browser")) as browser:
+        yield browser
+
+
+@pytest.fixture(scope="module")
+def log(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Where the demo that runs writes its log."""
+    log = tmp_path_factory.mktemp("demo") / "log"
+    with demo(log.parent, "--port", "0", "--page-lifetime", str(LIFETIME), log=log):
+        yield log
+
+
+@pytest.fixture(scope="module")
+def url(log: Path) -> str:
+    return address(log)
+
+
+def logged_in(browser: Chromium, url: str, mode: str = "page", username: str = "ada") -> Page:
+    """A page of the demo in a browser of its own, whose user has logged in."""
+    page = browser.page()
+    page.open(url + "/")
+    log_in(page, mode, username)
+    return page
+
+
+def log_in(page: Page, mode: str = "page", username: str = "ada", password: str = "") -> None:
+    page.run(f"document.getElementById('username').value = '{username}'")
+    words = {"ada": "lovelace", "bob": "builder"}
+    page.run(f"document.getElementById('password').value = '{password or words[username]}'")
+    page.click(f"[value={mode}]")
+    page.click("#login button")
+    if not password:
+        page.shows("who", f"{username} is logged in.")
+        page.shows("sessions", "This browser")
+
+
+def test_a_user_logs_in_sees_her_token_and_its_countdown(browser: Chromium, url: str) -> None:
+    page = logged_in(browser, url)
+    assert '"sub": "ada"' in page.text("decoded")
+    assert '"alg": "HS256"' in page.text("decoded")
+    page.until("/^[1-4] s$/.test(document.getElementById('countdown').textContent)")
+    page.shows("countdown", "run out", LIFETIME + 1)
+    (kept,) = page.cookies()
+    assert (kept["name"], kept["path"], kept["httpOnly"], kept["secure"], kept["sameSite"]) == (
+        "__Secure-refresh",
+        "/page/auth",
+        True,
+        True,
+        "Strict",
+    )
+    assert page.run("JSON.stringify([{...localStorage}, {...sessionStorage}, document.cookie])") == (
+        '[{},{"mode":"page"},""]'
+    )
+
+
+def test_protected_requests_are_answered_and_refusals_explained(browser: Chromium, url: str) -> None:
+    page = logged_in(browser, url, username="bob")
+    for button, answer in (
+        ("[data-request='GET /orders']", '/orders: 200 {"orders":'),
+        ("[data-request='POST /orders']", "/orders: 403 insufficient_scope"),
+        ("[data-token=forged]", "/me: 401 bad_signature"),
+        ("[data-token=none]", "/me: 401 missing_token"),
+    ):
+        page.click(button)
+        page.shows("answers", answer)
+    assert "This user may not do that." in page.text("answers")
+    assert "eyJ" not in page.text("answers"), "a token is shown"
+
+
+def test_a_wrong_password_is_explained(browser: Chromium, url: str) -> None:
+    page = browser.page()
+    page.open(url + "/")
+    log_in(page, password="wrong")
+    page.shows("answers", "400 invalid_grant")
+    assert page.text("who") == "Nobody is logged in."
+    page.until("document.activeElement.id === 'password'")
+
+
+def test_a_websocket_closes_when_its_token_runs_out(browser: Chromium, url: str) -> None:
+    page = logged_in(browser, url)
+    page.click("#open")
+    page.shows("socket-state", "Open, with the subprotocol bearer.")
+    page.click("#send")
+    page.shows("answers", "WebSocket: ada: hello")
+    page.shows("socket-state", "closed with 3000 expired. The access token has run out", LIFETIME + LEEWAY + 3)
+
+
+def test_a_websocket_lives_on_by_renewal(browser: Chromium, url: str) -> None:
+    page = logged_in(browser, url)
+    page.click("#open")
+    page.shows("socket-state", "Open")
+    page.run("new Promise((resolve) => setTimeout(resolve, 3000))")
+    page.click("#refresh")
+    page.shows("answers", "/page/auth/refresh: 200")
+    page.shows("who", "ada is logged in.")
+    page.click("#renew")
+    page.shows("answers", "WebSocket: renewed until")
+    # Past the end of the first token, and its leeway.
+    page.run(f"new Promise((resolve) => setTimeout(resolve, {1000 * (LIFETIME + LEEWAY - 1.5)}))")
+    assert page.text("socket-state").startswith("Open")
+    page.shows("socket-state", "closed with 3000 expired", LIFETIME + LEEWAY)
+
+
+def test_a_page_that_is_loaded_again_is_still_logged_in(browser: Chromium, url: str) -> None:
+    for mode in ("page", "cookie"):
+        page = logged_in(browser, url, mode)
+        page.open(url + "/")
+        page.shows("who", "ada is logged in.")
+
+
+def test_logout_ends_the_session_and_clears_the_cookie(browser: Chromium, url: str) -> None:
+    for mode in ("page", "cookie"):
+        page = logged_in(browser, url, mode)
+        assert page.cookies()
+        page.click("#logout")
+        page.shows("who", "Logged out. Nobody is logged in.")
+        assert page.cookies() == []
+        page.click("[data-request='GET /me']")
+        page.shows("answers", "/me: 401 missing_token")
+
+
+def test_a_session_is_ended_from_another_browser(browser: Chromium, url: str) -> None:
+    phone, laptop = logged_in(browser, url), logged_in(browser, url)
+    phone.click("#open")
+    phone.shows("socket-state", "Open")
+    laptop.click("#list")
+    laptop.until("document.querySelectorAll('#sessions button').length > 0")
+    # The last used first: that of the phone stands before those of the tests before.
+    laptop.click("#sessions button")
+    laptop.shows("answers", "DELETE /sessions/")
+    phone.shows("socket-state", "closed with 3000 revoked. The session was ended", 2)
+    phone.click("[data-request='GET /me']")
+    phone.shows("answers", "/me: 401 revoked")
+    assert "Nobody is logged in." in phone.text("who")
+
+
+def test_logging_out_everywhere_ends_every_browsers_session(browser: Chromium, url: str) -> None:
+    phone, laptop = (logged_in(browser, url, username="bob") for _ in range(2))
+    laptop.click("#logout-everywhere")
+    laptop.shows("who", "Logged out everywhere.")
+    phone.run("new Promise((resolve) => setTimeout(resolve, 1000))")
+    phone.click("[data-request='GET /me']")
+    phone.shows("answers", "/me: 401 revoked")
+
+
+def test_in_cookie_mode_no_script_has_a_token(browser: Chromium, url: str) -> None:
+    page = logged_in(browser, url, "cookie")
+    assert {kept["name"]: (kept["path"], kept["httpOnly"], kept["secure"]) for kept in page.cookies()} == {
+        "__Secure-refresh": ("/cookie/auth", True, True),
+        "__Host-access": ("/", True, True),
+    }
+    assert page.run("document.cookie") == ""
+    page.click("[data-request='POST /orders']")
+    page.shows("answers", '/orders: 201 {"ordered_by":"ada"}')
+    page.click("#open")
+    page.shows("socket-state", "Open.")
+    page.click("#send")
+    page.shows("answers", "WebSocket: ada: hello")
+    page.shows("socket-state", "closed with 3000 expired", LIFETIME + LEEWAY + 3)
+
+
+@contextmanager
+def foreign_page(html: str) -> Iterator[str]:
+    """The address of a page at another port: another origin, whose requests carry our cookies all the same."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("content-type", "text/html")
+            self.end_headers()
+            self.wfile.write(html.encode())
+
+        def log_message(self, *arguments: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = Thread(target=server.serve_forever, args=(0.02,), daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_address[1]}/"
+        server.shutdown()
+        thread.join()
+
+
+FORM = "<form method=post action='{url}'><input name=username value=bob><input name=password value=builder></form>"
+
+
+def test_a_page_of_another_origin_is_refused_whatever_it_tries(browser: Chromium, url: str, log: Path) -> None:
+    page = logged_in(browser, url, "cookie")
+
+    def refusals() -> int:
+        return log.read_text().count("refused: cross_site")
+
+    for action in ("/orders", "/cookie/auth/login", "/cookie/auth/refresh", "/cookie/auth/logout"):
+        before = refusals()
+        with foreign_page(FORM.format(url=url + action)) as foreign:
+            page.open(foreign)
+            page.run("document.forms[0].submit()")
+            page.until("document.body.innerText.includes('cross_site')")
+        assert refusals() == before + 1, action
+    with foreign_page("a page") as foreign:
+        page.open(foreign)
+        before = refusals()
+        for action in ("/orders", "/cookie/auth/login", "/cookie/auth/refresh", "/cookie/auth/logout"):
+            options = "{method: 'POST', mode: 'no-cors', credentials: 'include'}"
+            assert page.run(f"fetch('{url}{action}', {options}).then((response) => response.type)") == "opaque"
+        assert refusals() == before + 4
+        opened = page.run(
+            "new Promise((resolve) => {"
+            f"const socket = new WebSocket('{url.replace('http', 'ws')}/ws');"
+            "socket.onopen = () => resolve('open'); socket.onclose = (event) => resolve(event.code);"
+            "})"
+        )
+        assert opened == 1006
+        assert refusals() == before + 5
+    page.open(url + "/")
+    page.shows("who", "ada is logged in.")
+
+
+def test_the_page_is_used_by_keyboard_alone(browser: Chromium, url: str) -> None:
+    page = browser.page()
+    page.open(url + "/")
+    page.run("document.getElementById('username').focus()")
+    page.press("Tab")
+    page.type("lovelace")
+    page.press("Enter", "\r")
+    page.shows("who", "ada is logged in.")
+    reached = []
+    for _ in range(40):
+        page.press("Tab")
+        reached.append(page.run("document.activeElement.textContent.trim().split('\\n')[0]"))
+        assert page.run("document.activeElement === document.body || document.activeElement.matches(':focus-visible')")
+    for button in ("Refresh", "Log out here", "Log out everywhere", "Who am I?", "Open", "Look again"):
+        assert any(button in text for text in reached), button
+
+
+@pytest.mark.parametrize("width", [320, 390, 1280])
+def test_the_page_fits_the_screen(browser: Chromium, url: str, width: int) -> None:
+    page = logged_in(browser, url)
+    page.resize(width, 800)
+    page.run("document.querySelector('details').open = true")
+    assert page.run("document.documentElement.scrollWidth") <= width
+    small = page.run("[...document.querySelectorAll('button')].filter((b) => b.offsetHeight < 44).length")
+    assert small == 0
+
+
+def test_the_page_loads_nothing_from_elsewhere(browser: Chromium, url: str) -> None:
+    html = (Path(__file__).parent.parent / "examples" / "demo.html").read_text()
+    assert re.findall(r"(?:https?:)?//[a-z]", html) == []
+    page = logged_in(browser, url)
+    loaded = page.run("performance.getEntriesByType('resource').map((entry) => entry.name)")
+    assert [name for name in loaded if not name.startswith(url)] == []
