@@ -522,8 +522,7 @@ def test_one_event_loop_after_the_other_and_several_at_once(server: RedisServer,
     for id in "ab":
         asyncio.run(use(id))
     with ThreadPoolExecutor(4) as pool:
-        for future in [pool.submit(lambda id=id: asyncio.run(use(id))) for id in "cdef"]:
-            future.result()
+        assert list(pool.map(asyncio.run, map(use, "cdef"))) == [None] * 4
 
 
 FORK = """

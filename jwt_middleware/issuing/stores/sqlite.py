@@ -246,7 +246,19 @@ COMMIT;
 def _opened(path: Path) -> sqlite3.Connection:
     # SQLite's own way would let others read it, as far as the umask does.
     os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
-    db = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
+    deadline = time.monotonic() + BUSY_SECONDS
+    while True:
+        try:
+            return _prepared(path, max(0, deadline - time.monotonic()))
+        except sqlite3.OperationalError as error:
+            # Where several make a new file one with WAL at once, all but one are told so without a wait.
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)
+
+
+def _prepared(path: Path, patience: float) -> sqlite3.Connection:
+    db = sqlite3.connect(path, timeout=patience, isolation_level=None, check_same_thread=False)
     try:
         db.execute("PRAGMA journal_mode = WAL")
         db.execute("PRAGMA synchronous = FULL")
@@ -255,6 +267,7 @@ def _opened(path: Path) -> sqlite3.Connection:
             raise StoreUnavailable(f"the tables are of version {version}, not {SCHEMA}: another release made them")
         if version == 0:
             db.executescript(_TABLES.format(mark=token_hex(8)))
+        db.execute(f"PRAGMA busy_timeout = {int(BUSY_SECONDS * 1000)}")
     except BaseException:
         db.close()
         raise
