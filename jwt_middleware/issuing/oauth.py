@@ -33,11 +33,12 @@ class OAuthError(Exception):
 async def read_fields(request: Request, names: Collection[str]) -> dict[str, str]:
     """The parameters among ``names`` that the form, or the JSON object, of ``request`` holds; others are ignored.
 
-    Where there is no body there are none. Raises ``OAuthError``.
+    Where there is no body there are none, whatever its type would be: clients name one for all that they post. Raises
+    ``OAuthError``.
     """
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     body = await _body(request)
-    if not (body or media_type):
+    if not body:
         return {}
     try:
         if media_type == "application/json":

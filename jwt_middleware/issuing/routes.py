@@ -59,8 +59,8 @@ def auth_routes(
 
     ``throttle`` refuses logins after too many failed ones. Default None: they are not counted.
 
-    ``device(request)``, sync and quick, gives a text that tells the sessions of a user apart, such as a User-Agent; see
-    ``Sessions.list``. Default None: an empty one.
+    ``device(request)``, sync and quick, gives a text that tells the sessions of a user apart, such as a User-Agent, or
+    None; see ``Sessions.list``. Default None: an empty one.
 
     ``cookies`` is for pages in browsers, with ``Sessions``. ``"refresh"``: the refresh token is kept in the cookie
     ``__Secure-refresh``, for these routes alone, and goes to no page; refresh and logout need no parameters. ``"all"``:

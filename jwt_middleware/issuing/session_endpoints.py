@@ -18,7 +18,7 @@ from .oauth import NO_STORE, OAuthError, read_fields, token_response
 from .sessions import Grant, InvalidGrant, Sessions
 from .users import ScopeNotGranted
 
-NoteDevice: TypeAlias = Callable[[Request], str]
+NoteDevice: TypeAlias = Callable[[Request], str | None]
 Answer = TypeVar("Answer")
 
 logger = logging.getLogger("jwt_middleware")
@@ -120,8 +120,8 @@ class SessionEndpoints:
     async def _opened(self, fields: Mapping[str, str], request: Request) -> Grant:
         user = await self._login.user(fields, request.scope)
         scopes = grantable(fields, user)
-        device = "" if self._device is None else self._device(request)
-        return await _stored(self._sessions.open(user.subject, scopes=scopes, claims=user.claims, device=device))
+        device = None if self._device is None else self._device(request)
+        return await _stored(self._sessions.open(user.subject, scopes=scopes, claims=user.claims, device=device or ""))
 
     async def _refreshed(self, fields: Mapping[str, str], request: Request) -> Grant:
         refresh_token = fields.get("refresh_token")

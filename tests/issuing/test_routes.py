@@ -209,7 +209,7 @@ def test_a_form_that_is_no_login_is_refused(body: str | bytes, error: str, descr
 @pytest.mark.parametrize(
     ("body", "error", "description"),
     [
-        pytest.param("", *UNREADABLE, id="empty"),
+        pytest.param("", *NEEDED, id="empty"),
         pytest.param("null", *UNREADABLE, id="null"),
         pytest.param('["ada", "lovelace"]', *UNREADABLE, id="a list"),
         pytest.param('"username=ada"', *UNREADABLE, id="a string"),

@@ -1,0 +1,364 @@
+"""The routes of sessions, as OAuth clients speak with them (RFC 6749, RFC 7009)."""
+
+import json
+import logging
+from collections.abc import Iterator
+from typing import Any
+from urllib.parse import urlencode
+
+import pytest
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse
+from starlette.routing import Mount
+from starlette.testclient import TestClient
+
+from jwt_middleware import ConfigurationError, JWTMiddleware
+from jwt_middleware.issuing import MemoryStore, Sessions, Throttle, TokenIssuer, auth_routes
+
+from ..support import NOW, SECRET, bare_client, bearer, echo, logged, signed
+from .test_sessions import Broken, Clock, Hanging, User, read
+
+GOOD = {"username": "ada", "password": "lovelace"}
+NO_STORE = {"cache-control": "no-store", "pragma": "no-cache"}
+
+
+def check(username: str, password: str) -> User | None:
+    return User(username, scopes=["a", "b"], claims={"tenant": 7}) if password == "lovelace" else None
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+def app(clock: Clock, *, store: Any = None, routes: Any = None, **options: Any) -> JWTMiddleware:
+    """Login routes under /auth, and the echo app elsewhere, behind the middleware that asks the sessions."""
+    tokens = TokenIssuer(SECRET, audience="orders", clock=clock)
+    sessions = Sessions(MemoryStore(clock=clock) if store is None else store, tokens, **options)
+    mounted = auth_routes(sessions, **{"authenticate": check, **(routes or {})})
+    service = Starlette(routes=[Mount("/auth", routes=mounted), Mount("/", app=echo)])
+    return JWTMiddleware(service, providers=tokens.provider(), revocations=sessions, public=["/auth/*"], clock=clock)
+
+
+@pytest.fixture
+def client(clock: Clock, backend: str) -> Iterator[TestClient]:
+    with bare_client(app(clock), backend=backend) as client:
+        yield client
+
+
+def opened(client: TestClient, **fields: str) -> dict[str, Any]:
+    response = client.post("/auth/login", data={**GOOD, **fields})
+    assert response.status_code == 200, response.text
+    body: dict[str, Any] = response.json()
+    return body
+
+
+def refused(response: Any) -> tuple[int, str]:
+    """Status and error of a refusal as RFC 6749 5.2 has it."""
+    body = response.json()
+    assert set(body) == {"error", "error_description"}
+    assert {name: response.headers[name] for name in NO_STORE} == NO_STORE
+    # RFC 9110: it would tell clients that a Bearer token is wanted here.
+    assert "www-authenticate" not in response.headers
+    return response.status_code, body["error"]
+
+
+def is_in(client: TestClient, access_token: str) -> bool:
+    response = client.get("/", headers=bearer(access_token))
+    if response.status_code == 401:
+        assert response.json()["code"] == "revoked"
+    return bool(response.status_code == 200)
+
+
+# Login and refresh
+
+
+def test_login_and_refresh_answer_as_rfc_6749_5_1_says(client: TestClient, clock: Clock) -> None:
+    login = client.post("/auth/login", data=GOOD)
+    clock.now += 60
+    refresh = client.post("/auth/refresh", data={"refresh_token": login.json()["refresh_token"]})
+    for response in (login, refresh):
+        assert response.status_code == 200
+        assert response.headers["content-type"] == "application/json"
+        assert {name: response.headers[name] for name in NO_STORE} == NO_STORE
+        body = response.json()
+        assert read(body.pop("access_token"))["tenant"] == 7
+        assert read(body.pop("refresh_token"))["sub"] == "ada"
+        assert body == {"token_type": "bearer", "expires_in": 900, "scope": "a b"}
+        assert type(body["expires_in"]) is int
+    assert is_in(client, refresh.json()["access_token"])
+
+
+def test_without_scopes_the_answers_have_none(clock: Clock) -> None:
+    with bare_client(app(clock, routes={"authenticate": lambda username, password: "ada"})) as client:
+        body = opened(client)
+        assert set(body) == {"access_token", "refresh_token", "token_type", "expires_in"}
+        body = client.post("/auth/refresh", data={"refresh_token": body["refresh_token"]}).json()
+        assert set(body) == {"access_token", "refresh_token", "token_type", "expires_in"}
+
+
+@pytest.mark.parametrize("address", ["/auth/login", "/auth/refresh"])
+@pytest.mark.parametrize("form", ["form", "JSON"])
+def test_either_address_takes_both_grants(client: TestClient, address: str, form: str) -> None:
+    def post(**fields: str) -> Any:
+        return client.post(address, **({"data": fields} if form == "form" else {"json": fields}))  # type: ignore[arg-type]
+
+    login = post(grant_type="password", **GOOD, scope="a")
+    assert login.json()["scope"] == "a"
+    refresh = post(grant_type="refresh_token", refresh_token=login.json()["refresh_token"], client_id="None")
+    assert read(refresh.json()["access_token"])["sid"] == read(login.json()["access_token"])["sid"]
+    assert refused(post(grant_type="client_credentials")) == (400, "unsupported_grant_type")
+    assert refused(post(grant_type="password", username="ada")) == (400, "invalid_request")
+    assert refused(post(grant_type="refresh_token")) == (400, "invalid_request")
+    assert refused(post(grant_type="password", **{**GOOD, "password": "x"})) == (400, "invalid_grant")
+
+
+def test_without_a_grant_type_each_address_is_what_it_is_called(client: TestClient) -> None:
+    refresh_token = opened(client)["refresh_token"]
+    assert client.post("/auth/refresh", json={"refresh_token": refresh_token}).status_code == 200
+    assert refused(client.post("/auth/refresh", data=GOOD)) == (400, "invalid_request")
+    assert refused(client.post("/auth/login", data={"refresh_token": refresh_token})) == (400, "invalid_request")
+
+
+def test_a_refresh_may_ask_for_fewer_scopes(client: TestClient, clock: Clock) -> None:
+    refresh_token = opened(client)["refresh_token"]
+    asked = client.post("/auth/refresh", data={"refresh_token": refresh_token, "scope": "b c"})
+    assert asked.json()["scope"] == "b"
+    response = client.post("/auth/refresh", data={"refresh_token": refresh_token, "scope": "c"})
+    assert refused(response) == (400, "invalid_scope")
+    assert refused(client.post("/auth/login", data={**GOOD, "scope": "c"})) == (400, "invalid_scope")
+
+
+def test_a_replay_is_invalid_grant_and_ends_the_session_and_no_other(
+    client: TestClient, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    first, other = opened(client), opened(client)
+    clock.now += 60
+    second = client.post("/auth/refresh", data={"refresh_token": first["refresh_token"]}).json()
+    clock.now += 60
+    for stale in (first, second, first):
+        response = client.post("/auth/refresh", data={"refresh_token": stale["refresh_token"]})
+        assert refused(response) == (400, "invalid_grant")
+    assert not is_in(client, first["access_token"])
+    assert not is_in(client, second["access_token"])
+    assert is_in(client, other["access_token"])
+    assert [said.split(" (")[0] for _, said in logged(caplog) if not said.startswith("refused:")] == [
+        "sessions: theft",
+        "refused to refresh: refresh token was used before",
+        "refused to refresh: session is over",
+        "refused to refresh: session is over",
+    ]
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        pytest.param("nonsense", id="nonsense"),
+        pytest.param(TokenIssuer(SECRET, audience="orders", clock=lambda: NOW).mint("ada"), id="an access token"),
+        pytest.param("a." * 7000, id="much"),
+        pytest.param("é.b.c", id="not ASCII"),
+    ],
+)
+def test_what_is_no_refresh_token_is_invalid_grant(client: TestClient, raw: str) -> None:
+    assert refused(client.post("/auth/refresh", json={"refresh_token": raw})) == (400, "invalid_grant")
+
+
+def test_a_throttle_counts_logins_at_either_address(clock: Clock) -> None:
+    throttled = app(clock, routes={"throttle": Throttle()})
+    with bare_client(throttled) as client:
+        statuses = [
+            client.post(address, data={"grant_type": "password", "username": "ada", "password": "x"}).status_code
+            for address in ("/auth/login", "/auth/refresh") * 10
+        ]
+        assert statuses[0] == 400
+        assert statuses[-1] == 429
+
+
+# What tells the sessions of a user apart
+
+
+@pytest.mark.parametrize(
+    ("agent", "device"),
+    [pytest.param("curl/8", "curl/8", id="named"), pytest.param(None, "", id="not named")],
+)
+def test_what_is_noted_of_a_device(clock: Clock, agent: str | None, device: str) -> None:
+    store = MemoryStore(clock=clock)
+
+    def note(request: Request) -> str | None:
+        return request.headers.get("x-agent")
+
+    with bare_client(app(clock, store=store, routes={"device": note})) as client:
+        response = client.post("/auth/login", data=GOOD, headers={} if agent is None else {"x-agent": agent})
+        assert response.status_code == 200
+    assert [session.device for session in store._sessions.values()] == [device]
+
+
+# Logout
+
+
+@pytest.mark.parametrize("kind", ["refresh_token", "access_token"])
+@pytest.mark.parametrize("hint", [None, "refresh_token", "access_token", "something_else"])
+@pytest.mark.parametrize("form", ["form", "JSON"])
+def test_logout_is_a_revocation_as_rfc_7009_says(clock: Clock, kind: str, hint: str | None, form: str) -> None:
+    with bare_client(app(clock)) as client:
+        tokens, other = opened(client), opened(client)
+        fields = {"token": tokens[kind]} if hint is None else {"token": tokens[kind], "token_type_hint": hint}
+        for _ in range(2):
+            response = client.post("/auth/logout", **({"data": fields} if form == "form" else {"json": fields}))  # type: ignore[arg-type]
+            assert (response.status_code, response.json()) == (200, {})
+            assert {name: response.headers[name] for name in NO_STORE} == NO_STORE
+        assert not is_in(client, tokens["access_token"])
+        response = client.post("/auth/refresh", data={"refresh_token": tokens["refresh_token"]})
+        assert refused(response) == (400, "invalid_grant")
+        assert is_in(client, other["access_token"])
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        pytest.param({}, id="no body"),
+        pytest.param({"data": {"token": ""}}, id="an empty token"),
+        pytest.param({"json": {}}, id="an empty object"),
+        pytest.param({"content": b"", "headers": {"content-type": "application/json"}}, id="JSON without a body"),
+        pytest.param({"content": b"", "headers": {"content-type": "text/plain"}}, id="text without a body"),
+    ],
+)
+def test_logout_takes_the_bearer_header(client: TestClient, options: dict[str, Any]) -> None:
+    tokens = opened(client)
+    headers = {**options.get("headers", {}), **bearer(tokens["access_token"])}
+    response = client.post("/auth/logout", **{**options, "headers": headers})
+    assert (response.status_code, response.json()) == (200, {})
+    assert not is_in(client, tokens["access_token"])
+    # Once more: it is still ours, and ended.
+    assert client.post("/auth/logout", headers=bearer(tokens["access_token"])).status_code == 200
+
+
+def test_logout_takes_a_refresh_token_by_its_own_name(client: TestClient) -> None:
+    tokens = opened(client)
+    assert client.post("/auth/logout", json={"refresh_token": tokens["refresh_token"]}).status_code == 200
+    assert not is_in(client, tokens["access_token"])
+
+
+def test_logout_takes_tokens_that_have_expired(client: TestClient, clock: Clock) -> None:
+    first = opened(client)
+    clock.now += 3600
+    second = client.post("/auth/refresh", data={"refresh_token": first["refresh_token"]}).json()
+    assert client.post("/auth/logout", headers=bearer(first["access_token"])).status_code == 200
+    assert not is_in(client, second["access_token"])
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        pytest.param("nonsense", id="nonsense"),
+        pytest.param("x" * 15_000, id="much"),
+        pytest.param("é", id="not ASCII"),
+        pytest.param(
+            TokenIssuer("another secret of thirty-two bytes", audience="orders", clock=lambda: NOW).mint("ada"),
+            id="of another issuer",
+        ),
+        pytest.param(
+            signed({"alg": "HS256", "typ": "JWT"}, {"aud": "orders", "sub": "ada", "exp": NOW + 9}), id="without a name"
+        ),
+    ],
+)
+def test_an_unknown_token_is_answered_alike_in_a_body_and_refused_in_a_header(client: TestClient, raw: str) -> None:
+    # RFC 7009 2.2: the client does not want it any more either way.
+    response = client.post("/auth/logout", json={"token": raw})
+    assert (response.status_code, response.json()) == (200, {})
+    response = client.post("/auth/logout", headers=[(b"authorization", b"Bearer " + raw.encode("latin-1"))])
+    assert response.status_code in (400, 401)
+    assert response.headers["www-authenticate"].startswith('Bearer realm="api", error="invalid_')
+
+
+def test_logout_without_a_token_is_a_bad_request(client: TestClient) -> None:
+    assert refused(client.post("/auth/logout")) == (400, "invalid_request")
+    assert refused(client.post("/auth/logout", headers={"authorization": "Basic Og=="})) == (400, "invalid_request")
+    assert refused(client.post("/auth/logout", json=["token"])) == (400, "invalid_request")
+    twice = urlencode([("token", "a"), ("token", "b")])
+    form = {"content-type": "application/x-www-form-urlencoded"}
+    assert refused(client.post("/auth/logout", content=twice, headers=form)) == (400, "invalid_request")
+    assert client.get("/auth/logout").status_code == 405
+
+
+def test_refusals_of_a_header_are_the_apps_to_shape(clock: Clock) -> None:
+    shaped = app(
+        clock,
+        routes={
+            "realm": "orders",
+            "refusal_response": lambda connection, refusal: PlainTextResponse(refusal.code, 401),
+        },
+    )
+    with bare_client(shaped) as client:
+        response = client.post("/auth/logout", headers=bearer("nonsense"))
+        assert response.text == "invalid_token"
+
+
+# A store that is out
+
+
+@pytest.mark.parametrize("kind", ["broken", "hanging"])
+def test_where_nothing_can_be_stored_nothing_is_said_to_be_good(
+    clock: Clock, kind: str, backend: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = Hanging(clock=clock)
+    service = app(clock, store=store if kind == "hanging" else Broken(clock=clock))
+    with bare_client(app(clock), backend=backend) as well:
+        tokens = opened(well)
+    store.hangs = ("open", "read", "rotate", "revoke")
+    with bare_client(service, backend=backend) as client:
+        requests: list[tuple[str, dict[str, Any]]] = [
+            ("refresh", {"data": {"refresh_token": tokens["refresh_token"]}}),
+            ("logout", {"data": {"token": tokens["refresh_token"]}}),
+            ("login", {"data": GOOD}),
+            ("logout", {"data": {"token": tokens["access_token"]}}),
+            ("logout", {"headers": bearer(tokens["access_token"])}),
+        ]
+        # Each takes a second where the store hangs.
+        tried = requests[:2] if kind == "hanging" else requests
+        for name, options in tried:
+            response = client.post(f"/auth/{name}", **options)
+            assert refused(response) == (503, "temporarily_unavailable")
+            assert response.headers["retry-after"] == "1"
+        # What needs no store is answered.
+        wrong = client.post("/auth/login", data={**GOOD, "password": "x"})
+        assert refused(wrong) == (400, "invalid_grant")
+        assert client.post("/auth/logout", data={"token": "nonsense"}).status_code == 200
+    assert sum("the store is not available" in said for _, said in logged(caplog)) == len(tried)
+
+
+# Configuration
+
+
+def test_the_routes_are_these(clock: Clock) -> None:
+    tokens = TokenIssuer(SECRET, audience="orders")
+    routes = auth_routes(Sessions(MemoryStore(), tokens), authenticate=check)
+    assert [(route.path, route.name) for route in routes] == [
+        ("/login", "login"),
+        ("/refresh", "refresh"),
+        ("/logout", "logout"),
+        ("/jwks.json", "jwks"),
+    ]
+    with bare_client(app(clock)) as client:
+        assert json.loads(client.get("/auth/jwks.json").content) == {"keys": []}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        pytest.param({"device": "phone"}, "device must be callable", id="a text for a function"),
+        pytest.param({"authenticate": None}, "authenticate must be callable", id="nobody asks"),
+        pytest.param({"throttle": 5}, r"throttle must be a Throttle", id="a number for a throttle"),
+    ],
+)
+def test_what_cannot_work_is_said_at_construction(options: dict[str, Any], message: str) -> None:
+    sessions = Sessions(MemoryStore(), TokenIssuer(SECRET, audience="orders"))
+    with pytest.raises(ConfigurationError, match=message):
+        auth_routes(sessions, **{"authenticate": check, **options})
+
+
+def test_a_device_is_noted_in_sessions_alone() -> None:
+    with pytest.raises(ConfigurationError, match="device: without Sessions"):
+        auth_routes(TokenIssuer(SECRET, audience="orders"), authenticate=check, device=lambda request: "phone")
