@@ -10,10 +10,11 @@ import time
 from argparse import ArgumentParser
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from resource import getpagesize
 from socket import create_server
-from statistics import quantiles
+from statistics import median, quantiles
 from typing import Any
 from urllib.request import urlopen
 
@@ -91,7 +92,7 @@ class Lag:
 
 def serve(bare: bool) -> None:
     """Runs in a process of its own; says on which port."""
-    lag, revoked = Lag(), Revoked()
+    lag, revocations = Lag(), Revoked()
 
     async def figures(request: Request) -> JSONResponse:
         found: dict[str, Any] = {"lag": lag.figures(), "tasks": len(asyncio.all_tasks())}
@@ -102,7 +103,7 @@ def serve(bare: bool) -> None:
         return JSONResponse(found)
 
     async def revoke(request: Request) -> JSONResponse:
-        revoked.everybody = request.query_params["everybody"] == "yes"
+        revocations.everybody = request.query_params["everybody"] == "yes"
         return JSONResponse({})
 
     routes = [WebSocketRoute("/", careful if bare else listen), Route("/figures", figures), Route("/revoke", revoke)]
@@ -113,7 +114,7 @@ def serve(bare: bool) -> None:
             key=SECRET,
             audience=AUDIENCE,
             leeway=0,
-            revocations=revoked,
+            revocations=revocations,
             public=["/figures", "/revoke"],
             # What is remembered of tokens is bounded, and is bench_memory.py's to measure.
             cache_size=0,
@@ -156,7 +157,7 @@ class Client(asyncio.Protocol):
             self.closed.set_result((time.time(), self._received[2:]))
             self.leave()
 
-    def connection_lost(self, error: Exception | None) -> None:
+    def connection_lost(self, exc: Exception | None) -> None:
         for future, result in ((self.opened, False), (self.closed, (0.0, b""))):
             if not future.done():
                 future.set_result(result)  # type: ignore[arg-type]  # each its own
@@ -198,12 +199,11 @@ def ask(port: int, path: str) -> Any:
 
 async def gone(port: int, tasks: int) -> Any:
     """The figures when the server has nothing left to do, or after five seconds."""
-    lag = (await asyncio.to_thread(ask, port, "/figures"))["lag"]
-    for _ in range(50):
-        found = await asyncio.to_thread(ask, port, "/figures")
-        if found["tasks"] <= tasks:
-            break
+    found = await asyncio.to_thread(ask, port, "/figures")
+    lag, deadline = found["lag"], time.monotonic() + 5
+    while found["tasks"] > tasks and time.monotonic() < deadline:
         await asyncio.sleep(0.1)
+        found = await asyncio.to_thread(ask, port, "/figures")
     return {**found, "lag": lag}
 
 
@@ -215,42 +215,63 @@ async def closed(clients: list[Client], code: int, reason: bytes) -> list[float]
     return [at for at, _ in ends]
 
 
+@dataclass(frozen=True)
+class Wave:
+    """Many connections that were opened, and ended."""
+
+    late: list[float]
+    """Seconds after its time that each was closed."""
+    opening: float
+    """Seconds that it took to open them."""
+    during: Any
+    after: Any
+    """The server's figures while they were open, and when they had ended."""
+
+
+async def expiring(port: int, count: int, opening: float, tasks: int) -> Wave:
+    """``count`` connections whose tokens expire, beginning when ``opening`` seconds have passed."""
+    began = time.time()
+    start = int(began + opening) + 2
+    ends = [start + number * OVER // count for number in range(count)]
+    clients = await connect(port, ends)
+    opened = time.time()
+    if opened > start:
+        raise SystemExit("opening took longer than the first token was good for")
+    await asyncio.sleep(max(0, start - opened - 0.5))
+    during = await asyncio.to_thread(ask, port, "/figures")
+    at = await closed(clients, 3000, b"expired")
+    late = [closing - end for closing, end in zip(at, ends, strict=True)]
+    if min(late) < 0:
+        raise SystemExit("a WebSocket was closed before its time")
+    return Wave(late, opened - began, during, await gone(port, tasks))
+
+
+async def revoked(port: int, count: int, tasks: int) -> tuple[Wave, Any]:
+    """``count`` connections that end all at once; and the figures of a time before, while nothing ended."""
+    began = time.time()
+    clients = await connect(port, [int(began) + 1000] * count)
+    opened = time.time()
+    await asyncio.sleep(1)
+    during = await asyncio.to_thread(ask, port, "/figures")
+    await asyncio.sleep(3)
+    looking = await asyncio.to_thread(ask, port, "/figures")
+    at = time.time()
+    await asyncio.to_thread(ask, port, "/revoke?everybody=yes")
+    late = [closing - at for closing in await closed(clients, 3000, b"revoked")]
+    after = await gone(port, tasks)
+    return Wave(late, opened - began, during, after), looking
+
+
 async def measure(port: int, count: int) -> tuple[Figures, Figures]:
     """What was measured while tokens expired, and while all were revoked at once."""
     idle = await asyncio.to_thread(ask, port, "/figures")
     # The first time is not counted: an allocator keeps what it once had.
-    opening = count / 100
-    for wave in range(2):
-        began = time.time()
-        start = int(began + opening) + 2
-        ends = [start + number * OVER // count for number in range(count)]
-        clients = await connect(port, ends)
-        if time.time() > start:
-            raise SystemExit("opening took longer than the first token was good for")
-        opening = 1.5 * (time.time() - began)
-        await asyncio.sleep(max(0, start - time.time() - 0.5))
-        during = await asyncio.to_thread(ask, port, "/figures")
-        at = await closed(clients, 3000, b"expired")
-        late = [closing - end for closing, end in zip(at, ends, strict=True)]
-        after = await gone(port, idle["tasks"])
-        if wave == 0:
-            settled = after
-    if min(late) < 0:
-        raise SystemExit("a WebSocket was closed before its time")
-    expired = _figures(late, settled, during, after)
-
-    clients = await connect(port, [int(time.time()) + 1000] * count)
-    await asyncio.sleep(1)
-    await asyncio.to_thread(ask, port, "/figures")
-    await asyncio.sleep(2)
-    looking = (await asyncio.to_thread(ask, port, "/figures"))["lag"]
-    revoked_at = time.time()
-    await asyncio.to_thread(ask, port, "/revoke?everybody=yes")
-    at = await closed(clients, 3000, b"revoked")
-    after = await gone(port, idle["tasks"])
-    await asyncio.to_thread(ask, port, "/revoke?everybody=no")
-    revoked = _figures([closing - revoked_at for closing in at], settled, during, after)
-    return expired, {**revoked, "event loop lag while nothing ends, ms, p99": looking["p99"]}
+    first = await expiring(port, count, count / 100, idle["tasks"])
+    second = await expiring(port, count, 1.5 * first.opening, idle["tasks"])
+    third, looking = await revoked(port, count, idle["tasks"])
+    settled = first.after["memory"]
+    lag_while_looking = {"event loop lag while nothing ends, ms, p99": looking["lag"]["p99"]}
+    return _figures(second, settled), {**_figures(third, settled), **lag_while_looking}
 
 
 async def measure_bare(port: int, count: int) -> float:
@@ -264,16 +285,17 @@ async def measure_bare(port: int, count: int) -> float:
     return bytes_each
 
 
-def _figures(late: list[float], settled: Any, during: Any, after: Any) -> Figures:
+def _figures(wave: Wave, settled: int) -> Figures:
+    lag = wave.after["lag"]
     return {
-        "late, s, at most": max(late),
-        "late, s, median": sorted(late)[len(late) // 2],
-        "event loop lag, ms, p99": after["lag"]["p99"],
-        "event loop lag, ms, p50": after["lag"]["p50"],
-        "event loop lag, ms, at most": after["lag"]["max"],
-        "left in the timer": after["open"],
-        "memory, MB more": (after["memory"] - settled["memory"]) / 1e6,
-        "memory while open, MB more": (during["memory"] - settled["memory"]) / 1e6,
+        "late, s, at most": max(wave.late),
+        "late, s, median": median(wave.late),
+        "event loop lag, ms, p99": lag["p99"],
+        "event loop lag, ms, p50": lag["p50"],
+        "event loop lag, ms, at most": lag["max"],
+        "left in the timer": wave.after["open"],
+        "memory, MB more": (wave.after["memory"] - settled) / 1e6,
+        "memory while open, MB more": (wave.during["memory"] - settled) / 1e6,
     }
 
 
@@ -313,20 +335,23 @@ def main() -> None:
         return
     count = options.connections
     with running(bare=False) as port:
-        expired, revoked = asyncio.run(measure(port, count))
+        by_expiry, by_revocation = asyncio.run(measure(port, count))
     with running(bare=True) as port:
         bare = asyncio.run(measure_bare(port, count))
     report = "\n".join(
         [
-            _report(f"{count:,} WebSockets whose tokens expire over {OVER} seconds", expired),
-            _report(f"{count:,} WebSockets whose tokens are revoked at once", revoked),
+            _report(f"{count:,} WebSockets whose tokens expire over {OVER} seconds", by_expiry),
+            _report(f"{count:,} WebSockets whose tokens are revoked at once", by_revocation),
             f"A connection of the bare app takes {bare / 1000:.1f} kB.",
             f"uvicorn on asyncio, websockets-sansio, {os.cpu_count()} processors for server and clients",
             "",
         ]
     )
     publish(
-        "live", report, {"expired": expired, "revoked": revoked, "bare_bytes_each": bare}, ["uvicorn", "websockets"]
+        "live",
+        report,
+        {"expired": by_expiry, "revoked": by_revocation, "bare_bytes_each": bare},
+        ["uvicorn", "websockets"],
     )
 
 

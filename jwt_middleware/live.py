@@ -2,7 +2,7 @@
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
 from heapq import heapify, heappop, heappush
 from itertools import count
@@ -153,9 +153,9 @@ class Connection(ABC):
                 logger.warning("the app failed after its connection was ended", exc_info=error)
         finally:
             self.leave()
-            if self._closed is not None:
+            if self._refusal is not None:
                 # A server that sees the app return closes by itself, and says something else.
-                await self._closed.wait()
+                await self.end().wait()
             # The server's own objects, which have the scope, are in no circle with this one.
             self._receive, self._send = _nothing, _nowhere
 
@@ -200,18 +200,23 @@ class Connection(ABC):
             self._timer.discard(self._place)
             self._place = None
 
-    def end(self, refusal: Refusal) -> None:
-        """The token is not good any more, as ``refusal`` says: the app hears of it now, the client in a moment."""
+    def condemn(self, refusal: Refusal) -> None:
+        """The token is not good any more, as ``refusal`` says: from now on nothing gets through."""
+        if self._refusal is None:
+            self._refusal = refusal
+
+    def end(self) -> Event:
+        """Tell the app, and the client, that it was condemned; what happens when that is done."""
+        if self._closed is not None:
+            return self._closed
         self.leave()
-        self._refusal = refusal
         self._closed = Event()
         if self._sending:
             self._quiet = Event()
         for waiting in self._receiving:
             waiting.cancel()
-        self._connections.background.start(
-            partial(self._close, refusal), ended=self._closed.set, at_most=self._connections.patience
-        )
+        self._connections.background.start(self._close, ended=self._closed.set, at_most=self._connections.patience)
+        return self._closed
 
     async def renew(self, raw: str | bytes, scope: Scope) -> None:
         """Live on with the token ``raw``, and show it in ``scope``."""
@@ -228,12 +233,13 @@ class Connection(ABC):
             self._timer.move(self._place)
         scope["auth"], scope["user"] = JWTCredentials(token, self._connections.refuser), user
 
-    async def _close(self, refusal: Refusal) -> None:
+    async def _close(self) -> None:
+        assert self._refusal is not None
         if self._quiet is not None:
             # After what the app is sending just now.
             await self._quiet.wait()
         try:
-            await self._say(refusal, self._connections.refuser)
+            await self._say(self._refusal, self._connections.refuser)
         except Exception:
             logger.debug("a connection was gone before it was ended", exc_info=True)
 
@@ -358,15 +364,14 @@ class Timer:
 
     async def _expire(self) -> None:
         while True:
-            ended = 0
+            over = []
             while self._ends and self._ends[0][0] <= self._clock():
                 good_until, place = heappop(self._ends)
                 connection = self._open.get(place)
                 if connection is not None and connection.good_until == good_until:
-                    connection.end(_because(Expired, connection.token, claim="exp"))
-                    ended += 1
-                    if ended % SLICE == 0:
-                        await checkpoint()
+                    connection.condemn(_because(Expired, connection.token, claim="exp"))
+                    over.append(connection)
+            await _end(over)
             await anyio.sleep(min(TICK, max(0, self._ends[0][0] - self._clock())) if self._ends else TICK)
 
     async def _revoke(self, revocations: Revocations) -> None:
@@ -385,18 +390,26 @@ class Timer:
             await anyio.sleep(TICK)
 
     async def _look(self, revocations: Revocations) -> None:
-        turn = 0
-        for place, connection in tuple(self._open.items()):
+        over = []
+        for number, connection in enumerate(tuple(self._open.values()), 1):
             revoked = revocations.is_revoked(connection.token)
             if revoked is None:
                 await revocations.catch_up()
                 revoked = revocations.is_revoked(connection.token)
-            if revoked and place in self._open:
-                connection.end(_because(Revoked, connection.token))
-            turn += LOOKS // SLICE if revoked else 1
-            if turn >= LOOKS:
-                turn = 0
+            if revoked:
+                connection.condemn(_because(Revoked, connection.token))
+                over.append(connection)
+            if number % LOOKS == 0:
                 await checkpoint()
+        await _end(over)
+
+
+async def _end(connections: Iterable[Connection]) -> None:
+    """End those that are condemned, one after another: it is work, and others want their turn."""
+    for number, connection in enumerate(connections, 1):
+        connection.end()
+        if number % SLICE == 0:
+            await checkpoint()
 
 
 def _because(kind: type[Refusal], token: Token, claim: str | None = None) -> Refusal:

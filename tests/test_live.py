@@ -53,6 +53,11 @@ async def until(condition: Callable[[], bool]) -> None:
             await anyio.sleep(0.01)
 
 
+def warnings(caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
+    """Our own: a busy event loop has its own to say, in Python's development mode."""
+    return [record for record in caplog.records if record.levelno > logging.INFO and record.name == "jwt_middleware"]
+
+
 class Clock:
     """Stands still until it is set."""
 
@@ -248,7 +253,7 @@ async def test_an_app_that_only_sends_ends_by_an_os_error_that_goes_no_further(
         await run.ends()
     assert run.server.sent[-1] == CLOSED
     assert "expired" in str(seen[0])
-    assert not [record for record in caplog.records if record.levelno > logging.INFO]
+    assert not warnings(caplog)
 
 
 async def goodbye(websocket: WebSocket) -> None:
@@ -283,7 +288,7 @@ async def test_what_the_end_provokes_goes_no_further(
         run.clock.now = NOW + 60
         await run.ends()
     assert run.server.sent[-1] == CLOSED
-    assert not [record for record in caplog.records if record.levelno > logging.INFO]
+    assert not warnings(caplog)
 
 
 async def test_another_failure_after_the_end_is_logged(caplog: pytest.LogCaptureFixture) -> None:
@@ -296,7 +301,7 @@ async def test_another_failure_after_the_end_is_logged(caplog: pytest.LogCapture
         await until(lambda: len(run.timer) == 1)
         run.clock.now = NOW + 60
         await run.ends()
-    (record,) = [record for record in caplog.records if record.levelno > logging.INFO]
+    (record,) = warnings(caplog)
     assert "failed after its connection was ended" in record.getMessage()
     assert "the database is gone" in caplog.text
 
@@ -361,9 +366,31 @@ async def test_a_message_that_comes_with_the_end_comes_too_late() -> None:
         await run.server.has_sent("websocket.accept")
         (connection,) = run.timer._open.values()
         run.server.comes({"type": "websocket.receive", "text": "too late"})
-        connection.end(Expired())
+        connection.condemn(Expired())
+        connection.end()
         await run.ends()
     assert [message["type"] for message in app.received] == ["websocket.connect", "websocket.disconnect"]
+
+
+async def test_from_the_end_on_nothing_gets_through_though_others_are_told_first() -> None:
+    seen: list[Message] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await receive()
+        await send({"type": "websocket.accept"})
+        seen.append(await receive())
+        await send({"type": "websocket.send", "text": "x"})
+
+    async with running(app, opened()) as run:
+        await run.server.has_sent("websocket.accept")
+        (connection,) = run.timer._open.values()
+        connection.condemn(Expired())
+        connection.condemn(Revoked())
+        run.server.comes({"type": "websocket.receive", "text": "too late"})
+        await run.ends()
+    assert seen == [DISCONNECT]
+    assert run.server.sent == [{"type": "websocket.accept"}, CLOSED]
+    assert len(run.timer) == 0
 
 
 async def test_a_cancelled_app_stays_cancelled() -> None:
@@ -472,7 +499,7 @@ async def test_a_server_that_cannot_close_any_more_is_left_alone(caplog: pytest.
         await server.has_sent("websocket.accept")
         run.clock.now = NOW + 60
         await run.ends()
-    assert not [record for record in caplog.records if record.levelno > logging.INFO]
+    assert not warnings(caplog)
 
 
 async def closes(scope: Scope, receive: Receive, send: Send) -> None:
@@ -734,7 +761,7 @@ async def test_a_stream_ends_when_its_token_does(spec_version: str, caplog: pyte
         await run.ends()
     assert run.server.sent[-1] == {"type": "http.response.body", "body": b"", "more_body": False}
     assert [message.get("more_body") for message in run.server.sent[1:]].count(False) == 1
-    assert not [record for record in caplog.records if record.levelno > logging.INFO]
+    assert not warnings(caplog)
 
 
 async def test_a_stream_whose_app_waits_for_something_else_ends_for_the_client() -> None:
@@ -933,9 +960,12 @@ class Bare(Connection):
         self.timer = timer
         self.place = timer.add(self)
 
-    def end(self, refusal: Refusal) -> None:
+    def condemn(self, refusal: Refusal) -> None:
+        self.refusal = refusal
+
+    def end(self) -> Any:
         self.timer.discard(self.place)
-        self.ended.append(refusal)
+        self.ended.append(self.refusal)
 
     _say = _disconnect = _received = _sent = None  # type: ignore[assignment]  # never asked
 
@@ -1028,8 +1058,8 @@ async def test_the_look_at_many_revocations_lets_others_have_their_turn() -> Non
         while revocations.looked < 2000:
             turns.append(revocations.looked)
             await anyio.lowlevel.checkpoint()
-    assert max(after - before for before, after in pairwise(turns)) < 1000
-    assert sum(len(one.ended) for one in connections) == 200
+    assert max(after - before for before, after in pairwise(turns)) <= 1000
+    await until(lambda: sum(len(one.ended) for one in connections) >= 200)
 
 
 def test_what_is_left_of_a_connection_says_that_it_is_over() -> None:

@@ -1,6 +1,8 @@
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from starlette.types import Scope
 
 from jwt_middleware import ConfigurationError
@@ -185,3 +187,32 @@ def test_an_origin_that_no_browser_sends_is_refused_at_construction(entry: Any) 
 def test_origins_are_a_list(entries: Any) -> None:
     with pytest.raises(ConfigurationError, match="origins must be a list"):
         Origins(entries)
+
+
+PIECES = [
+    "https",
+    "http",
+    "://",
+    ":",
+    "/",
+    "app.example",
+    "evil.example",
+    ".",
+    "@",
+    "443",
+    "[::1]",
+    "null",
+    " ",
+    "same-origin",
+]
+values = st.lists(st.sampled_from(PIECES), max_size=6).map("".join) | st.text(max_size=20)
+
+
+@given(st.lists(values, max_size=2), st.lists(values, max_size=2))
+def test_only_the_very_origins_are_vouched_for_whatever_the_headers_are(origins: list[str], sites: list[str]) -> None:
+    headers = [("origin", origin) for origin in origins] + [("sec-fetch-site", site) for site in sites]
+    good = len(origins) <= 1 and (sites == ["same-origin"] or (not sites and origins in OWN_SPELLINGS))
+    assert vouched_for(*headers) == good
+
+
+OWN_SPELLINGS = [["https://app.example"], ["https://app.example:443"]]

@@ -2,6 +2,8 @@ from itertools import combinations
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from starlette.types import Scope
 
 from jwt_middleware import ConfigurationError, bearer_header, cookie, subprotocol
@@ -398,3 +400,35 @@ def test_sources_that_cannot_work_are_refused(sources: Any, message: str) -> Non
 def test_a_place_needs_a_name_that_can_be_sent(make: Any, name: Any) -> None:
     with pytest.raises(ConfigurationError, match="needs a name of letters"):
         make(name)
+
+
+pieces = st.sampled_from(
+    ["bearer", "jwt", "a.b.c", "access", "=", ";", ",", " ", "\t", "", '"', "v1", "\u00e9", "\x00"]
+)
+lines = st.lists(st.lists(pieces, max_size=8).map("".join) | st.text(max_size=20), max_size=5)
+
+
+@given(lines, lines)
+def test_whatever_a_request_brings_it_is_a_token_or_a_refusal(cookie_lines: list[str], offered: list[str]) -> None:
+    headers = [(b"cookie", line.encode()) for line in cookie_lines]
+    sources = places(cookie("access"), subprotocol("bearer"), subprotocol("jwt"))
+    try:
+        presented = sources.find(handshake(*offered, headers=headers), LIMIT)
+    except (AmbiguousToken, MalformedToken, TokenTooLarge):
+        return
+    assert presented is None or len(presented.raw) <= LIMIT
+
+
+@given(lines)
+def test_nothing_that_may_be_a_token_is_left_for_the_app(offered: list[str]) -> None:
+    scope = handshake(*offered)
+    answer = places(subprotocol("bearer"), subprotocol("jwt")).take_out(scope)
+    names = {"bearer", "jwt"}
+    assert answer == next((protocol for protocol in offered if protocol in names), None)
+    assert not names.intersection(scope["subprotocols"])
+    # What is left stood behind none of the names.
+    left = iter(scope["subprotocols"])
+    before = ["", *offered]
+    assert all(
+        protocol == next(left) for last, protocol in zip(before, offered, strict=False) if not {last, protocol} & names
+    )
