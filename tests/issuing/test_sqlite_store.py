@@ -298,6 +298,35 @@ def test_a_process_that_is_killed_at_any_moment_leaves_one_live_generation(path:
     assert generation in (answered[-1], answered[-1] + 1)
 
 
+VISIT = """
+import sys, anyio
+from jwt_middleware.issuing import SQLiteStore
+
+async def visit():
+    found = (await store.revocations("", 9))[1]
+    assert [revocation.value for revocation in found] == sys.argv[2:], found
+    await store.aclose()
+
+store = SQLiteStore(sys.argv[1])
+anyio.run(visit)
+"""
+
+
+def test_a_process_that_comes_and_goes_takes_nothing_from_those_that_stay(path: Path) -> None:
+    """A file that a process closes takes all its locks with it (https://sqlite.org/howtocorrupt.html, 2.2).
+
+    Who comes then takes itself for the only one, and removes the log in which the others still write.
+    """
+    store = SQLiteStore(path)
+    ended: list[str] = []
+    for value in "abc":
+        anyio.run(store.revoke, Revocation(PROVIDER, "jti", value, FAR))
+        anyio.run(store.read, "s")
+        ended.append(value)
+        run("-E", "-c", VISIT, str(path), *ended)
+    anyio.run(store.aclose)
+
+
 FORK = """
 import os, sys, anyio
 from jwt_middleware.issuing import SQLiteStore
@@ -320,6 +349,41 @@ anyio.run(use, "parent")
 assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 assert len(anyio.run(store.sessions, "ada")) == 3
 """
+
+
+LEFT = """
+import os, subprocess, sys, anyio
+from jwt_middleware import Revocation
+from jwt_middleware.issuing import SQLiteStore
+from jwt_middleware.issuing.testing import FAR
+
+store = SQLiteStore(sys.argv[1])
+
+def end(value):
+    anyio.run(store.revoke, Revocation("jwt", "jti", value, FAR))
+
+end("a")
+here, there = os.pipe(), os.pipe()
+child = os.fork()
+if child == 0:
+    anyio.run(store.read, "s")
+    os.write(here[1], b".")
+    os.read(there[0], 1)
+    end("b")
+    anyio.run(store.aclose)
+    sys.exit()
+os.read(here[0], 1)
+anyio.run(store.aclose)
+subprocess.run([sys.executable, "-E", "-c", sys.argv[2], sys.argv[1], "a"], check=True)
+os.write(there[1], b".")
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+subprocess.run([sys.executable, "-E", "-c", sys.argv[2], sys.argv[1], "a", "b"], check=True)
+"""
+
+
+def test_a_forked_process_holds_locks_of_its_own(path: Path) -> None:
+    """Locks are not inherited, and SQLite does not know (https://sqlite.org/howtocorrupt.html, 2.6)."""
+    run("-X", "dev", "-W", "error", "-c", LEFT, str(path), VISIT)
 
 
 def test_a_forked_process_has_connections_of_its_own(path: Path) -> None:

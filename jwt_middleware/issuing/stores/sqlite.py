@@ -6,6 +6,7 @@ import sqlite3
 import time
 import weakref
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from secrets import token_hex
 from threading import Lock
@@ -52,12 +53,13 @@ class SQLiteStore:
             raise ConfigurationError(f"path: {str(self._path)!r} is a directory; name a file in it")
         function("clock", clock)
         self._clock = clock
-        # Readers do not wait for writers. By process, since a connection must not be used, nor closed, in a fork.
+        # Readers do not wait for writers. By process, since a fork of one may find a lock held for ever.
         self._writers: dict[int, _Connection] = {}
         self._readers: dict[int, _Connection] = {}
         # By event loop: of more threads, all but one would wait for the connection.
         self._limiters: RunVar[tuple[CapacityLimiter, CapacityLimiter]] = RunVar("jwt_middleware.sqlite")
         weakref.finalize(self, _close, self._writers, self._readers)
+        _stores.add(self)
 
     def __repr__(self) -> str:
         return f"SQLiteStore({str(self._path)!r})"
@@ -243,9 +245,15 @@ COMMIT;
 """
 
 
+_creating = Lock()
+
+
 def _opened(path: Path) -> sqlite3.Connection:
-    # SQLite's own way would let others read it, as far as the umask does.
-    os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+    # SQLite's own way would let others read it, as far as the umask does. Only a file that is new is opened here, and
+    # before SQLite knows it: closing it gives up all locks that this process has on it
+    # (https://www.sqlite.org/howtocorrupt.html, 2.2), and the next process to go would take the log away from under us.
+    with _creating, suppress(FileExistsError):
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
     deadline = time.monotonic() + BUSY_SECONDS
     while True:
         try:
@@ -282,6 +290,19 @@ def _close(*kinds: dict[int, _Connection]) -> None:
                 if connection.db is not None:
                     connection.db.close()
                     connection.db = None
+
+
+_stores: "weakref.WeakSet[SQLiteStore]" = weakref.WeakSet()
+
+
+def _close_all() -> None:
+    for store in tuple(_stores):
+        _close(store._writers, store._readers)
+
+
+# https://www.sqlite.org/howtocorrupt.html, 2.6: a connection must not be carried across a fork. Its locks are not there
+# afterwards, which SQLite in the forked process does not notice, not even for connections that are opened there.
+getattr(os, "register_at_fork", lambda **hooks: None)(before=_close_all)
 
 
 _COLUMNS = (
