@@ -14,7 +14,7 @@ from importlib.metadata import PackageNotFoundError, version
 from itertools import product
 from operator import itemgetter
 from pathlib import Path
-from statistics import quantiles
+from statistics import median, quantiles
 from typing import Any, TypeVar
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -56,6 +56,8 @@ class Added:
     median: float
     low: float
     high: float
+    bare: float
+    """Those that its bare app took, in the same rounds."""
 
 
 async def bare_app(scope: Scope, receive: Receive, send: Send) -> None:
@@ -161,9 +163,10 @@ async def _as_coroutine(awaitable: Any) -> None:
     await awaitable
 
 
-def _summary(samples: Sequence[tuple[float, float]]) -> tuple[float, float, float]:
-    low, middle, high = quantiles((added * 1e6 for added in quieter_half(samples)), n=4)
-    return middle, low, high
+def _summary(samples: Sequence[tuple[float, float]]) -> tuple[float, float, float, float]:
+    counted = quieter_half([(bare, (bare, added)) for bare, added in samples])
+    low, middle, high = quantiles((added * 1e6 for _, added in counted), n=4)
+    return middle, low, high, median(bare * 1e6 for bare, _ in counted)
 
 
 def quieter_half(samples: Sequence[tuple[float, T]]) -> list[T]:
