@@ -3,7 +3,6 @@
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from math import inf
 from typing import Any, NamedTuple
 
@@ -34,6 +33,10 @@ class Facts(NamedTuple):
     expires_at: int
 
 
+# The places in a plain tuple of the same: a named one is what the garbage collector never leaves alone.
+_PROVIDER, _HEADER, _PAYLOAD, _KID, _SUBJECT, _SCOPES, _ID, _SESSION, _EXPIRES_AT = range(len(Facts._fields))
+
+
 class Token:
     """A verified token, as one request sees it."""
 
@@ -42,64 +45,67 @@ class Token:
     _header: dict[str, Any] | None = None
 
     def __init__(self, facts: tuple[Any, ...]) -> None:
-        self._plain_facts = facts
+        self._facts = facts
 
     def __repr__(self) -> str:
         # The claims are the user's own affairs; a repr ends in logs.
         return f"Token(provider={self.provider!r}, subject={self.subject!r}, expires_at={self.expires_at!r})"
 
-    @cached_property
-    def _facts(self) -> Facts:
-        return Facts._make(self._plain_facts)
-
     @property
     def claims(self) -> dict[str, Any]:
         """All claims. The dict is this request's own: changing it changes no other's."""
         if self._claims is None:
-            self._claims = json_again(self._facts.payload)
+            self._claims = json_again(self._facts[_PAYLOAD])
         return self._claims
 
     @property
     def header(self) -> dict[str, Any]:
         """The JOSE header, this request's own as well."""
         if self._header is None:
-            self._header = json_again(self._facts.header)
+            self._header = json_again(self._facts[_HEADER])
         return self._header
 
     @property
     def provider(self) -> str:
         """The name of the provider whose keys verified it."""
-        return self._facts.provider
+        provider: str = self._facts[_PROVIDER]
+        return provider
 
     @property
     def kid(self) -> str | None:
         """The header's ``kid`` (RFC 7515 4.1.4)."""
-        return self._facts.kid
+        kid: str | None = self._facts[_KID]
+        return kid
 
     @property
     def subject(self) -> str | None:
         """Whom the token speaks of: the claim ``sub``, or the provider's ``subject_claim``."""
-        return self._facts.subject
+        subject: str | None = self._facts[_SUBJECT]
+        return subject
 
     @property
     def scopes(self) -> tuple[str, ...]:
         """What the token allows: the claim ``scope``, or ``scp``, or the provider's ``scope_claim``."""
-        return self._facts.scopes
+        scopes: tuple[str, ...] = self._facts[_SCOPES]
+        return scopes
 
     @property
     def id(self) -> str | None:
         """The claim ``jti`` (RFC 7519 4.1.7)."""
-        return self._facts.id
+        id: str | None = self._facts[_ID]
+        return id
 
     @property
     def session(self) -> str | None:
         """The claim ``sid`` where it is a string: the login that the token belongs to."""
-        return self._facts.session
+        session: str | None = self._facts[_SESSION]
+        return session
 
     @property
     def expires_at(self) -> int:
         """The claim ``exp``, Unix time, without leeway; a fraction of a second is cut off, as PyJWT does."""
-        return self._facts.expires_at
+        expires_at: int = self._facts[_EXPIRES_AT]
+        return expires_at
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -21,7 +21,7 @@ from .origins import Origins
 from .provider import Provider, ProviderOptions
 from .refuser import RefusalResponse, Refuser
 from .revocation import Revocations
-from .sources import Custom, Headers, Source, Sources, bearer_header, read_bearer
+from .sources import Custom, Headers, Source, Sources, authorization_line, bearer_header, bearer_token
 from .verifier import CACHE_SIZE, MAX_TOKEN_SIZE, Clock, Verifier
 
 LoadUser: TypeAlias = Callable[[Token], Any | Awaitable[Any]]
@@ -116,11 +116,12 @@ class JWTMiddleware:
             clock=clock,
         )
         # Looked up once instead of with each request.
-        self._remembered, self._verify = self.verifier.remembered, self.verifier.verify
+        self._recognized, self._verify = self.verifier.recognized, self.verifier.verify
         self._max_token_size = max_token_size
         self._sources = Sources(sources)
         self._origins = Origins(origins)
-        self._find = read_bearer if self._sources.header_only else self._found
+        self._line = authorization_line if self._sources.header_only else _no_line
+        self._find = self._in_line if self._sources.header_only else self._anywhere
         self._refuser = Refuser(realm, refusal_response)
         self._public = PublicPaths(public)
         self._allow_anonymous = allow_anonymous
@@ -149,14 +150,19 @@ class JWTMiddleware:
         refusal: Refusal | None = None
         try:
             headers = scope["headers"]
-            if not isinstance(headers, list | tuple):
+            if type(headers) is not list and not isinstance(headers, list | tuple):
                 # Any iterable will do for ASGI; the app must not find one used up.
                 headers = scope["headers"] = list(headers)
-            raw = self._find(headers, self._max_token_size, scope)
-            if raw is None:
-                refusal = MissingToken()
-            else:
-                token = self._remembered(raw) or await self._verify(raw)
+            line = self._line(headers)
+            if line is not None:
+                token = self._recognized(line)
+            if token is None:
+                raw = self._find(line, scope)
+                if raw is None:
+                    refusal = MissingToken()
+                else:
+                    token = await self._verify(raw)
+            if token is not None:
                 user = JWTUser(token) if self._load_user is None else await self._loaded_user(token, self._load_user)
         except Refusal as raised:
             refusal = raised
@@ -185,8 +191,11 @@ class JWTMiddleware:
         finally:
             await self.verifier.stop()
 
-    def _found(self, headers: Headers, max_size: int, scope: Scope) -> bytes | None:
-        presented = self._sources.find(scope, max_size)
+    def _in_line(self, line: bytes | None, scope: Scope) -> bytes | None:
+        return None if line is None else bearer_token(line, self._max_token_size)
+
+    def _anywhere(self, line: bytes | None, scope: Scope) -> bytes | None:
+        presented = self._sources.find(scope, self._max_token_size)
         if presented is None:
             return None
         if presented.source.is_ambient and not self._origins.admit(scope):
@@ -229,6 +238,10 @@ class JWTMiddleware:
                 "it, set allow_preflight=True (said once)"
             )
         return self._allow_preflight
+
+
+def _no_line(headers: Headers) -> None:
+    """For where the header is not all that is read."""
 
 
 def _answering(answer: str, offered: Collection[str], send: Send) -> Send:

@@ -1,5 +1,6 @@
 """Which tokens are ended before their time? The revocations in force. Pure."""
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from heapq import heappop, heappush
@@ -51,6 +52,8 @@ class RevokedTokens:
 
     def __init__(self) -> None:
         self._until: dict[tuple[str, Ends, str], float] = {}
+        # How many of them have this value. Hardly any request's token has one, and these look-ups cost least.
+        self._values: Counter[str] = Counter()
         self._ends: list[tuple[float, tuple[str, Ends, str]]] = []
         self._lock = Lock()
 
@@ -58,9 +61,9 @@ class RevokedTokens:
         return len(self._until)
 
     def __contains__(self, token: Token) -> bool:
-        until = self._until
-        return bool(until) and (
-            (token.provider, "sid", token.session) in until or (token.provider, "jti", token.id) in until
+        session, id, values = token.session, token.id, self._values
+        return (session in values and (token.provider, "sid", session) in self._until) or (
+            id in values and (token.provider, "jti", id) in self._until
         )
 
     def add(self, revocations: Iterable[Revocation], now: float) -> None:
@@ -69,6 +72,8 @@ class RevokedTokens:
             for revocation in revocations:
                 key = (revocation.provider, revocation.ends, revocation.value)
                 if revocation.until > max(now, self._until.get(key, 0)):
+                    if key not in self._until:
+                        self._values[revocation.value] += 1
                     self._until[key] = revocation.until
                     heappush(self._ends, (revocation.until, key))
             while self._ends and self._ends[0][0] <= now:
@@ -76,3 +81,6 @@ class RevokedTokens:
                 # It may have been prolonged since.
                 if self._until.get(key) == until:
                     del self._until[key]
+                    self._values[key[-1]] -= 1
+                    if not self._values[key[-1]]:
+                        del self._values[key[-1]]

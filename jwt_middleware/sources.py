@@ -162,28 +162,40 @@ class Sources:
         return answer
 
 
+BEARER = b"Bearer "
+"""What stands before the token in an Authorization header, in its usual spelling (RFC 6750 2.1)."""
+
 # RFC 9110 5.6.2: the characters of a scheme's name. "Bearerish x" is another scheme, "Bearer" and a tab is a bad token.
 _SCHEME_GOES_ON = frozenset(
     bytes([c]) for c in b"!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 )
 
 
-def read_bearer(headers: Headers, max_size: int, scope: object = None) -> bytes | None:
+def read_bearer(headers: Headers, max_size: int) -> bytes | None:
     """The token of the Authorization header (RFC 6750 2.1); None without one, or with another scheme.
 
     The scheme's case does not count (RFC 9110 11.1) and one or more spaces follow it. Raises ``AmbiguousToken`` for
     two Authorization lines, ``TokenTooLarge`` for more than ``max_size`` bytes, before any copy of them is made, and
     ``MalformedToken`` for a Bearer scheme with nothing that can be a token behind it.
     """
+    authorization = authorization_line(headers)
+    return None if authorization is None else bearer_token(authorization, max_size)
+
+
+def authorization_line(headers: Headers) -> bytes | None:
+    """The value of the Authorization header; raises ``AmbiguousToken`` for two of them."""
     authorization = None
     for name, value in headers:
         if name == b"authorization":
             if authorization is not None:
                 raise AmbiguousToken
             authorization = value
-    if authorization is None:
-        return None
-    if len(authorization) > max_size + len(b"Bearer "):
+    return authorization
+
+
+def bearer_token(authorization: bytes, max_size: int) -> bytes | None:
+    """The token in the value of an Authorization header: see ``read_bearer``."""
+    if len(authorization) > max_size + len(BEARER):
         if authorization[:6].lower() == b"bearer" and authorization[6:7] not in _SCHEME_GOES_ON:
             raise TokenTooLarge
         return None

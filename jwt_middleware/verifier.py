@@ -35,6 +35,7 @@ from .keys import KeySet
 from .provider import Provider, StaticKeys
 from .remote import KeysHealth
 from .revocation import MARGIN, Revocations
+from .sources import BEARER
 
 logger = logging.getLogger("jwt_middleware")
 
@@ -54,9 +55,16 @@ Clock: TypeAlias = Callable[[], float]
 """Gives Unix time."""
 
 
-# What is remembered of a token: from when on it is good, and before when; its provider's place, the serial of the key
-# set that verified it, and its facts. All plain values in plain tuples, which the garbage collector leaves alone.
-_Remembered: TypeAlias = tuple[float, float, int, int, tuple[Any, ...]]
+END = 32
+"""Bytes at the end of a token by which it is found in memory, before it is compared whole: 192 bits of the signature.
+
+To hash all of it would be a good part of what a request costs, and with a large token nearly everything.
+"""
+
+# What is remembered of a token: the header line that presents it; from when on it is good, and before when; its
+# provider's place, the serial of the key set that verified it, and its facts. All plain values in plain tuples, which
+# the garbage collector leaves alone.
+_Remembered: TypeAlias = tuple[bytes, float, float, int, int, tuple[Any, ...]]
 
 
 class Verifier:
@@ -105,6 +113,10 @@ class Verifier:
         seconds("clock()", clock())
         self._clock = clock
         self._verified: TokenCache[_Remembered] = TokenCache(count("cache_size", cache_size))
+        # Looked up once instead of with each request.
+        self._found = self._verified.get
+        self._keys = tuple(provider.keys for provider in self.providers)
+        self._has_more_to_ask = bool(self._validators) or self.revocations is not None
         # Of tokens with good signatures only.
         self._headers: dict[bytes, compact.Header] = {}
 
@@ -122,7 +134,7 @@ class Verifier:
                 raw = raw.encode("ascii")
             except UnicodeEncodeError:
                 raise MalformedToken from None
-        token = self._recalled(raw) or Token(await self._verify(raw))
+        token = self._recalled(BEARER + raw) or Token(await self._verify(raw))
         if self.revocations is not None:
             await self._check_revoked(token, self.revocations)
         if self._validators:
@@ -134,12 +146,20 @@ class Verifier:
 
         None says nothing about the token; ``verify`` does.
         """
-        if self._validators:
-            return None
-        token = self._recalled(raw)
-        if token is None or self.revocations is None or self.revocations.is_revoked(token) is False:
+        return self.recognized(BEARER + raw)
+
+    def recognized(self, line: bytes) -> Token | None:
+        """As ``remembered``, of the token in an Authorization header that is spelled in the usual way.
+
+        That is, with a capital and one space, as nearly all are. What is compared is the line as it came, so that
+        nothing has to be taken apart or copied.
+        """
+        token = self._recalled(line)
+        if token is None or not self._has_more_to_ask:
             return token
-        return None
+        if self._validators or (self.revocations is not None and self.revocations.is_revoked(token) is not False):
+            return None
+        return token
 
     def good_until(self, token: Token) -> float:
         """The Unix time from which on ``token``, verified here, will be refused for its age."""
@@ -172,13 +192,13 @@ class Verifier:
         """How the keys of each provider are, by its name."""
         return {provider.name: provider.health for provider in self.providers}
 
-    def _recalled(self, raw: bytes) -> Token | None:
-        verified = self._verified.get(raw)
+    def _recalled(self, line: bytes) -> Token | None:
+        verified = self._found(line[-END:])
         if verified is None:
             return None
-        good_from, good_until, place, serial, facts = verified
+        known, good_from, good_until, place, serial, facts = verified
         # A token is as good as the keys that verified it: gone or replaced, they take it with them.
-        if good_from <= self._clock() < good_until and serial == self.providers[place].keys.current.serial:
+        if known == line and good_from <= self._clock() < good_until and serial == self._keys[place].current.serial:
             return Token(facts)
         return None
 
@@ -191,7 +211,7 @@ class Verifier:
         for place in self._candidates(claims):
             keys = self.providers[place].keys.current
             try:
-                return self._remember(raw, parts, self._judged(place, keys, parts, claims), refusals)
+                return self._remember(parts, self._judged(raw, place, keys, parts, claims), refusals)
             except Refusal as refusal:
                 refusals.append(refusal)
                 if isinstance(refusal, UnknownKey | AlgorithmNotAllowed | BadSignature):
@@ -203,7 +223,7 @@ class Verifier:
                 refusals.append(refreshed)
                 continue
             try:
-                return self._remember(raw, parts, self._judged(place, refreshed, parts, claims), refusals)
+                return self._remember(parts, self._judged(raw, place, refreshed, parts, claims), refusals)
             except Refusal as refusal:
                 refusals.append(refusal)
         # Of several providers the one that got furthest knows best: its keys may have been the right ones.
@@ -283,7 +303,9 @@ class Verifier:
                 near,
             )
 
-    def _judged(self, place: int, keys: KeySet, parts: compact.Compact, claims: dict[str, Any]) -> _Remembered:
+    def _judged(
+        self, raw: bytes, place: int, keys: KeySet, parts: compact.Compact, claims: dict[str, Any]
+    ) -> _Remembered:
         header, provider, signed = parts.header, self.providers[place], False
         try:
             for key in keys.find(header.kid, header.algorithm):
@@ -297,16 +319,21 @@ class Verifier:
             refusal.provider, refusal.kid = provider.name, header.kid
             refusal.subject = provider.rules.subject(claims) if signed else None
             raise
-        return good_from, good_until, place, keys.serial, tuple(facts)
+        # Floats, since the clock gives one: numbers of one type compare at half the price.
+        return BEARER + raw, float(good_from), float(good_until), place, keys.serial, tuple(facts)
 
     def _remember(
-        self, raw: bytes, parts: compact.Compact, remembered: _Remembered, refusals: Iterable[Refusal]
+        self, parts: compact.Compact, remembered: _Remembered, refusals: Iterable[Refusal]
     ) -> tuple[Any, ...]:
-        facts, segment = remembered[-1], parts.header_segment
+        line, *_, facts = remembered
+        segment, end = parts.header_segment, line[-END:]
         # Where another provider refused for a reason that may pass, the next request asks it again.
         if any(isinstance(refusal, NotYetValid | Unavailable) for refusal in refusals):
             return facts
-        self._verified.put(raw, remembered, _weight(raw, parts, len(facts[_SCOPES])))
+        other = self._found(end)
+        # Two good tokens with one signature: only a signer who means to can make them. The first one stays.
+        if other is None or other[0] == line:
+            self._verified.put(end, remembered, _weight(line, parts, len(facts[_SCOPES])))
         if segment not in self._headers and len(segment) <= MAX_HEADER_SIZE:
             if len(self._headers) >= MAX_HEADERS:
                 self._headers.clear()
@@ -320,12 +347,12 @@ async def _prefetch(revocations: Revocations) -> None:
         await revocations.catch_up()
 
 
-def _weight(raw: bytes, parts: compact.Compact, scopes: int) -> int:
+def _weight(line: bytes, parts: compact.Compact, scopes: int) -> int:
     """Bytes of memory, or a little less, that it takes to remember a token."""
     texts = len(parts.payload) + len(parts.header.json)
     # The names in it stand beside the payload as strings, which one wide character makes four times as wide.
     narrow = parts.payload.isascii() and parts.header.json.isascii() and b"\\u" not in parts.payload
-    return 1024 + len(raw) + texts + (texts if narrow else 4 * texts) + 64 * scopes
+    return 1024 + len(line) + texts + (texts if narrow else 4 * texts) + 64 * scopes
 
 
 _SCOPES = Facts._fields.index("scopes")

@@ -62,6 +62,17 @@ def test_a_revocation_can_be_prolonged_and_not_shortened() -> None:
     assert seen(session="s") not in known
 
 
+def test_a_session_and_a_token_of_one_name_end_apart() -> None:
+    known = RevokedTokens()
+    known.add([Revocation("jwt", "sid", "s", NOW + 10), Revocation("jwt", "jti", "s", NOW + 20)], NOW)
+    assert seen(session="s") in known
+    known.add([], NOW + 10)
+    assert seen(session="s") not in known
+    assert seen(id="s") in known
+    known.add([], NOW + 20)
+    assert seen(id="s") not in known
+
+
 class Told:
     """``Revocations`` that answer as they are told, one answer after the other, and count who waits."""
 

@@ -2,6 +2,7 @@ import json
 from base64 import b64encode
 from collections.abc import Iterator
 from datetime import datetime
+from hashlib import sha256
 from typing import Any
 
 import pytest
@@ -799,6 +800,23 @@ async def test_a_header_that_was_seen_lets_no_other_payload_pass() -> None:
             await verifier.verify(f"{header}.{b64(payload).decode()}.{good}")
 
 
+async def test_a_remembered_token_is_recognized_in_the_line_of_its_usual_spelling_only() -> None:
+    verifier = Verifier(provider(), clock=lambda: NOW)
+    raw = token().encode()
+    await verifier.verify(raw)
+    assert verifier.recognized(b"Bearer " + raw) is not None
+    for line in (
+        b"bearer " + raw,
+        b"Bearer  " + raw,
+        b"Basic " + raw,
+        b"Beare" + raw,
+        raw,
+        raw[-32:],
+        b"Bearer " + raw[1:],
+    ):
+        assert verifier.recognized(line) is None
+
+
 async def test_the_claims_of_one_request_are_no_other_requests() -> None:
     verifier = Verifier(provider(), clock=lambda: NOW)
     first = await verifier.verify(token(roles=["a"]))
@@ -806,6 +824,32 @@ async def test_the_claims_of_one_request_are_no_other_requests() -> None:
     first.claims["sub"] = "eve"
     second = await verifier.verify(token(roles=["a"]))
     assert (second.claims["roles"], second.claims["sub"], second.subject) == (["a"], "ada", "ada")
+
+
+@pytest.mark.parametrize("order", [pytest.param([0, 1, 0, 1], id="first"), pytest.param([1, 0, 1, 0], id="second")])
+async def test_two_good_tokens_with_one_signature_are_not_taken_for_each_other(order: list[int]) -> None:
+    raws, key = twins("ada", "eve")
+    verifier = Verifier(provider(key=key), clock=lambda: NOW)
+    assert raws[0].rpartition(".")[2] == raws[1].rpartition(".")[2]
+    assert raws[0] != raws[1]
+    for number in order:
+        assert (await verifier.verify(raws[number])).subject == ("ada", "eve")[number]
+        for remembered in map(verifier.remembered, [raw.encode() for raw in raws]):
+            assert remembered is None or remembered.subject == ("ada", "eve")[order[0]]
+
+
+def twins(*subjects: str) -> tuple[list[str], bytes]:
+    """Two tokens with the very same ES256 signature, and the key that verifies both: made by who may choose the key."""
+    order = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
+    header = b64(b'{"alg":"ES256"}')
+    inputs = [header + b"." + b64(json.dumps(claims(sub=subject)).encode()) for subject in subjects]
+    first, second = (int.from_bytes(sha256(each).digest()) for each in inputs)
+    # With the nonces k and -k, r is the same; s is so too for one private key.
+    r = ec.derive_private_key(2**200 + 1, ec.SECP256R1()).public_key().public_numbers().x % order
+    private = -(first + second) * pow(2 * r, -1, order) % order
+    s = (first + r * private) * pow(2**200 + 1, -1, order) % order
+    signature = b64(r.to_bytes(32) + s.to_bytes(32))
+    return [(each + b"." + signature).decode() for each in inputs], pem(ec.derive_private_key(private, ec.SECP256R1()))
 
 
 @one_loop
