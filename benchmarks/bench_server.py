@@ -18,7 +18,7 @@ from statistics import median
 from tempfile import TemporaryDirectory
 
 import uvicorn
-from harness import OURS, Contestant, bare_app, publish, quieter_half, table
+from harness import OURS, Contestant, bare_app, publish, quietest, table
 from peers import PEERS, installed
 from plot import bars
 from tokens import AUDIENCE, SECRET, issuer
@@ -139,7 +139,7 @@ def measure(names: Sequence[str], *, rounds: int, seconds: int) -> dict[tuple[st
                 expected, rate = (server.asked(folder / load, script, seconds) for server in servers[name])
                 if number >= 0:
                     per_cent[name, load].append((1 / expected.by_clock, rate.per_cent_of(expected)))
-    return {each: quieter_half(samples) for each, samples in per_cent.items()}
+    return {each: quietest(samples, of=2) for each, samples in per_cent.items()}
 
 
 def _pin(number: int) -> None:

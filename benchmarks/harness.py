@@ -74,9 +74,10 @@ async def bare_app(scope: Scope, receive: Receive, send: Send) -> None:
 async def measure(workloads: Sequence[Workload], *, rounds: int, requests: int) -> list[Added]:
     """What each contestant adds to the requests of each workload.
 
-    In a round each is timed once, in turn: ``requests`` requests through its bare app, and the same ones through the
-    contestant. A round's result is the difference between the two, and what counts is the median over the quieter
-    half of the rounds: those whose bare app was fastest. So what else the machine does falls on all alike, and on few.
+    In a round each is timed once, in turn: ``requests`` requests through its bare app, the same ones through the
+    contestant, and through its bare app again. A round's result is the difference, and what counts is the median over
+    the quietest tenth of the rounds: those in which the bare app was fastest, before and after. So what else the machine
+    does falls on all alike, and on few.
     The garbage collector is on, as always, and is run in full between the rounds. The apps are awaited in one task on
     asyncio's loop: a coroutine that is awaited costs less than one driven by ``send(None)``, whose end is an exception,
     and apps that need a running loop have one.
@@ -100,10 +101,12 @@ async def measure(workloads: Sequence[Workload], *, rounds: int, requests: int) 
             for workload in (*workloads[first:], *workloads[:first]):
                 tokens = [next(workload.tokens) for _ in range(requests + WARM_UP_REQUESTS)]
                 for contestant in workload.contestants:
-                    bare = await _seconds_per_request(contestant.bare, tokens, 200)
+                    before = await _seconds_per_request(contestant.bare, tokens, 200)
                     seconds = await _seconds_per_request(contestant.app, tokens, workload.expect)
+                    after = await _seconds_per_request(contestant.bare, tokens, 200)
                     if number >= 0:
-                        samples.setdefault((workload.name, contestant.name), []).append((bare, seconds - bare))
+                        sample = (max(before, after), seconds - (before + after) / 2)
+                        samples.setdefault((workload.name, contestant.name), []).append(sample)
     return [
         Added(workload.name, contestant.name, *_summary(samples[workload.name, contestant.name]))
         for workload in workloads
@@ -164,15 +167,15 @@ async def _as_coroutine(awaitable: Any) -> None:
 
 
 def _summary(samples: Sequence[tuple[float, float]]) -> tuple[float, float, float, float]:
-    counted = quieter_half([(bare, (bare, added)) for bare, added in samples])
+    counted = quietest([(bare, (bare, added)) for bare, added in samples], of=10)
     low, middle, high = quantiles((added * 1e6 for _, added in counted), n=4)
     return middle, low, high, median(bare * 1e6 for bare, _ in counted)
 
 
-def quieter_half(samples: Sequence[tuple[float, T]]) -> list[T]:
-    """What was measured beside the lower half of the numbers, the times that a bare app took."""
+def quietest(samples: Sequence[tuple[float, T]], *, of: int) -> list[T]:
+    """What was measured beside the lowest of the numbers, the times that a bare app took: one in ``of``, two at least."""
     ordered = sorted(samples, key=itemgetter(0))
-    return [measured for _, measured in ordered[: (len(ordered) + 1) // 2]]
+    return [measured for _, measured in ordered[: max(2, len(ordered) // of)]]
 
 
 def publish(name: str, report: str, figures: dict[str, Any], packages: Iterable[str]) -> None:
