@@ -76,8 +76,9 @@ async def measure(workloads: Sequence[Workload], *, rounds: int, requests: int) 
 
     In a round each is timed once, in turn: ``requests`` requests through its bare app, the same ones through the
     contestant, and through its bare app again. A round's result is the difference, and what counts is the median over
-    the quietest tenth of the rounds: those in which the bare app was fastest, before and after. So what else the machine
-    does falls on all alike, and on few.
+    the quietest tenth of the rounds: those in which the bare app was fastest, before and after. So what else the
+    machine does falls on all alike, and on few.
+
     The garbage collector is on, as always, and is run in full between the rounds. The apps are awaited in one task on
     asyncio's loop: a coroutine that is awaited costs less than one driven by ``send(None)``, whose end is an exception,
     and apps that need a running loop have one.
@@ -173,7 +174,7 @@ def _summary(samples: Sequence[tuple[float, float]]) -> tuple[float, float, floa
 
 
 def quietest(samples: Sequence[tuple[float, T]], *, of: int) -> list[T]:
-    """What was measured beside the lowest of the numbers, the times that a bare app took: one in ``of``, two at least."""
+    """What was measured beside the lowest numbers, the times that a bare app took: one in ``of``, two at least."""
     ordered = sorted(samples, key=itemgetter(0))
     return [measured for _, measured in ordered[: max(2, len(ordered) // of)]]
 
