@@ -28,10 +28,11 @@ class PublicPaths:
             others = table.get(path, frozenset())
             table[path] = None if method is None or others is None else others | {method}
 
+    def __len__(self) -> int:
+        return len(self._exact) + len(self._below)
+
     def __contains__(self, scope: Mapping[str, Any]) -> bool:
         """Whether the request of this ASGI ``scope`` (http or websocket) is for a public path."""
-        if not self._exact and not self._below:
-            return False
         if not _is_plain(scope["path"], scope.get("raw_path")):
             return False
         path, method = _route_path(scope), _method(scope)

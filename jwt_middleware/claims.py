@@ -139,8 +139,8 @@ class ClaimRules:
         """
         get = claims.get
         exp, nbf, iat = _numeric_date(claims, "exp"), _numeric_date(claims, "nbf"), _numeric_date(claims, "iat")
-        for name, value in (("iss", get("iss", "")), ("sub", get("sub", "")), ("jti", get("jti", ""))):
-            if not isinstance(value, str):
+        for name in ("iss", "sub", "jti"):
+            if not isinstance(get(name, ""), str):
                 raise InvalidClaim(claim=name)
         audience = _audience(get("aud", []))
         if exp is None:
@@ -242,13 +242,13 @@ _LIMIT = 2**63
 
 
 def _numeric_date(claims: Mapping[str, Any], name: str) -> float | None:
-    if name not in claims:
-        return None
-    date: float = claims[name]
+    date: float | None = claims.get(name)
     # bool is an int to isinstance, and no date.
-    if type(date) not in (int, float) or not -_LIMIT < date < _LIMIT:
+    if (type(date) is int or type(date) is float) and -_LIMIT < date < _LIMIT:
+        return date
+    if name in claims:
         raise InvalidClaim(claim=name)
-    return date
+    return None
 
 
 def _audience(audience: object) -> Collection[str]:

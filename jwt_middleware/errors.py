@@ -31,6 +31,12 @@ class Refusal(Exception):
     error: ClassVar[str | None] = "invalid_token"
     description: ClassVar[str] = "The request was refused."
 
+    # Most say nothing here: an attribute of each refusal's own is what it costs to make one.
+    provider: str | None = None
+    kid: str | None = None
+    subject: str | None = None
+    claim: str | None = None
+
     def __init__(
         self,
         *,
@@ -39,10 +45,14 @@ class Refusal(Exception):
         subject: str | None = None,
         claim: str | None = None,
     ) -> None:
-        self.provider = provider
-        self.kid = kid
-        self.subject = subject
-        self.claim = claim
+        if provider is not None:
+            self.provider = provider
+        if kid is not None:
+            self.kid = kid
+        if subject is not None:
+            self.subject = subject
+        if claim is not None:
+            self.claim = claim
 
     def __str__(self) -> str:
         return f"{self.code}: {self.description}"

@@ -123,7 +123,8 @@ class JWTMiddleware:
         self._line = authorization_line if self._sources.header_only else _no_line
         self._find = self._in_line if self._sources.header_only else self._anywhere
         self._refuser = Refuser(realm, refusal_response)
-        self._public = PublicPaths(public)
+        # None where there are none: an empty one is asked at the price of a call.
+        self._public = PublicPaths(public) or None
         self._allow_anonymous = allow_anonymous
         self._allow_preflight = allow_preflight
         self._preflight_logged = False
@@ -223,7 +224,7 @@ class JWTMiddleware:
         return user
 
     def _may_pass(self, scope: Scope, refusal: Refusal) -> bool:
-        if scope in self._public:
+        if self._public is not None and scope in self._public:
             return True
         if not isinstance(refusal, MissingToken):
             return False

@@ -47,10 +47,10 @@ class Refuser:
         is_head = not is_websocket and scope["method"] == "HEAD"
         if self._refusal_response is None:
             _log(refusal)
-            kind = "websocket.http.response" if is_websocket else "http.response"
+            start, end = _WEBSOCKET_MESSAGES if is_websocket else _HTTP_MESSAGES
             headers, body = self._json(refusal)
-            await send({"type": f"{kind}.start", "status": refusal.status, "headers": list(headers)})
-            await send({"type": f"{kind}.body", "body": b"" if is_head else body})
+            await send({"type": start, "status": refusal.status, "headers": list(headers)})
+            await send({"type": end, "body": b"" if is_head else body})
         else:
             response = await self.response(refusal, scope)
             await response(scope, receive, _without_content(send) if is_head else send)
@@ -92,9 +92,10 @@ class Refuser:
         kind = type(refusal)
         # A refusal of our classes that holds nothing but what the operator sees is answered as all of its class. That
         # answer is made once, so that bad tokens are no cheaper an attack than good ones are work.
-        is_constant = kind in _OURS and _FOR_THE_OPERATOR.issuperset(vars(refusal))
-        if is_constant and kind in self._answers:
-            return self._answers[kind]
+        is_constant = kind in _OURS and _FOR_THE_OPERATOR.issuperset(refusal.__dict__)
+        answer = self._answers.get(kind) if is_constant else None
+        if answer is not None:
+            return answer
         content = JSONResponse(refusal.body)
         headers = ((name.encode("latin-1"), value.encode("latin-1")) for name, value in refusal.headers(self._realm))
         answer = (*headers, *content.raw_headers), bytes(content.body)
@@ -104,7 +105,10 @@ class Refuser:
 
 
 _OURS = frozenset(kind for kind in vars(errors).values() if isclass(kind) and issubclass(kind, Refusal))
-_FOR_THE_OPERATOR = frozenset(vars(Refusal()))
+_FOR_THE_OPERATOR = frozenset(("provider", "kid", "subject", "claim"))
+
+_HTTP_MESSAGES = "http.response.start", "http.response.body"
+_WEBSOCKET_MESSAGES = "websocket.http.response.start", "websocket.http.response.body"
 
 # IANA's WebSocket Close Code registry: Unauthorized, Forbidden, Try Again Later; RFC 6455 7.4.1: policy violation.
 _CLOSE_CODES = {401: 3000, 403: 3003, 503: 1013}

@@ -214,10 +214,10 @@ class Verifier:
                 return self._remember(parts, self._judged(raw, place, keys, parts, claims), refusals)
             except Refusal as refusal:
                 refusals.append(refusal)
-                if isinstance(refusal, UnknownKey | AlgorithmNotAllowed | BadSignature):
+                if isinstance(refusal, _DOUBTFUL):
                     doubtful.append((place, keys))
         # Only now, since it can take a while: a token that one provider's keys verify waits for no other's.
-        for place, refreshed in await self._refreshed(doubtful, header):
+        for place, refreshed in await self._refreshed(doubtful, header) if doubtful else ():
             if isinstance(refreshed, Refusal):
                 refreshed.provider, refreshed.kid = self.providers[place].name, header.kid
                 refusals.append(refreshed)
@@ -227,7 +227,7 @@ class Verifier:
             except Refusal as refusal:
                 refusals.append(refusal)
         # Of several providers the one that got furthest knows best: its keys may have been the right ones.
-        raise max(refusals, key=_progress)
+        raise max(refusals, key=_progress) if len(refusals) > 1 else refusals[0]
 
     async def _refreshed(
         self, doubtful: Sequence[tuple[int, KeySet]], header: compact.Header
@@ -328,7 +328,7 @@ class Verifier:
         line, *_, facts = remembered
         segment, end = parts.header_segment, line[-END:]
         # Where another provider refused for a reason that may pass, the next request asks it again.
-        if any(isinstance(refusal, NotYetValid | Unavailable) for refusal in refusals):
+        if refusals and any(isinstance(refusal, NotYetValid | Unavailable) for refusal in refusals):
             return facts
         other = self._found(end)
         # Two good tokens with one signature: only a signer who means to can make them. The first one stays.
@@ -354,6 +354,9 @@ def _weight(line: bytes, parts: compact.Compact, scopes: int) -> int:
     narrow = parts.payload.isascii() and parts.header.json.isascii() and b"\\u" not in parts.payload
     return 1024 + len(line) + texts + (texts if narrow else 4 * texts) + 64 * scopes
 
+
+_DOUBTFUL = (UnknownKey, AlgorithmNotAllowed, BadSignature)
+"""Refusals by keys: others may be had by now."""
 
 _SCOPES = Facts._fields.index("scopes")
 

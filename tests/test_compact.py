@@ -247,6 +247,31 @@ def test_what_is_not_one_json_object_is_refused(data: bytes) -> None:
         json_object(data)
 
 
+SPACE = [pytest.param(space, id=repr(space)) for space in ["", " ", "\t", "\n", "\r", " \r\n\t "]]
+
+
+@pytest.mark.parametrize("space", SPACE)
+@pytest.mark.parametrize(
+    "first",
+    [
+        pytest.param('"a":1', id="a number"),
+        pytest.param('"a":"b"', id="a string"),
+        pytest.param('"a":":"', id="a colon"),
+        pytest.param('"a":"\\":"', id="a quote and a colon"),
+        pytest.param('"a":"{"', id="a brace"),
+        pytest.param('"a":[]', id="a list"),
+        pytest.param('"a":{}', id="an object"),
+        pytest.param('"b":"","a":{"a":1,"b":2}', id="other names"),
+    ],
+)
+def test_a_name_that_stands_twice_is_found_whatever_stands_between(first: str, space: str) -> None:
+    json_object(f"{{{first}}}".encode())
+    for second in (f'"a"{space}:1', f'"a"{space}:{space}":"', f'"c":"","a"{space}:1'):
+        for text in (f"{first},{second}", f"{second},{first}"):
+            with pytest.raises(MalformedToken):
+                json_object(f"{{{text}}}".encode())
+
+
 @pytest.mark.parametrize(
     ("data", "value"),
     [
