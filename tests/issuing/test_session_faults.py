@@ -171,7 +171,7 @@ async def test_many_tabs_of_two_processes_get_one_successor(pair: Pair) -> None:
                 answers.append(await client.post("/auth/refresh", data={"refresh_token": token}))
 
             async with anyio.create_task_group() as together:
-                for client in (first, second) * 16:
+                for client in (first, second) * 8:
                     together.start_soon(refresh, client, token, answers)
             assert {answer.status_code for answer in answers} == {200}
             assert {generation_of(answer.json()["refresh_token"]) for answer in answers} == {generation}

@@ -16,6 +16,7 @@ from jwt_middleware.errors import Refusal, Revoked, StoreUnavailable
 from jwt_middleware.issuing import InvalidGrant, MemoryStore, Session, SessionEvent, Sessions, TokenIssuer
 from jwt_middleware.issuing.rotation import Outcome, Rotation
 from jwt_middleware.issuing.sessions import REFRESH_TYPE, STORE_SECONDS
+from jwt_middleware.issuing.stores.memory import SWEEP
 from jwt_middleware.issuing.users import ScopeNotGranted
 from jwt_middleware.revocation import MARGIN
 
@@ -887,6 +888,30 @@ def test_beside_sessions_a_leeway_is_bounded() -> None:
     with pytest.raises(ConfigurationError, match="leeway"):
         JWTMiddleware(echo, providers=sessions.tokens.provider(leeway=MARGIN + 1), revocations=sessions)
     JWTMiddleware(echo, providers=Provider(key=SECRET, audience="orders", leeway=MARGIN), revocations=sessions)
+
+
+async def test_a_store_in_memory_forgets_what_is_over_in_small_steps(make: Make, clock: Clock) -> None:
+    store = MemoryStore(clock=clock)
+    sessions = make(store=store, idle_lifetime=3600)
+    grants = [await sessions.open(f"user {number}") for number in range(30)]
+    for number in range(30):
+        await sessions.revoke(jti=f"token {number}", expires_at=NOW + 900)
+    await sessions.revoke(jti="token 0", expires_at=NOW + 5000)
+    for grant in grants[:3]:
+        await sessions.logout(grant.refresh_token)
+    clock.now += 1800
+    for grant in grants[3:6]:
+        await sessions.refresh(grant.refresh_token)
+    clock.now += 1800
+    assert repr(store) == "MemoryStore(27 sessions)"
+    left = []
+    for _ in range(3):
+        await sessions.revoke(subject="nobody")
+        left.append((len(store._sessions), len(store._log)))
+    # Those that were renewed live on, and so does what is revoked for longer.
+    assert left[0][0] >= 27 - SWEEP
+    assert left[1:] == [(3, 1), (3, 1)]
+    assert [len(await sessions.list(f"user {number}")) for number in range(2, 7)] == [0, 1, 1, 1, 0]
 
 
 def test_a_store_in_memory_needs_a_clock() -> None:

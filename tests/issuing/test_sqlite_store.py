@@ -8,6 +8,7 @@ import stat
 import time
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from random import Random
@@ -20,6 +21,7 @@ from jwt_middleware import ConfigurationError, Revocation, RevocationView
 from jwt_middleware.errors import StoreUnavailable
 from jwt_middleware.issuing import Session, SQLiteStore
 from jwt_middleware.issuing.rotation import Outcome
+from jwt_middleware.issuing.stores.sqlite import _close_all
 from jwt_middleware.issuing.testing import FAR, PROVIDER, opening, rotation
 
 from ..processes import python, run
@@ -108,6 +110,31 @@ async def test_many_may_be_the_first_to_open_it(path: Path) -> None:
         await store.aclose()
 
 
+async def test_whoever_comes_while_another_makes_the_file_waits(path: Path) -> None:
+    store = SQLiteStore(path)
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        began = time.monotonic()
+        with pytest.raises(StoreUnavailable, match="locked"):
+            await opened(store)
+        assert 0.5 < time.monotonic() - began < 1.5
+        async with anyio.create_task_group() as together:
+            together.start_soon(opened, store)
+            await anyio.sleep(0.2)
+            other.execute("ROLLBACK")
+    assert (await store.read("s"))[0] is not None
+    await store.aclose()
+
+
+async def test_a_file_that_cannot_be_opened_is_an_outage_at_once(path: Path) -> None:
+    store = SQLiteStore(path)
+    os.mkdir(path)
+    began = time.monotonic()
+    with pytest.raises(StoreUnavailable, match="unable to open"):
+        await opened(store)
+    assert time.monotonic() - began < 0.5
+
+
 async def test_tables_of_another_release_are_left_alone(path: Path) -> None:
     with sqlite3.connect(path) as db:
         db.execute("PRAGMA user_version = 9")
@@ -160,6 +187,16 @@ async def test_a_disk_that_is_full_changes_nothing(store: SQLiteStore) -> None:
     db.execute("PRAGMA max_page_count = 100000")
     assert await rotated_by(store, 1, grace=0) == (Outcome.NEXT, 2)
     await opened(store, "u")
+
+
+async def test_a_step_that_fails_leaves_no_part_of_it(store: SQLiteStore) -> None:
+    session = await opened(store)
+    other = await opened(store, "t")
+    # The least recently used would end for it, were it not there already.
+    with pytest.raises(StoreUnavailable, match="IntegrityError"):
+        await store.open(opening("t"), provider=PROVIDER, max_sessions=2)
+    assert await store.sessions("ada") == (other, session)
+    assert (await store.revocations("", 9))[1] == ()
 
 
 async def test_sessions_that_are_over_go_away(store: SQLiteStore) -> None:
@@ -219,6 +256,15 @@ async def test_who_goes_away_leaves_the_store_as_it_was(store: SQLiteStore) -> N
         assert outcome is Outcome.AGAIN
         assert moved in (generation, generation + 1)
         generation = moved
+
+
+async def test_before_a_fork_files_are_closed_and_afterwards_opened_again(store: SQLiteStore) -> None:
+    session = await opened(store)
+    assert await store.sessions("ada") == (session,)
+    connections = (store._writers[os.getpid()], store._readers[os.getpid()])
+    _close_all()
+    assert [connection.db for connection in connections] == [None, None]
+    assert await store.sessions("ada") == (session,)
 
 
 async def test_a_store_that_is_let_go_of_closes_its_file(path: Path) -> None:

@@ -257,16 +257,16 @@ def _opened(path: Path) -> sqlite3.Connection:
     deadline = time.monotonic() + BUSY_SECONDS
     while True:
         try:
-            return _prepared(path, max(0, deadline - time.monotonic()))
+            return _prepared(path)
         except sqlite3.OperationalError as error:
-            # Where several make a new file one with WAL at once, all but one are told so without a wait.
+            # SQLite's own patience does not help where several make a new file one with WAL at once.
             if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
                 raise
             time.sleep(0.01)
 
 
-def _prepared(path: Path, patience: float) -> sqlite3.Connection:
-    db = sqlite3.connect(path, timeout=patience, isolation_level=None, check_same_thread=False)
+def _prepared(path: Path) -> sqlite3.Connection:
+    db = sqlite3.connect(path, timeout=0, isolation_level=None, check_same_thread=False)
     try:
         db.execute("PRAGMA journal_mode = WAL")
         db.execute("PRAGMA synchronous = FULL")

@@ -1,0 +1,355 @@
+"""Does a refresh cost the same with a million sessions? What if many come at once, or Redis stalls?"""
+
+import asyncio
+import json
+import shutil
+import signal
+import socket
+import sqlite3
+import subprocess
+import time
+from argparse import ArgumentParser
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+from random import Random
+from statistics import quantiles
+from tempfile import TemporaryDirectory
+from typing import Any, cast
+
+import jwt
+import redis
+from harness import publish, table
+
+from jwt_middleware.errors import StoreUnavailable
+from jwt_middleware.issuing import RedisStore, Sessions, SessionStore, SQLiteStore, TokenIssuer
+from jwt_middleware.issuing.rotation import Opening
+from jwt_middleware.issuing.stores.redis import _COMMON, _SCRIPTS, _marked, _milliseconds
+from jwt_middleware.issuing.stores.sqlite import _INSERT, _row
+
+SECRET = "a secret of thirty-two bytes, yes"
+FEW = 1000
+DAY = 24 * 3600
+
+
+@dataclass(frozen=True)
+class Server:
+    """A redis-server of the benchmark's own."""
+
+    port: int
+    process: subprocess.Popen[bytes]
+
+    @property
+    def url(self) -> str:
+        return f"redis://127.0.0.1:{self.port}/0"
+
+    def client(self) -> "redis.Redis":
+        return redis.Redis(port=self.port)
+
+
+@contextmanager
+def redis_server(directory: Path) -> Iterator[Server]:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    options = ["--bind", "127.0.0.1", "--port", str(port), "--save", "", "--appendonly", "no", "--dir", str(directory)]
+    process = subprocess.Popen(["redis-server", *options], stdout=subprocess.DEVNULL)
+    try:
+        server = Server(port, process)
+        with closing(server.client()) as client:
+            while True:
+                try:
+                    client.ping()
+                    break
+                except redis.ConnectionError:
+                    time.sleep(0.05)
+        yield server
+    finally:
+        process.send_signal(signal.SIGCONT)
+        process.terminate()
+        process.wait()
+
+
+def sessions(store: SessionStore, **options: Any) -> Sessions:
+    return Sessions(store, TokenIssuer(SECRET, audience="orders"), **options)
+
+
+def opening(number: int) -> Opening:
+    """A login as apps have them: an id of 22 characters, two scopes, a claim, a User-Agent."""
+    return Opening(
+        id=f"session-{number:014}",
+        subject=f"user-{number:08}",
+        idle_lifetime=14 * DAY,
+        session_lifetime=90 * DAY,
+        access_until=int(time.time()) + 900,
+        scopes=("orders:read", "orders:write"),
+        claims={"tenant": 7},
+        device="Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0",
+    )
+
+
+def pieces(count: int, size: int) -> Iterator[range]:
+    return (range(first, min(first + size, count)) for first in range(0, count, size))
+
+
+def fill_sqlite(path: Path, count: int) -> float:
+    """Opens ``count`` sessions as the store itself writes them, in few transactions; bytes a session."""
+    store = SQLiteStore(path)
+    asyncio.run(store.sessions("nobody"))
+    asyncio.run(store.aclose())
+    empty = path.stat().st_size
+    with closing(sqlite3.connect(path, isolation_level=None)) as db:
+        for numbers in pieces(count, 50_000):
+            db.execute("BEGIN")
+            db.executemany(_INSERT, (_row(opening(number).begun(time.time())) for number in numbers))
+            db.execute("COMMIT")
+        db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    return (path.stat().st_size - empty) / count
+
+
+def used_memory(client: Any) -> int:
+    used: int = client.info("memory")["used_memory"]
+    return used
+
+
+def fill_redis(server: Server, count: int) -> float:
+    """Opens ``count`` sessions by the store's own script, many in each message; bytes a session."""
+    with closing(server.client()) as client:
+        before = used_memory(client)
+        script = client.register_script(_COMMON + _SCRIPTS["open"])
+        for numbers in pieces(count, 1000):
+            with client.pipeline(transaction=False) as pipeline:
+                for one in map(opening, numbers):
+                    granted = json.dumps({"scopes": one.scopes, "claims": one.claims, "device": one.device})
+                    lives = map(_milliseconds, (one.idle_lifetime, one.session_lifetime))
+                    arguments: list[Any] = [
+                        one.id,
+                        one.subject,
+                        *lives,
+                        one.access_until,
+                        granted,
+                        100,
+                        *_marked("jwt"),
+                    ]
+                    script(keys=["{jwt}:"], args=arguments, client=pipeline)
+                pipeline.execute()
+        return (used_memory(client) - before) / count
+
+
+async def refresh_latency(stores: dict[int, SessionStore], rounds: int, each: int) -> dict[int, list[float]]:
+    """Seconds that single refreshes take, of random sessions of each store, in turn."""
+    random = Random(1)
+    renewing = {count: sessions(store, grace=0) for count, store in stores.items()}
+    generations: dict[tuple[int, int], int] = {}
+    taken: dict[int, list[float]] = {count: [] for count in stores}
+    for number in range(-1, rounds):
+        for count, here in renewing.items():
+            for _ in range(each):
+                which = random.randrange(count)
+                generation = generations.get((count, which), 1)
+                claims = {"sid": opening(which).id, "gen": generation}
+                token = here._refresh_tokens.mint(opening(which).subject, claims=claims)
+                began = time.perf_counter()
+                await here.refresh(token)
+                if number >= 0:
+                    taken[count].append(time.perf_counter() - began)
+                generations[count, which] = generation + 1
+    for here in renewing.values():
+        await here.stop()
+    return taken
+
+
+ROUNDS = 200
+CLIENTS = 64
+PROCESSES = 2
+
+
+def store_at(where: str) -> SessionStore:
+    return RedisStore(where) if "://" in where else SQLiteStore(where)
+
+
+async def opened_long_ago(where: str) -> list[str]:
+    """The refresh tokens of sessions that are older than any grace."""
+    here = sessions(store_at(where))
+    tokens = [(await here.open(f"user {number}")).refresh_token for number in range(ROUNDS)]
+    await here.stop()
+    if "://" in where:
+        with closing(redis.Redis.from_url(where)) as client:
+            for key in client.scan_iter("{jwt}:session:*"):
+                row: list[Any] = json.loads(cast("bytes", client.get(key)))
+                row[3] -= 3_600_000
+                client.set(key, json.dumps(row), keepttl=True)
+    else:
+        with closing(sqlite3.connect(where)) as db, db:
+            db.execute("UPDATE sessions SET rotated_at = rotated_at - 3600")
+    return tokens
+
+
+def refresh_together(where: str, tokens: Sequence[str]) -> tuple[list[list[int]], int, list[float]]:
+    """For each token, the generations that its refreshes gave; how many failed; seconds that each took."""
+
+    async def run() -> tuple[list[list[int]], int, list[float]]:
+        here = sessions(store_at(where), grace=60)
+        given: list[list[int]] = []
+        taken: list[float] = []
+        failed = 0
+
+        async def refresh(token: str, generations: set[int]) -> None:
+            nonlocal failed
+            began = time.perf_counter()
+            try:
+                grant = await here.refresh(token)
+            except StoreUnavailable:
+                failed += 1
+                return
+            taken.append(time.perf_counter() - began)
+            generations.add(jwt.decode(grant.refresh_token, options={"verify_signature": False})["gen"])
+
+        for token in tokens:
+            generations: set[int] = set()
+            await asyncio.gather(*(refresh(token, generations) for _ in range(CLIENTS // PROCESSES)))
+            given.append(sorted(generations))
+        await here.stop()
+        return given, failed, taken
+
+    return asyncio.run(run())
+
+
+def together(where: str) -> tuple[int, int, list[float]]:
+    """Rounds that gave one successor in all processes, refreshes that failed, and seconds that one took."""
+    tokens = asyncio.run(opened_long_ago(where))
+    with ProcessPoolExecutor(PROCESSES, mp_context=get_context("spawn")) as pool:
+        outcomes = list(pool.map(partial(refresh_together, where), [tokens] * PROCESSES))
+    rounds = zip(*(given for given, _, _ in outcomes), strict=True)
+    one = sum({generation for given in several for generation in given} == {2} for several in rounds)
+    return one, sum(failed for _, failed, _ in outcomes), [second for _, _, taken in outcomes for second in taken]
+
+
+async def stalled(server: Server) -> dict[str, float]:
+    """What becomes of refreshes and logouts while the server stops in its tracks."""
+    here = sessions(RedisStore(server.url), grace=60)
+    grant = await here.open("ada")
+    await here.refresh(grant.refresh_token)
+    late: list[float] = []
+    taken: list[float] = []
+    done: list[str] = []
+
+    async def watch() -> None:
+        while True:
+            began = time.perf_counter()
+            await asyncio.sleep(0.001)
+            late.append(time.perf_counter() - began - 0.001)
+
+    async def attempt(kind: str) -> None:
+        began = time.perf_counter()
+        try:
+            await (here.refresh if kind == "refresh" else here.logout)(grant.refresh_token)
+            done.append(kind)
+        except StoreUnavailable:
+            taken.append(time.perf_counter() - began)
+
+    watching = asyncio.create_task(watch())
+    server.process.send_signal(signal.SIGSTOP)
+    for _ in range(5):
+        await asyncio.gather(*(attempt(kind) for kind in ("refresh", "logout") * 50))
+    server.process.send_signal(signal.SIGCONT)
+    began = time.perf_counter()
+    while not done:
+        await attempt("refresh")
+    well = time.perf_counter() - began
+    watching.cancel()
+    await here.stop()
+    return {
+        "refused": len(taken),
+        "p99 of a refusal, ms": percentile(taken, 99) * 1000,
+        "longest refusal, ms": max(taken) * 1000,
+        "longest lag of the event loop, ms": max(late) * 1000,
+        "well again after, ms": well * 1000,
+    }
+
+
+def percentile(values: Sequence[float], which: int) -> float:
+    return quantiles(values, n=100)[which - 1]
+
+
+def main() -> None:
+    parser = ArgumentParser(description=__doc__)
+    parser.add_argument("--sessions", type=int, default=1_000_000, help="in each store")
+    parser.add_argument("--rounds", type=int, default=20, help="of 200 refreshes for each store and size")
+    options = parser.parse_args()
+    if shutil.which("redis-server") is None:
+        raise SystemExit("redis-server is not installed: there is nothing to compare with")
+    many = options.sessions
+    figures: dict[str, Any] = {"latency": [], "together": [], "stalled": {}}
+    with TemporaryDirectory() as name, ExitStack() as stack:
+        directory = Path(name)
+        servers = {count: stack.enter_context(redis_server(directory)) for count in (FEW, many)}
+        sizes: dict[tuple[str, int], float] = {}
+        for count in (FEW, many):
+            sizes["SQLite", count] = fill_sqlite(directory / f"{count}.db", count)
+            sizes["Redis", count] = fill_redis(servers[count], count)
+            print(f"{count:,} sessions in each store", flush=True)
+        for kind in ("SQLite", "Redis"):
+            stores: dict[int, SessionStore] = {
+                count: SQLiteStore(directory / f"{count}.db") if kind == "SQLite" else RedisStore(servers[count].url)
+                for count in (FEW, many)
+            }
+            for count, taken in asyncio.run(refresh_latency(stores, options.rounds, 200)).items():
+                figures["latency"].append(
+                    {
+                        "store": kind,
+                        "sessions": count,
+                        "p50": percentile(taken, 50),
+                        "p99": percentile(taken, 99),
+                        "bytes a session": sizes[kind, count],
+                    }
+                )
+        fresh = stack.enter_context(redis_server(directory))
+        for kind, where in (("SQLite", str(directory / "together.db")), ("Redis", fresh.url)):
+            one, failed, taken = together(where)
+            figures["together"].append(
+                {
+                    "store": kind,
+                    "rounds": ROUNDS,
+                    "with one successor": one,
+                    "failed": failed,
+                    "p50": percentile(taken, 50),
+                    "p99": percentile(taken, 99),
+                }
+            )
+        figures["stalled"] = asyncio.run(stalled(fresh))
+    publish("sessions", report(figures), figures, ["redis", "anyio"])
+
+
+def report(figures: dict[str, Any]) -> str:
+    latency = [
+        [one["store"], f"{one['sessions']:,}", *_milliseconds_of(one), f"{one['bytes a session']:.0f}"]
+        for one in figures["latency"]
+    ]
+    parallel = [
+        [one["store"], f"{one['rounds']}", f"{one['with one successor']}", f"{one['failed']}", *_milliseconds_of(one)]
+        for one in figures["together"]
+    ]
+    stall = [[what, f"{value:.0f}"] for what, value in figures["stalled"].items()]
+    return "\n".join(
+        (
+            table("A refresh, one at a time", ["store", "sessions", "p50, ms", "p99, ms", "bytes a session"], latency),
+            table(
+                f"{CLIENTS} refreshes of one token at once, from {PROCESSES} processes",
+                ["store", "rounds", "with one successor", "failed", "p50, ms", "p99, ms"],
+                parallel,
+            ),
+            table("While Redis stalls: 500 refreshes and logouts, 100 at once", ["", ""], stall),
+        )
+    )
+
+
+def _milliseconds_of(figures: dict[str, Any]) -> list[str]:
+    return [f"{figures[name] * 1000:.2f}" for name in ("p50", "p99")]
+
+
+if __name__ == "__main__":
+    main()
