@@ -12,7 +12,7 @@ from starlette.responses import JSONResponse, StreamingResponse
 from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from jwt_middleware import JWTMiddleware, Refusal, bearer_header, renew, subprotocol
+from jwt_middleware import JWTMiddleware, Refusal, bearer_header, cookie, renew, subprotocol
 from jwt_middleware.issuing import MemoryStore, Sessions, TokenIssuer
 
 from ..support import SECRET
@@ -93,7 +93,7 @@ app = JWTMiddleware(
     ),
     providers=tokens.provider(leeway=0),
     revocations=sessions,
-    sources=[bearer_header(), subprotocol("bearer")],
+    sources=[bearer_header(), subprotocol("bearer"), cookie("access")],
     close_streams_on_expiry=True,
     public=["/state", "/session", "/revoke"],
 )
