@@ -503,7 +503,7 @@ async def test_a_server_that_was_away_is_found_again(tmp_path: Path, prefix: str
         async with anyio.create_task_group() as together:
             for _ in range(20):
                 together.start_soon(timed, partial(store.read, "s"), taken)
-        assert max(taken) < 1
+        assert max(taken) < 5
     await store.aclose()
 
 

@@ -524,7 +524,7 @@ async def test_a_store_that_hangs_is_not_waited_for(make: Make, clock: Clock, st
     began = time.monotonic()
     with pytest.raises(StoreUnavailable, match="no answer within 1 s"):
         await work()
-    assert time.monotonic() - began < STORE_SECONDS + 0.2
+    assert time.monotonic() - began < STORE_SECONDS + 1
     store.hangs = ()
     assert read((await sessions.refresh(grant.refresh_token)).refresh_token)["gen"] == 2
 

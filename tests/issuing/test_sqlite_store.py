@@ -117,7 +117,7 @@ async def test_whoever_comes_while_another_makes_the_file_waits(path: Path) -> N
         began = time.monotonic()
         with pytest.raises(StoreUnavailable, match="locked"):
             await opened(store)
-        assert 0.5 < time.monotonic() - began < 1.5
+        assert 0.5 < time.monotonic() - began < 3
         async with anyio.create_task_group() as together:
             together.start_soon(opened, store)
             await anyio.sleep(0.2)
@@ -220,7 +220,7 @@ async def test_while_another_writes_too_long_steps_fail_in_time_and_reads_go_on(
     began = time.monotonic()
     with pytest.raises(StoreUnavailable, match="locked"):
         await rotated_by(store, 1)
-    assert 0.5 < time.monotonic() - began < 1.5
+    assert 0.5 < time.monotonic() - began < 3
     assert (await store.read("s"))[0] == session
     assert (await store.revocations("", 9))[1] == ()
     other.execute("ROLLBACK")
