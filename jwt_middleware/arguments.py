@@ -31,7 +31,9 @@ def count(name: str, value: object, *, minimum: int = 0) -> int:
 def function(name: str, value: object, *arguments: str) -> None:
     """Raises ``ConfigurationError`` unless ``value`` can be called; ``arguments`` tell the reader with what."""
     if not callable(value):
-        raise ConfigurationError(f"{name} must be callable as ({', '.join(arguments)}), not {value!r}")
+        # A text may be an address with its password, or the secret itself, in the wrong place.
+        shown = type(value).__name__ if isinstance(value, str | bytes) else repr(value)
+        raise ConfigurationError(f"{name} must be callable as ({', '.join(arguments)}), not {shown}")
 
 
 def functions(name: str, value: object, *arguments: str) -> tuple[Callable[..., Any], ...]:

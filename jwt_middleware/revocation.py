@@ -67,7 +67,7 @@ class RevokedTokens:
         )
 
     def add(self, revocations: Iterable[Revocation], now: float) -> None:
-        """Know ``revocations`` too, and forget what is over at ``now`` (Unix time)."""
+        """Know ``revocations`` too, and forget what is over at ``now``, by the clock that their ``until`` is of."""
         with self._lock:
             for revocation in revocations:
                 key = (revocation.provider, revocation.ends, revocation.value)

@@ -1,8 +1,8 @@
 """What have others revoked? A view of their log, in memory, read again twice a second."""
 
 import logging
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from math import inf
 from time import monotonic, time
@@ -25,7 +25,13 @@ INTERVAL = 0.5
 """Seconds between two reads."""
 
 FRESH = 1
-"""Seconds for which a view is as good as the log, counted from when its read began; and what a read may take."""
+"""Seconds for which a view is as good as the log, counted from when its read began; nobody waits longer for one."""
+
+REMEMBERED = 3600
+"""Seconds for which a revocation is known at least, whatever this host takes for the time."""
+
+PATIENCE = 5
+"""Seconds that a read may take: longer than anybody waits for it, so that what comes late is known at last."""
 
 BATCH = 1000
 """Revocations that are read at once: more would hold the event loop while they are added."""
@@ -76,7 +82,9 @@ class RevocationView:
         clock: Callable[[], float] = time,
     ) -> None:
         if not callable(getattr(log, "revocations", None)):
-            raise ConfigurationError(f"log must have a method revocations(after, limit), not be {log!r}")
+            raise ConfigurationError(
+                f"log must have a method revocations(after, limit); a {type(log).__name__} has none"
+            )
         if when_unavailable not in ("refuse", "pass"):
             raise ConfigurationError(f"when_unavailable must be 'refuse' or 'pass', not {when_unavailable!r}")
         self._log = log
@@ -130,12 +138,17 @@ class RevocationView:
 
     def add(self, *revocations: Revocation) -> None:
         """Know of ``revocations`` at once; their log has them already."""
-        self._known.add(revocations, self._clock())
+        self._know(revocations)
 
     @property
     def age(self) -> float:
         """Seconds since the log was last read; infinite before it ever was."""
         return monotonic() - self._read_at
+
+    def _know(self, revocations: Iterable[Revocation]) -> None:
+        # By a clock that nobody sets: one that was wrong for a moment would make us forget what is not read again.
+        now, unix = monotonic(), self._clock()
+        self._known.add([replace(known, until=now + max(known.until - unix, REMEMBERED)) for known in revocations], now)
 
     def _reading(self) -> "_Reader":
         """The one who reads on this event loop."""
@@ -148,25 +161,26 @@ class RevocationView:
 
     async def _read_on(self, reader: "_Reader") -> None:
         while True:
+            due = monotonic() + INTERVAL
             await self._read()
             reader.read.set()
             reader.read, reader.wanted = Event(), Event()
-            with anyio.move_on_after(INTERVAL):
+            with anyio.move_on_after(max(0, due - monotonic())):
                 await reader.wanted.wait()
 
     async def _read(self) -> None:
         try:
-            with anyio.fail_after(FRESH):
+            with anyio.fail_after(PATIENCE):
                 while True:
                     began = monotonic()
                     position, revocations = await self._log.revocations(self._position, BATCH)
-                    self._known.add(revocations, self._clock())
+                    self._know(revocations)
                     # Only now: what lies before it is known, whichever thread looks.
                     self._position = position
                     if len(revocations) < BATCH:
                         break
         except TimeoutError:
-            self._miss(f"no answer within {FRESH} s")
+            self._miss(f"no answer within {PATIENCE} s")
         except BaseException as error:
             if isinstance(error, KeyboardInterrupt | GeneratorExit | anyio.get_cancelled_exc_class()):
                 raise

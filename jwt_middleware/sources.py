@@ -216,18 +216,18 @@ def read_cookie(headers: Headers, name: bytes, max_size: int) -> bytes | None:
     Raises ``AmbiguousToken`` where the name stands twice: one of them may be another host's (RFC 6265 8.6), and
     ``TokenTooLarge``.
     """
-    found: bytes | None = None
-    for header, line in headers:
-        # HTTP/2 may split it into several lines (RFC 9113 8.2.3).
-        if header != b"cookie":
-            continue
-        for pair in line.split(b";"):
-            written, _, value = pair.strip(b" \t").partition(b"=")
-            if written == name:
-                if found is not None:
-                    raise AmbiguousToken
-                found = value
-    return _limited(found, max_size) if found else None
+    values = cookie_values(headers, name)
+    if len(values) > 1:
+        raise AmbiguousToken
+    return _limited(values[0], max_size) if values and values[0] else None
+
+
+def cookie_values(headers: Headers, name: bytes) -> list[bytes]:
+    """The values of all cookies of that ``name``."""
+    # HTTP/2 may split the header into several lines (RFC 9113 8.2.3).
+    lines = [line for header, line in headers if header == b"cookie"]
+    pairs = (pair.strip(b" \t").partition(b"=") for line in lines for pair in line.split(b";"))
+    return [value for written, _, value in pairs if written == name]
 
 
 def _source(source: object) -> Source:

@@ -370,10 +370,20 @@ def _progress(refusal: Refusal) -> int:
     return 2 if isinstance(refusal, Unavailable) else 3
 
 
-def _revocations(revocations: Revocations, providers: Iterable[Provider]) -> Revocations:
+def _revocations(revocations: Revocations, providers: Sequence[Provider]) -> Revocations:
     for name in ("is_revoked", "catch_up", "stop"):
         if not callable(getattr(revocations, name, None)):
-            raise ConfigurationError(f"revocations must have a method {name}(), not be {revocations!r}")
+            raise ConfigurationError(
+                f"revocations must have a method {name}(); a {type(revocations).__name__} has none"
+            )
+    names = [provider.name for provider in providers]
+    # Sessions say whose tokens they end. Under another name nothing would be refused.
+    ended = getattr(revocations, "provider", None)
+    if isinstance(ended, str) and ended not in names:
+        raise ConfigurationError(
+            f"revocations: they are for the provider {ended!r}, and there are {', '.join(map(repr, names))}; give both "
+            "one name, with TokenIssuer(name=...)"
+        )
     for provider in providers:
         if provider.rules.leeway > MARGIN:
             # Revocations are forgotten that long after what they end.

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -32,6 +33,7 @@ class Log:
         self.error: BaseException | None = None
         self.seconds = 0.0
         self.is_cancellable = True
+        self.until: float = FAR
 
     async def revocations(self, after: str, limit: int) -> tuple[str, Sequence[Revocation]]:
         self.reads.append(after)
@@ -41,7 +43,7 @@ class Log:
             await anyio.sleep(self.seconds)
         if self.error is not None:
             raise self.error
-        return str(at + len(batch)), [Revocation("jwt", "sid", session, FAR) for session in batch]
+        return str(at + len(batch)), [Revocation("jwt", "sid", session, self.until) for session in batch]
 
 
 @pytest.fixture
@@ -301,3 +303,39 @@ def test_a_view_knows_its_age(log: Log) -> None:
 def test_what_cannot_work_is_said_at_construction(arguments: dict[str, Any], message: str, log: Log) -> None:
     with pytest.raises(ConfigurationError, match=message):
         RevocationView(**{"log": log, **arguments})
+
+
+async def test_a_clock_that_was_wrong_for_a_moment_makes_nothing_forgotten(log: Log) -> None:
+    wrong = 0.0
+    view = RevocationView(log, clock=lambda: time.time() + wrong)
+    log.until = time.time() + 900
+    log.ended.append("s")
+    await view.catch_up()
+    wrong = 7200
+    log.ended.append("t")
+    await until(lambda: view.is_revoked(of("t")))
+    wrong = 0.0
+    log.ended.append("u")
+    await until(lambda: view.is_revoked(of("u")))
+    assert [view.is_revoked(of(session)) for session in "stu"] == [True, True, True]
+    await view.stop()
+
+
+async def test_what_a_slow_log_says_is_known_at_last(log: Log) -> None:
+    view = RevocationView(log)
+    log.ended.append("s")
+    log.seconds = 1.2 * FRESH
+    with pytest.raises(RevocationsUnavailable):
+        await view.catch_up()
+    await until(lambda: of("s") in view._known)
+    await view.stop()
+
+
+async def test_a_log_that_takes_its_time_is_read_as_often(log: Log) -> None:
+    view = RevocationView(log)
+    log.seconds = 0.6 * INTERVAL
+    await view.catch_up()
+    reads = len(log.reads)
+    await anyio.sleep(2.2 * INTERVAL)
+    assert len(log.reads) >= reads + 2
+    await view.stop()

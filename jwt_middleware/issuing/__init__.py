@@ -1,5 +1,6 @@
 """The issuing half: mint access tokens, keep sessions, and routes that log users in."""
 
+from ..errors import StoreUnavailable
 from .issuer import TokenIssuer
 from .passwords import password_check
 from .rotation import Session
@@ -18,6 +19,7 @@ __all__ = [
     "SessionEvent",
     "SessionStore",
     "Sessions",
+    "StoreUnavailable",
     "Throttle",
     "TokenIssuer",
     "auth_routes",

@@ -1,6 +1,6 @@
 """How do browsers keep the tokens of a session, out of reach of the page's scripts? In cookies."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Literal, TypeAlias
 from urllib.parse import quote
 
@@ -9,7 +9,7 @@ from starlette.types import Scope
 
 from ..errors import ConfigurationError, CrossSite
 from ..origins import Origins
-from ..sources import read_cookie
+from ..sources import cookie_values, read_cookie
 from ..verifier import MAX_TOKEN_SIZE
 from .oauth import token_response
 from .sessions import Grant
@@ -53,11 +53,14 @@ class Cookies:
 
     def refresh_token(self, scope: Scope) -> str | None:
         """The refresh token that the request of ``scope`` brings; raises ``AmbiguousToken``, ``TokenTooLarge``."""
-        return _read(REFRESH_COOKIE, scope)
+        raw = read_cookie(scope["headers"], REFRESH_COOKIE.encode("ascii"), MAX_TOKEN_SIZE)
+        return None if raw is None else raw.decode("latin-1")
 
-    def access_token(self, scope: Scope) -> str | None:
-        """The access token that it brings; raises ``AmbiguousToken``, ``TokenTooLarge``."""
-        return _read(ACCESS_COOKIE, scope)
+    def tokens(self, scope: Scope) -> Iterator[str]:
+        """All tokens that it brings, of whichever path or host their cookies are."""
+        for name in (REFRESH_COOKIE, ACCESS_COOKIE):
+            for raw in cookie_values(scope["headers"], name.encode("ascii")):
+                yield raw.decode("latin-1")
 
     def answer(self, grant: Grant, scope: Scope) -> Response:
         """The answer to a login and to a refresh: what the page is to know, and the cookies."""
@@ -88,11 +91,6 @@ class Cookies:
             response.set_cookie(
                 ACCESS_COOKIE, access_token, access_lifetime, path="/", secure=True, httponly=True, samesite="lax"
             )
-
-
-def _read(name: str, scope: Scope) -> str | None:
-    raw = read_cookie(scope["headers"], name.encode("ascii"), MAX_TOKEN_SIZE)
-    return None if raw is None else raw.decode("latin-1")
 
 
 def _quoted(path: str) -> str:

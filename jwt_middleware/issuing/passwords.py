@@ -1,5 +1,6 @@
 """password_check(): an ``authenticate`` that tells nobody who has an account."""
 
+import logging
 import os
 from collections.abc import Callable, Coroutine
 from operator import attrgetter
@@ -9,6 +10,8 @@ from typing import Any, Protocol
 from ..arguments import function
 from ..errors import ConfigurationError
 from ..hooks import Hook
+
+logger = logging.getLogger("jwt_middleware")
 
 
 class Hasher(Protocol):
@@ -36,7 +39,7 @@ def password_check(
     anew at a login that finds old ones (OWASP Password Storage). What ``find_user`` takes is yours: look users up by
     an index, and do not ask further tables about those who are found.
 
-    Raises ``ConfigurationError``; what the hasher raises about a hash that it does not know gets through.
+    A hash that the hasher cannot read is logged, and fits no password. Raises ``ConfigurationError``.
     """
     function("find_user", find_user, "username")
     function("hash_of", hash_of, "user")
@@ -49,7 +52,12 @@ def password_check(
     async def authenticate(username: str, password: str) -> Any:
         user = await find(username)
         known = (None if user is None else hash_of(user)) or None
-        is_good = await verify(password, nobody if known is None else known)
+        try:
+            is_good = await verify(password, nobody if known is None else known)
+        except Exception:
+            # Said of the answer, it would tell who has an account.
+            logger.exception("the password hash of a user cannot be read")
+            is_good = await verify(password, nobody) and False
         return user if is_good and known is not None else None
 
     return authenticate

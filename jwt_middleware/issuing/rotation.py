@@ -107,7 +107,8 @@ def rotated(session: Session | None, rotation: Rotation, now: float) -> tuple[Ou
     is_graced = now < session.rotated_at + rotation.grace
     if presented > current:
         outcome, generation = Outcome.AHEAD, presented + 1
-    elif presented == current and not is_graced:
+    # A clock that was set back does not make a generation good until it has caught up.
+    elif presented == current and (now < session.rotated_at or not is_graced):
         outcome, generation = Outcome.NEXT, current + 1
     elif presented == current or (presented == current - 1 and is_graced):
         outcome, generation = Outcome.AGAIN, current

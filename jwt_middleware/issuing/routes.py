@@ -76,7 +76,7 @@ def auth_routes(
         raise ConfigurationError(f"auth_routes() needs Sessions, or a TokenIssuer, not {type(sessions).__name__}")
     function("authenticate", authenticate, "username", "password")
     if throttle is not None and not isinstance(throttle, Throttle):
-        raise ConfigurationError(f"throttle must be a Throttle(...), not {throttle!r}")
+        raise ConfigurationError(f"throttle must be a Throttle(...), not {type(throttle).__name__}")
     if device is not None:
         function("device", device, "request")
     refuser = Refuser(realm, refusal_response)

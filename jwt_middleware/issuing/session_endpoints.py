@@ -66,7 +66,8 @@ class SessionEndpoints:
             raw = fields.get("token") or fields.get("refresh_token")
             if raw is not None:
                 await _stored(self._sessions.logout(raw))
-            elif self._cookies is None or not await self._logout_kept(self._cookies, request.scope):
+            has_kept = self._cookies is not None and await self._logout_kept(self._cookies, request.scope)
+            if raw is None and not has_kept:
                 return await self._logout_bearer(request)
         except OAuthError as error:
             return error.response
@@ -76,10 +77,8 @@ class SessionEndpoints:
         return JSONResponse({}, headers=NO_STORE)
 
     async def _logout_kept(self, cookies: Cookies, scope: Scope) -> bool:
-        for raw in (cookies.refresh_token(scope), cookies.access_token(scope)):
-            if raw is not None and await _stored(self._sessions.logout(raw)):
-                return True
-        return False
+        ended = [await _stored(self._sessions.logout(raw)) for raw in cookies.tokens(scope)]
+        return any(ended)
 
     async def _logout_bearer(self, request: Request) -> Response:
         try:

@@ -3,20 +3,24 @@
 import logging
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from functools import partial
+from math import inf
 from secrets import token_urlsafe
 from typing import Any, Literal, Protocol, TypeAlias, TypeVar
 
 import anyio
 
 from ..arguments import count, function, seconds
+from ..background import Background
 from ..errors import ConfigurationError, InvalidClaim, Refusal, StoreUnavailable
 from ..hooks import Hook
-from ..revocation import MARGIN, Revocation
+from ..revocation import MARGIN, Ends, Revocation
 from ..revocation_view import RevocationLog, RevocationView, WhenUnavailable
 from ..verifier import Verifier
 from .issuer import TokenIssuer
-from .rotation import Opening, Outcome, Rotation, Session
+from .rotation import Opening, Outcome, Rotation, Session, rotated
 from .users import User, granted, user_of
 
 logger = logging.getLogger("jwt_middleware")
@@ -26,6 +30,9 @@ STORE_SECONDS = 1
 
 DEVICE_LENGTH = 256
 """Characters of what is noted about a device; clients often choose them."""
+
+MAX_UNANSWERED = 10_000
+"""Rotations without an answer that are remembered."""
 
 REFRESH_TYPE = "refresh+jwt"
 REFRESH_AUDIENCE = "urn:jwt_middleware:refresh"
@@ -134,8 +141,8 @@ class Sessions:
         ``authenticate`` said at login, or True: None or False ends the session, scopes that are gone are taken away,
         claims are replaced. Default None: what was granted at login goes on.
     ``on_event``
-        ``on_event(event)``, sync (in a worker thread) or async, hears of each ``SessionEvent`` before the request that
-        caused it is answered. What it raises is logged. The log has them all in any case.
+        ``on_event(event)``, sync (in a worker thread) or async, hears of each ``SessionEvent``. No request waits for
+        it, and what it raises is logged. The log has all events in any case.
     ``revocations_max_stale``, ``revocations_unavailable``
         ``max_stale`` and ``when_unavailable`` of the ``RevocationView``. Defaults: 60 seconds, ``"refuse"``.
 
@@ -181,6 +188,9 @@ class Sessions:
         self._max_sessions = count("max_sessions", max_sessions, minimum=1)
         self._reload_user = None if reload_user is None else Hook(reload_user)
         self._on_event = None if on_event is None else Hook(on_event)
+        self._background = Background("telling of sessions")
+        self._unanswered = _Unanswered()
+        self._unasked_logged = False
         self._view = RevocationView(
             store, max_stale=revocations_max_stale, when_unavailable=revocations_unavailable, clock=tokens.clock
         )
@@ -208,6 +218,11 @@ class Sessions:
     def __repr__(self) -> str:
         return f"Sessions({self._store!r})"
 
+    @property
+    def provider(self) -> str:
+        """The name of the provider whose tokens are ended here."""
+        return self.tokens.name
+
     async def open(
         self,
         subject: str,
@@ -234,14 +249,14 @@ class Sessions:
             access_until=int(now) + lifetime,
             scopes=scopes,
             claims=dict(claims or {}),
-            device=device[:DEVICE_LENGTH],
+            device=(device or "")[:DEVICE_LENGTH],
         )
         session, evicted = await self._ask(
             self._store.open(opening, provider=self.tokens.name, max_sessions=self._max_sessions)
         )
         self._view.add(*evicted)
         for revocation in evicted:
-            await self._tell("evicted", revocation.value, subject)
+            self._tell("evicted", revocation.value, subject)
         refresh_token = self._refresh_token(session, self._session_lifetime, now)
         return Grant(access_token, refresh_token, lifetime, scopes, id)
 
@@ -254,7 +269,7 @@ class Sessions:
         4. Its generation is the current one, or was within ``grace``: ``InvalidGrant``, and the session ends.
 
         Raises ``ScopeNotGranted`` where none of ``scope`` was granted. Whatever is raised but for 3 and 4, the token is
-        as good as before.
+        as good as before; for how long a store that lost its answer takes it for good, this process remembers.
         """
         presented = await self._presented(refresh_token)
         if presented.is_revoked:
@@ -267,39 +282,31 @@ class Sessions:
         if session is None:
             raise InvalidGrant("session is over")
         user = await self._reloaded(session)
-        scopes = session.scopes
-        if user.scopes is not None:
-            scopes = tuple(name for name in scopes if name in user.scopes)
-        scopes = granted(scope, scopes)
-        claims = session.claims if user.claims is None else user.claims
         lifetime = int(min(self.tokens.access_lifetime, session.ends_at - store_now))
         if lifetime < 1:
             raise InvalidGrant("session is over")
-        access_token = self._access_token(session.id, session.subject, scopes, claims, lifetime, now)
         rotation = Rotation(
             id=session.id,
             generation=presented.generation,
-            grace=self._grace,
+            # What was asked before and not answered was perhaps done: then this is the same client, asking again.
+            grace=self._grace + self._unanswered.seconds(presented.id, presented.generation),
             idle_lifetime=self.idle_lifetime,
             access_until=int(now) + lifetime,
+            deadline=store_now,
+        )
+        # A thief learns nothing about scopes, and does not stay unnoticed by asking for those that there are not.
+        is_theft = rotated(session, rotation, store_now)[0] is Outcome.THEFT
+        scopes = granted("" if is_theft else scope, _kept(session.scopes, user.scopes))
+        claims = session.claims if user.claims is None else user.claims
+        access_token = self._access_token(session.id, session.subject, scopes, claims, lifetime, now)
+        moved = await self._rotated(
             # A store that answers too late must not have done it: nobody would know of the new generation, and the old
             # one would come again as a thief's.
-            deadline=store_now + (time.monotonic() - read_at) + STORE_SECONDS,
+            session,
+            replace(rotation, deadline=store_now + (time.monotonic() - read_at) + STORE_SECONDS),
         )
-        outcome, rotated = await self._ask(self._store.rotate(rotation, provider=self.tokens.name))
-        if outcome is Outcome.LATE:
-            raise StoreUnavailable("the store was late")
-        if outcome is Outcome.THEFT:
-            ended = session if rotated is None else rotated
-            self._view.add(Revocation(self.tokens.name, "sid", ended.id, ended.access_until + MARGIN))
-            await self._tell("theft", ended.id, ended.subject)
-            raise InvalidGrant("refresh token was used before")
-        if rotated is None:
-            raise InvalidGrant("session is over")
-        if outcome is Outcome.AHEAD:
-            await self._tell("lost_writes", rotated.id, rotated.subject)
-        refresh_token = self._refresh_token(rotated, min(self._session_lifetime, rotated.ends_at - store_now), now)
-        return Grant(access_token, refresh_token, lifetime, scopes, rotated.id)
+        refresh_token = self._refresh_token(moved, min(self._session_lifetime, moved.ends_at - store_now), now)
+        return Grant(access_token, refresh_token, lifetime, scopes, moved.id)
 
     async def logout(self, raw: str) -> bool:
         """End the session of a refresh token or an access token of ours, expired or not; whether it was one.
@@ -330,40 +337,42 @@ class Sessions:
         expires_at: float | None = None,
         provider: str | None = None,
     ) -> int:
-        """End one ``session``, all sessions of a ``subject``, or one token by its ``jti``; how many ends that were.
+        """End one ``session``, all sessions of a ``subject``, or one token by its ``jti``; how many are ended then.
 
         ``jti`` needs the token's ``expires_at`` (Unix time), and for a token of another issuer the name of its
         ``provider``. All tokens of a session end with it: they are refused here at once, and within a second
-        everywhere.
+        everywhere. A session or token that the store does not know is one as well. Raises ``TypeError`` and
+        ``ValueError`` for what can be none.
         """
-        given = [
-            name for name, value in (("session", session), ("subject", subject), ("jti", jti)) if value is not None
-        ]
-        if len(given) != 1:
+        given = {"session": session, "subject": subject, "jti": jti}
+        named = {name: value for name, value in given.items() if value is not None}
+        if len(named) != 1:
             raise TypeError("revoke() ends one thing: session=, subject=, or jti= with expires_at=")
         if (jti is None) != (expires_at is None) or (provider is not None and jti is None):
             raise TypeError("revoke() needs expires_at= with jti=, takes provider= with it, and neither with others")
-        name = self.tokens.name if provider is None else provider
+        for name, value in named.items():
+            _check_text(name, value)
+        self._log_unasked()
+        whose = self.tokens.name if provider is None else provider
         if subject is not None:
-            revoked = await self._ask(self._store.revoke_subject(subject, provider=name))
+            revoked = await self._ask(self._store.revoke_subject(subject, provider=whose))
         else:
             # Should the store have lost the session, its last token was made now at the latest.
-            last = self.tokens.clock() + self.tokens.access_lifetime if expires_at is None else expires_at
-            one = (
-                Revocation(name, "sid", session, last + MARGIN)
-                if session is not None
-                else Revocation(name, "jti", str(jti), last + MARGIN)
-            )
+            last = self.tokens.clock() + self.tokens.access_lifetime if expires_at is None else _moment(expires_at)
+            ends: Ends = "jti" if session is None else "sid"
+            one = Revocation(whose, ends, next(iter(named.values())), last + MARGIN)
             revoked = [await self._ask(self._store.revoke(one))]
         self._view.add(*revoked)
         return len(revoked)
 
     async def list(self, subject: str) -> tuple[Session, ...]:
         """The sessions of ``subject`` that are not over, the last used first."""
+        _check_text("subject", subject)
         return tuple(await self._ask(self._store.sessions(subject)))
 
     async def stop(self) -> None:
         """End what is read, and let go of what is open, on this event loop; what is used again begins again."""
+        await self._background.stop()
         await self._view.stop()
         await self._store.aclose()
 
@@ -376,6 +385,24 @@ class Sessions:
         except Refusal as refusal:
             raise InvalidGrant(refusal.code) from None
         return _Presented(token.session, generation, bool(self.is_revoked(token)))
+
+    async def _rotated(self, before: Session, rotation: Rotation) -> Session:
+        """What ``rotation`` makes of the session that was ``before`` it; raises ``InvalidGrant``."""
+        self._unanswered.begin(rotation.id, rotation.generation)
+        outcome, session = await self._ask(self._store.rotate(rotation, provider=self.tokens.name))
+        if outcome is Outcome.LATE:
+            raise StoreUnavailable("the store was late")
+        self._unanswered.end(rotation.id, rotation.generation)
+        if outcome is Outcome.THEFT:
+            ended = before if session is None else session
+            self._view.add(Revocation(self.tokens.name, "sid", ended.id, ended.access_until + MARGIN))
+            self._tell("theft", ended.id, ended.subject)
+            raise InvalidGrant("refresh token was used before")
+        if session is None:
+            raise InvalidGrant("session is over")
+        if outcome is Outcome.AHEAD:
+            self._tell("lost_writes", session.id, session.subject)
+        return session
 
     async def _reloaded(self, session: Session) -> User:
         if self._reload_user is None:
@@ -400,6 +427,14 @@ class Sessions:
         claims = {"sid": session.id, "gen": session.generation}
         return self._refresh_tokens.mint(session.subject, claims=claims, lifetime=max(1, int(lifetime)), now=now)
 
+    def _log_unasked(self) -> None:
+        if self._view.age == inf and not self._unasked_logged:
+            self._unasked_logged = True
+            logger.warning(
+                "sessions: nobody here asks what has ended: set JWTMiddleware(revocations=sessions), or access tokens "
+                "are good until they expire (said once)"
+            )
+
     async def _ask(self, answer: Awaitable[Answer]) -> Answer:
         try:
             with anyio.fail_after(STORE_SECONDS):
@@ -407,15 +442,12 @@ class Sessions:
         except TimeoutError:
             raise StoreUnavailable(f"no answer within {STORE_SECONDS} s") from None
 
-    async def _tell(self, what: Happening, session: str, subject: str) -> None:
+    def _tell(self, what: Happening, session: str, subject: str) -> None:
         level = logging.INFO if what == "evicted" else logging.WARNING
         logger.log(level, "sessions: %s (session=%.64r subject=%.64r)", what, session, subject)
-        if self._on_event is None:
-            return
-        try:
-            await self._on_event(SessionEvent(what, session, subject))
-        except Exception:
-            logger.exception("sessions: on_event failed")
+        if self._on_event is not None:
+            # Nobody waits for it: who gave up waiting would ask again, and be taken for a thief.
+            self._background.start(partial(self._on_event, SessionEvent(what, session, subject)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -424,6 +456,47 @@ class _Presented:
     generation: int
     is_revoked: bool
     """As far as this process knows."""
+
+
+class _Unanswered:
+    """Rotations that were asked for and not answered, the last ones, and since when."""
+
+    def __init__(self) -> None:
+        self._since: dict[tuple[str, int], float] = {}
+
+    def begin(self, id: str, generation: int) -> None:
+        if len(self._since) >= MAX_UNANSWERED:
+            with suppress(KeyError, StopIteration, RuntimeError):  # another thread was there first
+                del self._since[next(iter(self._since))]
+        self._since.setdefault((id, generation), time.monotonic())
+
+    def end(self, id: str, generation: int) -> None:
+        self._since.pop((id, generation), None)
+
+    def seconds(self, id: str, generation: int) -> float:
+        """How long ago this was first asked for without an answer; 0 where it was not."""
+        now = time.monotonic()
+        return now - self._since.get((id, generation), now)
+
+
+def _check_text(name: str, value: object) -> None:
+    if not isinstance(value, str):
+        raise TypeError(f"{name} must be a string, not {type(value).__name__}; say str({name})")
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError:
+        raise ValueError(f"{name} holds what no text in UTF-8 can") from None
+
+
+def _moment(value: object) -> float:
+    try:
+        return seconds("expires_at", value)
+    except ConfigurationError as error:
+        raise ValueError(str(error)) from None
+
+
+def _kept(scopes: tuple[str, ...], still: tuple[str, ...] | None) -> tuple[str, ...]:
+    return scopes if still is None else tuple(name for name in scopes if name in still)
 
 
 def _verifier(tokens: TokenIssuer, *, leeway: float) -> Verifier:

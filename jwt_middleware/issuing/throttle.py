@@ -128,8 +128,9 @@ class Throttle:
         have the same.
         """
         client = self._proxies.client(scope)
-        # Of a long name the beginning: normalising takes the square of its length.
-        account = self._account_of(username[:MAX_NAME])
+        # Of a long name the beginning: normalising takes the square of its length. And that of the name itself, or one
+        # who pads it would be counted by the padding.
+        account = self._account_of(username.strip()[:MAX_NAME])
         attempt = Attempt(self._accounts.place(account, secret), self._addresses.place(client, secret))
         refused = await self._ask(self._count, attempt)
         if refused is not None:

@@ -209,6 +209,23 @@ def test_logout_takes_a_token_that_the_page_sends_as_well() -> None:
     assert site.browser.get("/me", headers=bearer(raw)).json()["code"] == "revoked"
 
 
+@pytest.mark.parametrize(
+    ("cookies", "data"),
+    [
+        pytest.param("__Secure-refresh={kept}", {"token": "garbage"}, id="beside a token that is none"),
+        pytest.param("__Secure-refresh={kept}; __Secure-refresh=planted", {}, id="before one of another host"),
+        pytest.param("__Secure-refresh=planted; __Secure-refresh={kept}", {}, id="behind one of another host"),
+    ],
+)
+def test_logout_ends_the_session_of_the_cookie_whatever_else_comes(cookies: str, data: dict[str, str]) -> None:
+    site = Site()
+    login = site.login()
+    kept = cookies_of(login)["__Secure-refresh"]["value"]
+    site.browser.cookies.clear()
+    assert site.post("logout", {**OWN, "cookie": cookies.format(kept=kept)}, data=data).status_code == 200
+    assert site.browser.get("/me", headers=bearer(login.json()["access_token"])).json()["code"] == "revoked"
+
+
 @pytest.mark.parametrize("name", ["login", "refresh", "logout"])
 @pytest.mark.parametrize(
     "headers",

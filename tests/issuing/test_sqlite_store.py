@@ -8,10 +8,11 @@ import stat
 import time
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, suppress
 from functools import partial
 from pathlib import Path
 from random import Random
+from threading import Event
 from typing import Any
 
 import anyio
@@ -63,6 +64,7 @@ async def rotated_by(store: SQLiteStore, generation: int, **changes: Any) -> tup
         pytest.param(b"sessions.db", "path must be a file's path", id="bytes"),
         pytest.param(":memory:", r"there is MemoryStore\(\)", id="memory"),
         pytest.param("file:sessions.db?mode=memory", r"there is MemoryStore\(\)", id="an address"),
+        pytest.param("redis://:hunter2@db/0", r"there is RedisStore\(address\)$", id="an address with a password"),
         pytest.param("/nowhere/sessions.db", "there is no directory '/nowhere'", id="no directory"),
         pytest.param("/", "is a directory", id="a directory"),
     ],
@@ -457,3 +459,52 @@ def test_one_event_loop_after_the_other_and_several_at_once(path: Path, anyio_ba
     with ThreadPoolExecutor(4) as pool:
         assert list(pool.map(run_loop, "cdef")) == [None] * 4
     anyio.run(store.aclose, backend=anyio_backend)
+
+
+async def test_a_file_that_is_put_in_its_place_is_opened_by_all(
+    store: SQLiteStore, path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    await opened(store, "kept")
+    await store.aclose()
+    shutil.copy(path, path.with_suffix(".copy"))
+    await opened(store, "lost")
+    assert (await store.read("lost"))[0] is not None
+    other = SQLiteStore(path)
+    for suffix in ("", "-wal", "-shm"):
+        path.with_name(path.name + suffix).unlink(missing_ok=True)
+    path.with_suffix(".copy").rename(path)
+    await opened(other, "new")
+    for one in (store, other):
+        assert [(await one.read(id))[0] is not None for id in ("kept", "lost", "new")] == [True, False, True]
+    assert f"{path} is another file than before" in caplog.text
+    await other.aclose()
+
+
+async def test_a_step_that_hangs_holds_nobody_longer_than_he_waits(path: Path) -> None:
+    stalls = Event()
+    store = SQLiteStore(path, clock=lambda: time.time() if stalls.wait(10) else 0)
+    with anyio.move_on_after(0.1) as patience:
+        await store.read("s")
+    assert patience.cancelled_caught
+    before, is_answered = time.monotonic(), False
+    # On asyncio it is told so, on trio it waits until it gives up as well.
+    with suppress(StoreUnavailable), anyio.move_on_after(2):
+        await store.read("s")
+        is_answered = True
+    assert not is_answered
+    assert time.monotonic() - before < 5
+    stalls.set()
+    await until(lambda: not store._readers[os.getpid()].lock.locked())
+    assert (await store.read("s"))[0] is None
+    await store.aclose()
+
+
+async def test_a_row_that_cannot_be_read_is_in_nobodys_way(store: SQLiteStore, path: Path) -> None:
+    for id in "ab":
+        await opened(store, id)
+    with sqlite3.connect(path) as db:
+        db.execute("UPDATE sessions SET granted = '{'")
+    db.close()
+    _, ended = await store.open(opening("c"), provider=PROVIDER, max_sessions=2)
+    assert len(ended) == 1
+    assert len(await store.revoke_subject("ada", provider=PROVIDER)) == 2

@@ -311,6 +311,16 @@ async def test_a_long_name_costs_no_more_than_its_beginning() -> None:
 
 
 @pytest.mark.anyio
+async def test_padding_around_a_name_buys_no_attempt() -> None:
+    throttle = Throttle(account_failures=3)
+    for spaces in (0, MAX_NAME - 2, MAX_NAME + 40):
+        await fails(throttle, " " * spaces + "ada" + " " * spaces)
+    for spaces in (0, 1, MAX_NAME - 1):
+        await refused(throttle, " " * spaces + "ada")
+    await fails(throttle, "a")
+
+
+@pytest.mark.anyio
 async def test_made_up_forwarded_addresses_buy_no_attempt(storage: str | None) -> None:
     throttle = Throttle(address_failures=20, storage=storage)
     tried = 0

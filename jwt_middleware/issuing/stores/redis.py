@@ -36,8 +36,8 @@ class RedisStore:
         What the names of all keys begin with, in braces, so that a cluster keeps them in one slot. Two services that
         know their users by the same subjects must not share it. Default ``jwt``.
     ``wait_replicas``
-        Replicas that must have a revocation before it counts as written (the command WAIT). Default 0: a failover can
-        lose the last ones. Not with a ``RedisCluster``.
+        Replicas that must have it before a revocation that somebody asked for, a logout for instance, counts as written
+        (the command WAIT). Default 0: a failover can lose the last ones. Not with a ``RedisCluster``.
 
     A server that evicts keys loses sessions, and with them who was logged out: at start a policy other than
     ``noeviction`` is logged. Raises ``ConfigurationError``, also where redis (extra ``redis``) is not installed.
@@ -364,7 +364,7 @@ local current, outcome = session[GENERATION], 'again'
 local is_graced = now < session[ROTATED] + grace
 if presented > current then
     outcome, session[GENERATION] = 'ahead', presented + 1
-elseif presented == current and not is_graced then
+elseif presented == current and (now < session[ROTATED] or not is_graced) then
     outcome, session[GENERATION] = 'next', current + 1
 elseif presented ~= current and not (presented == current - 1 and is_graced) then
     finish(id, session, names, mark)

@@ -1,6 +1,7 @@
 """Sessions in a SQLite file: for one machine, with as many processes as it likes, whatever becomes of them."""
 
 import json
+import logging
 import os
 import sqlite3
 import time
@@ -19,6 +20,8 @@ from ...arguments import function
 from ...errors import ConfigurationError, StoreUnavailable
 from ...revocation import MARGIN, Revocation
 from ..rotation import Opening, Outcome, Rotation, Session, rotated
+
+logger = logging.getLogger("jwt_middleware")
 
 Result = TypeVar("Result")
 
@@ -46,6 +49,11 @@ class SQLiteStore:
             raise ConfigurationError(f"path must be a file's path, not {path!r}")
         if str(path) == ":memory:" or str(path).startswith("file:"):
             raise ConfigurationError("path must be a file's path; without a file, there is MemoryStore()")
+        if "://" in str(path):
+            # It may hold a password.
+            raise ConfigurationError(
+                "path must be a file's path, not an address; for those there is RedisStore(address)"
+            )
         self._path = Path(path).absolute()
         if not self._path.parent.is_dir():
             raise ConfigurationError(f"path: there is no directory {str(self._path.parent)!r}")
@@ -71,8 +79,8 @@ class SQLiteStore:
 
         def step(db: sqlite3.Connection, now: float) -> tuple[Session, tuple[Revocation, ...]]:
             session = opening.begun(now)
-            others = _sessions(db, opening.subject, now)
-            evicted = tuple(_end(db, other, provider) for other in others[max_sessions - 1 :])
+            others = _ids(db, opening.subject, now)
+            evicted = tuple(_end(db, id, access_until, provider) for id, access_until in others[max_sessions - 1 :])
             db.execute(_INSERT, _row(session))
             return session, evicted
 
@@ -94,7 +102,7 @@ class SQLiteStore:
             session = _session(db, rotation.id)
             outcome, moved = rotated(session, rotation, now)
             if outcome is Outcome.THEFT and session is not None:
-                _end(db, session, provider)
+                _end(db, session.id, session.access_until, provider)
                 return outcome, session
             if moved is not None and outcome is not Outcome.LATE:
                 db.execute(_MOVE, {**_moving(moved), "id": moved.id})
@@ -108,9 +116,9 @@ class SQLiteStore:
         def step(db: sqlite3.Connection, now: float) -> Revocation:
             if revocation.ends == "jti":
                 return _revoke(db, revocation)
-            session = _session(db, revocation.value)
-            if session is not None:
-                return _end(db, session, revocation.provider)
+            known = db.execute("SELECT access_until FROM sessions WHERE id = ?", (revocation.value,)).fetchone()
+            if known is not None:
+                return _end(db, revocation.value, known[0], revocation.provider)
             before = _revoked(db, revocation)
             return _revoke(db, revocation) if before is None or before.until <= now else before
 
@@ -120,7 +128,7 @@ class SQLiteStore:
         """See ``SessionStore``."""
 
         def step(db: sqlite3.Connection, now: float) -> tuple[Revocation, ...]:
-            return tuple(_end(db, session, provider) for session in _sessions(db, subject, now))
+            return tuple(_end(db, id, access_until, provider) for id, access_until in _ids(db, subject, now))
 
         return await self._write(step)
 
@@ -165,7 +173,7 @@ class SQLiteStore:
             return step(db, now)
 
         limiter, _ = self._of_this_loop()
-        return await to_thread.run_sync(self._run, self._writers, write, limiter=limiter)
+        return await to_thread.run_sync(self._run, self._writers, write, limiter=limiter, abandon_on_cancel=True)
 
     async def _read(self, step: Callable[[sqlite3.Connection, float], Result]) -> Result:
         def read(db: sqlite3.Connection) -> Result:
@@ -173,7 +181,7 @@ class SQLiteStore:
             return step(db, self._clock())
 
         _, limiter = self._of_this_loop()
-        return await to_thread.run_sync(self._run, self._readers, read, limiter=limiter)
+        return await to_thread.run_sync(self._run, self._readers, read, limiter=limiter, abandon_on_cancel=True)
 
     def _of_this_loop(self) -> tuple[CapacityLimiter, CapacityLimiter]:
         limiters = self._limiters.get(None)
@@ -186,20 +194,22 @@ class SQLiteStore:
         """``work`` in a transaction, in this thread."""
         pid = os.getpid()
         connection = connections.get(pid) or connections.setdefault(pid, _Connection())
-        with connection.lock:
+        # Whoever gave up waiting for a disk that stalls has left his thread with it.
+        if not connection.lock.acquire(timeout=BUSY_SECONDS):
+            raise StoreUnavailable(f"another step takes more than {BUSY_SECONDS} s")
+        try:
+            db = connection.opened(self._path)
             try:
-                if connection.db is None:
-                    connection.db = _opened(self._path)
-                db = connection.db
-                try:
-                    result = work(db)
-                    db.execute("COMMIT")
-                except BaseException:
-                    if db.in_transaction:
-                        db.execute("ROLLBACK")
-                    raise
-            except (sqlite3.Error, OSError) as error:
-                raise StoreUnavailable(f"{type(error).__name__}: {error}") from error
+                result = work(db)
+                db.execute("COMMIT")
+            except BaseException:
+                if db.in_transaction:
+                    db.execute("ROLLBACK")
+                raise
+        except (sqlite3.Error, OSError) as error:
+            raise StoreUnavailable(f"{type(error).__name__}: {error}") from error
+        finally:
+            connection.lock.release()
         return result
 
 
@@ -207,6 +217,31 @@ class _Connection:
     def __init__(self) -> None:
         self.lock = Lock()
         self.db: sqlite3.Connection | None = None
+        self._file: tuple[int, int] | None = None
+
+    def opened(self, path: Path) -> sqlite3.Connection:
+        """The connection to the file that is ``path`` now."""
+        if self.db is not None and _identity(path) != self._file:
+            # A copy that was put back, say: who went on with the old one would be alone with it.
+            logger.warning("sessions: %s is another file than before; it is opened anew", path)
+            self.close()
+        if self.db is None:
+            self.db = _opened(path)
+            self._file = _identity(path)
+        return self.db
+
+    def close(self) -> None:
+        if self.db is not None:
+            self.db.close()
+            self.db = None
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    try:
+        found = os.stat(path)
+    except FileNotFoundError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 _TABLES = f"""
@@ -287,9 +322,7 @@ def _close(*kinds: dict[int, _Connection]) -> None:
         connection = connections.get(os.getpid())
         if connection is not None:
             with connection.lock:
-                if connection.db is not None:
-                    connection.db.close()
-                    connection.db = None
+                connection.close()
 
 
 _stores: "weakref.WeakSet[SQLiteStore]" = weakref.WeakSet()
@@ -344,9 +377,18 @@ def _sessions(db: sqlite3.Connection, subject: str, now: float) -> list[Session]
     return [_read_row(row) for row in rows]
 
 
-def _end(db: sqlite3.Connection, session: Session, provider: str) -> Revocation:
-    db.execute("DELETE FROM sessions WHERE id = ?", (session.id,))
-    return _revoke(db, Revocation(provider, "sid", session.id, session.access_until + MARGIN))
+def _ids(db: sqlite3.Connection, subject: str, now: float) -> list[tuple[str, int]]:
+    """The ids and ``access_until`` of the sessions of ``subject``, the last used first: enough to end them."""
+    rows = db.execute(
+        "SELECT id, access_until FROM sessions WHERE subject = ? AND expires_at > ? ORDER BY used_at DESC",
+        (subject, now),
+    )
+    return list(rows)
+
+
+def _end(db: sqlite3.Connection, id: str, access_until: int, provider: str) -> Revocation:
+    db.execute("DELETE FROM sessions WHERE id = ?", (id,))
+    return _revoke(db, Revocation(provider, "sid", id, access_until + MARGIN))
 
 
 def _revoked(db: sqlite3.Connection, revocation: Revocation) -> Revocation | None:
