@@ -125,7 +125,7 @@ class Verifier:
 
         Any ``raw`` ends in one or the other; only what ``validate`` itself raises gets through.
         """
-        if not isinstance(raw, str | bytes):
+        if not isinstance(raw, bytes) and not isinstance(raw, str):
             raise TypeError(f"a token is str or bytes, not {type(raw).__name__}")
         if len(raw) > self.max_token_size:
             raise TokenTooLarge
@@ -325,8 +325,8 @@ class Verifier:
     def _remember(
         self, parts: compact.Compact, remembered: _Remembered, refusals: Iterable[Refusal]
     ) -> tuple[Any, ...]:
-        line, *_, facts = remembered
-        segment, end = parts.header_segment, line[-END:]
+        line, facts, segment = remembered[0], remembered[-1], parts.header_segment
+        end = line[-END:]
         # Where another provider refused for a reason that may pass, the next request asks it again.
         if refusals and any(isinstance(refusal, NotYetValid | Unavailable) for refusal in refusals):
             return facts
@@ -349,9 +349,10 @@ async def _prefetch(revocations: Revocations) -> None:
 
 def _weight(line: bytes, parts: compact.Compact, scopes: int) -> int:
     """Bytes of memory, or a little less, that it takes to remember a token."""
-    texts = len(parts.payload) + len(parts.header.json)
+    payload, header = parts.payload, parts.header.json
+    texts = len(payload) + len(header)
     # The names in it stand beside the payload as strings, which one wide character makes four times as wide.
-    narrow = parts.payload.isascii() and parts.header.json.isascii() and b"\\u" not in parts.payload
+    narrow = payload.isascii() and header.isascii() and b"\\" not in payload
     return 1024 + len(line) + texts + (texts if narrow else 4 * texts) + 64 * scopes
 
 
