@@ -555,3 +555,9 @@ runner.close()
 
 def test_a_forked_process_has_connections_of_its_own(server: RedisServer, prefix: str) -> None:
     run("-X", "dev", "-W", "error", "-c", FORK, server.url, prefix)
+
+
+def test_on_trio_it_says_what_would_work() -> None:
+    store = RedisStore("redis://127.0.0.1:1/0")
+    with pytest.raises(RuntimeError, match="on trio there is SQLiteStore"):
+        anyio.run(store.read, "s", backend="trio")

@@ -2,13 +2,14 @@
 
 import json
 import logging
+from asyncio import AbstractEventLoop
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from math import ceil
 from secrets import token_hex
 from typing import Any, TypeAlias
 
-from anyio.lowlevel import RunVar
+from anyio.lowlevel import RunVar, current_token
 
 from ...arguments import count
 from ...errors import ConfigurationError, StoreUnavailable
@@ -139,6 +140,8 @@ class RedisStore:
         async with self._translated():
             client = self._clients.get(None)
             if client is None:
+                if not isinstance(current_token().native_token, AbstractEventLoop):
+                    raise RuntimeError("RedisStore runs on asyncio, as redis-py does; on trio there is SQLiteStore")
                 client = _Client(self._make_client())
                 self._clients.set(client)
             if not client.is_judged:
