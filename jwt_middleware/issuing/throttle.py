@@ -1,15 +1,12 @@
-"""Throttle: may this login be tried now? Failed ones are counted by account and by client address. (I/O)"""
+"""Throttle: may this login be tried now? Failed ones are counted by account and by client address."""
 
 import logging
 import time
-from array import array
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from hashlib import blake2b
 from math import ceil
-from secrets import token_bytes
 from threading import Lock
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 from unicodedata import normalize
 
 import anyio
@@ -21,6 +18,7 @@ from ..errors import ConfigurationError
 from ..fetching import shown, without_secrets
 from ..hooks import WORKER_THREADS
 from .addresses import Proxies
+from .counts import Counts, MemoryCounts, StoredCounts
 
 logger = logging.getLogger("jwt_middleware")
 
@@ -111,15 +109,15 @@ class Throttle:
             raise ConfigurationError(f"period must be a year ({_LONGEST} s) or less, not {period!r}")
         self._proxies = Proxies(trusted_proxies)
         self._account_of = account_of or _account
-        self._accounts: _Counts
-        self._addresses: _Counts
+        self._accounts: Counts
+        self._addresses: Counts
         self._worker: _Worker | None = None
         if storage is None:
-            self._accounts, self._addresses = _Memory(whole, clock), _Memory(whole, clock)
+            self._accounts, self._addresses = MemoryCounts(whole, clock), MemoryCounts(whole, clock)
         else:
             limits_storage, self._worker = _redis(storage)
-            self._accounts = _Stored(limits_storage, "account", whole)
-            self._addresses = _Stored(limits_storage, "address", whole)
+            self._accounts = StoredCounts(limits_storage, "account", whole)
+            self._addresses = StoredCounts(limits_storage, "address", whole)
 
     async def attempt(self, username: str, scope: Mapping[str, Any], secret: bytes = b"") -> Attempt:
         """Count the login of ``username`` in the request of ``scope`` as failed; raises ``LoginRefused``.
@@ -175,106 +173,6 @@ _LONGEST = 366 * 24 * 3600
 
 def _account(username: str) -> str:
     return normalize("NFKC", normalize("NFKC", username).casefold()).strip()
-
-
-class _Counts(Protocol):
-    """Counts of what happened since the first time, for a period from then."""
-
-    def place(self, name: str, secret: bytes) -> bytes:
-        """Where ``name`` is counted; only who has ``secret`` can tell whether it is that of a name."""
-        ...
-
-    def add(self, place: bytes, amount: int) -> int:
-        """Add ``amount``, in one step with all others, and give the new count."""
-        ...
-
-    def clear(self, place: bytes) -> None:
-        """Begin again at zero."""
-        ...
-
-    def left(self, place: bytes) -> float:
-        """Seconds until it begins again by itself."""
-        ...
-
-
-class _Memory:
-    def __init__(self, period: int, clock: Callable[[], float]) -> None:
-        self._period = period
-        self._clock = clock
-        self._key = token_bytes(32)
-        self._lock = Lock()
-        # Of each place the count and when it ends; in pieces, since most apps need few of them.
-        self._pieces: dict[int, array[int]] = {}
-        self._start = clock()
-
-    def place(self, name: str, secret: bytes) -> bytes:
-        # A secret that nobody else has is the better one.
-        return blake2b(name.encode("utf-8", "surrogatepass"), key=self._key, digest_size=8).digest()
-
-    def add(self, place: bytes, amount: int) -> int:
-        with self._lock:
-            piece, index = self._find(place)
-            now = self._clock() - self._start
-            if piece[index] == 0 or piece[index + 1] <= now:
-                piece[index] = 0
-                piece[index + 1] = int(now + self._period)
-            new: int = min(max(0, piece[index] + amount), _MOST)
-            piece[index] = new
-            return new
-
-    def clear(self, place: bytes) -> None:
-        with self._lock:
-            piece, index = self._find(place)
-            piece[index] = 0
-
-    def left(self, place: bytes) -> float:
-        with self._lock:
-            piece, index = self._find(place)
-            return piece[index + 1] - (self._clock() - self._start)
-
-    def _find(self, place: bytes) -> "tuple[array[int], int]":
-        number, index = divmod(int.from_bytes(place, "big") % PLACES, _PIECE)
-        piece = self._pieces.get(number)
-        if piece is None:
-            piece = self._pieces[number] = array("I", bytes(_BYTES * _PIECE))
-        return piece, 2 * index
-
-
-PLACES = 2**20
-"""Counts that memory holds at most, for accounts and for addresses each."""
-
-_PIECE = 256
-_BYTES = 2 * array("I").itemsize
-_MOST = 256 ** array("I").itemsize - 1
-
-
-class _Stored:
-    def __init__(self, storage: Any, kind: str, period: int) -> None:
-        self._storage = storage
-        self._kind = kind
-        self._period = period
-
-    def place(self, name: str, secret: bytes) -> bytes:
-        return blake2b(name.encode("utf-8", "surrogatepass"), key=secret, digest_size=16).digest()
-
-    def add(self, place: bytes, amount: int) -> int:
-        name = self._name(place)
-        new: int = self._storage.incr(name, self._period, amount)
-        if new < 0:
-            # What was counted in a period that is over is not taken off this one.
-            new = int(self._storage.incr(name, self._period, -amount))
-        return new
-
-    def clear(self, place: bytes) -> None:
-        self._storage.clear(self._name(place))
-
-    def left(self, place: bytes) -> float:
-        left: float = self._storage.get_expiry(self._name(place)) - time.time()
-        # Redis rounds to whole seconds, down as well.
-        return left + 0.5
-
-    def _name(self, place: bytes) -> str:
-        return f"{self._kind}:{place.hex()}"
 
 
 def _redis(url: object) -> tuple[Any, "_Worker"]:

@@ -17,7 +17,8 @@ from redis import Redis
 
 from jwt_middleware.errors import ConfigurationError
 from jwt_middleware.issuing import Throttle
-from jwt_middleware.issuing.throttle import MAX_NAME, Attempt, LoginRefused, _Memory
+from jwt_middleware.issuing.counts import MemoryCounts
+from jwt_middleware.issuing.throttle import MAX_NAME, Attempt, LoginRefused
 
 from ..processes import python
 from ..redis_server import RedisServer, free_port, redis_server
@@ -379,7 +380,7 @@ def held(throttle: Throttle) -> int:
     return sum(
         sys.getsizeof(counts._pieces) + sum(map(sys.getsizeof, counts._pieces.values()))
         for counts in (throttle._accounts, throttle._addresses)
-        if isinstance(counts, _Memory)
+        if isinstance(counts, MemoryCounts)
     )
 
 
