@@ -125,6 +125,13 @@ class ClaimRules:
     """None: ``scope``, else ``scp``."""
 
     def read(self, header: Header, payload: bytes, claims: dict[str, Any], now: float) -> tuple[Facts, float, float]:
+        """As ``read_plainly``, with names."""
+        facts, good_from, good_until = self.read_plainly(header, payload, claims, now)
+        return Facts._make(facts), good_from, good_until
+
+    def read_plainly(
+        self, header: Header, payload: bytes, claims: dict[str, Any], now: float
+    ) -> tuple[tuple[Any, ...], float, float]:
         """The facts of a token whose signature is good, if its claims are, at ``now`` (Unix time).
 
         Beside them stand two moments: from the first on, and before the second, the token is good; leeway is in both.
@@ -138,7 +145,9 @@ class ClaimRules:
         7. The moment is right: ``Expired``, ``TooOld``, ``NotYetValid``.
         """
         get = claims.get
-        exp, nbf, iat = _numeric_date(claims, "exp"), _numeric_date(claims, "nbf"), _numeric_date(claims, "iat")
+        exp = _numeric_date(claims, "exp")
+        nbf = _numeric_date(claims, "nbf") if "nbf" in claims else None  # few have it
+        iat = _numeric_date(claims, "iat")
         for name in ("iss", "sub", "jti"):
             if not isinstance(get(name, ""), str):
                 raise InvalidClaim(claim=name)
@@ -163,7 +172,8 @@ class ClaimRules:
         session = get("sid")
         if not isinstance(session, str):
             session = None
-        facts = Facts(self.provider, header.json, payload, header.kid, subject, scopes, get("jti"), session, int(exp))
+        # In the order of ``Facts``.
+        facts = (self.provider, header.json, payload, header.kid, subject, scopes, get("jti"), session, int(exp))
         return facts, good_from, good_until
 
     def _good_times(self, exp: int, nbf: float | None, iat: float | None, now: float) -> tuple[float, float]:
@@ -181,7 +191,8 @@ class ClaimRules:
         if iat is not None:
             if now < iat - leeway:
                 raise NotYetValid(claim="iat")
-            good_from = max(good_from, iat - leeway)
+            if good_from < iat - leeway:
+                good_from = iat - leeway
         if self.max_token_age is not None:
             if iat is None:
                 raise MissingClaim(claim="iat")
@@ -216,7 +227,8 @@ class ClaimRules:
         value = _at(claims, name) if "." in name else claims.get(name)
         if isinstance(value, str):
             # RFC 6749 3.3: delimited by spaces, and by nothing else.
-            return tuple(filter(None, value.split(" ")))
+            scopes = value.split(" ")
+            return tuple(filter(None, scopes)) if "" in scopes else tuple(scopes)
         if value is None:
             return ()
         if isinstance(value, list) and all(isinstance(scope, str) for scope in value):
@@ -238,13 +250,13 @@ def is_scope(value: str) -> bool:
 _SCOPE = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]+")
 
 # What clocks can say, and more than those who mean "never" write; within it, no arithmetic overflows.
-_LIMIT = 2**63
+_LOWEST, _HIGHEST = -(2**63), 2**63
 
 
 def _numeric_date(claims: Mapping[str, Any], name: str) -> float | None:
     date: float | None = claims.get(name)
     # bool is an int to isinstance, and no date.
-    if (type(date) is int or type(date) is float) and -_LIMIT < date < _LIMIT:
+    if (type(date) is int or type(date) is float) and _LOWEST < date < _HIGHEST:
         return date
     if name in claims:
         raise InvalidClaim(claim=name)

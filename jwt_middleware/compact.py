@@ -118,7 +118,8 @@ def json_object(data: bytes) -> dict[str, Any]:
         if text.count("[") + text.count("{") > MAX_DEPTH:
             _check_depth(text)
         value = _decoded_strictly(text)
-        if "\\u" in text:
+        # One character is looked for at a thirtieth of the price of two.
+        if "\\" in text and "\\u" in text:
             json.dumps(value, ensure_ascii=False).encode("utf-8")
     except ValueError:  # bad JSON, bad UTF-8, numbers of more digits than Python converts
         raise MalformedToken from None
@@ -178,9 +179,10 @@ def _decoded_strictly(text: str) -> Any:
     # Where there is one object, and no white space before a colon, each name in it ends in the two characters that are
     # counted here: as many of them as there are names in the dict leave none that could stand twice. Most tokens pass,
     # and are spared a list of pairs and a call.
-    if text.count("{") == 1 and not (" :" in text or "\n" in text or "\r" in text or "\t" in text):
-        value = _decoded(text, _FLAT_DECODER)
-        if isinstance(value, dict) and len(value) == text.count('":'):
+    is_spaced = " :" in text or "\n" in text or "\r" in text or "\t" in text
+    if text[:1] == "{" and text.count("{") == 1 and not is_spaced:
+        value, end = _FLAT_DECODER.raw_decode(text)
+        if len(value) == text.count('":') and end == len(text):
             return value
     return _decoded(text, _STRICT_DECODER)
 

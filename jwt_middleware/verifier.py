@@ -280,7 +280,7 @@ class Verifier:
         iss = claims.get("iss")
         if isinstance(iss, str) and iss in self._by_issuer:
             return (self._by_issuer[iss],)
-        if isinstance(iss, str):
+        if isinstance(iss, str) and self._by_issuer:
             self._log_slash(iss)
         if self._without_issuer:
             return self._without_issuer
@@ -314,13 +314,13 @@ class Verifier:
                     break
             else:
                 raise BadSignature
-            facts, good_from, good_until = provider.rules.read(header, parts.payload, claims, self._clock())
+            facts, good_from, good_until = provider.rules.read_plainly(header, parts.payload, claims, self._clock())
         except Refusal as refusal:
             refusal.provider, refusal.kid = provider.name, header.kid
             refusal.subject = provider.rules.subject(claims) if signed else None
             raise
         # Floats, since the clock gives one: numbers of one type compare at half the price.
-        return BEARER + raw, float(good_from), float(good_until), place, keys.serial, tuple(facts)
+        return BEARER + raw, float(good_from), float(good_until), place, keys.serial, facts
 
     def _remember(
         self, parts: compact.Compact, remembered: _Remembered, refusals: Iterable[Refusal]
@@ -352,9 +352,12 @@ def _weight(line: bytes, parts: compact.Compact, scopes: int) -> int:
     payload, header = parts.payload, parts.header.json
     texts = len(payload) + len(header)
     # The names in it stand beside the payload as strings, which one wide character makes four times as wide.
-    narrow = payload.isascii() and header.isascii() and b"\\" not in payload
+    narrow = payload.isascii() and header.isascii() and _BACKSLASH not in payload
     return 1024 + len(line) + texts + (texts if narrow else 4 * texts) + 64 * scopes
 
+
+# As a number: `in` first takes what is looked for in bytes for one, and where it is none an exception comes and goes.
+_BACKSLASH = ord("\\")
 
 _DOUBTFUL = (UnknownKey, AlgorithmNotAllowed, BadSignature)
 """Refusals by keys: others may be had by now."""
