@@ -15,6 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import Literal
 
 import uvicorn
 from pwdlib import PasswordHash
@@ -37,7 +38,6 @@ from jwt_middleware.issuing import (
     auth_routes,
     password_check,
 )
-from jwt_middleware.issuing.cookies import CookieMode
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def create_app(
         Sessions(store, issuer, idle_lifetime=24 * 3600, reload_user=users.get) for issuer in (tokens, short_lived)
     )
 
-    def login(at: str, sessions: Sessions, cookies: CookieMode | None = None) -> Mount:
+    def login(at: str, sessions: Sessions, cookies: Literal["refresh", "all"] | None = None) -> Mount:
         routes = auth_routes(
             sessions, authenticate=authenticate, throttle=throttle, device=device, cookies=cookies, realm="demo"
         )
