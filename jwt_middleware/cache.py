@@ -22,7 +22,9 @@ class TokenCache(Generic[Value]):
         self._max_bytes = size * BYTES_PER_ENTRY
         self._bytes = 0
         self._values: dict[bytes, Value] = {}
-        self._places: list[tuple[bytes, int]] = []  # the tokens in `_values` and their weights, to draw from
+        # The tokens in `_values`, to draw from, and what each weighs: pairs would be more for the collector to look at.
+        self._places: list[bytes] = []
+        self._weights: list[int] = []
         self._lock = Lock()
         self.get = self._values.get
         """``get(token)``: its value, or None. One look-up in C, which needs no lock."""
@@ -38,14 +40,17 @@ class TokenCache(Generic[Value]):
             if token not in self._values:
                 while len(self._places) >= self._size or self._bytes + weight > self._max_bytes:
                     self._forget_one()
-                self._places.append((token, weight))
+                self._places.append(token)
+                self._weights.append(weight)
                 self._bytes += weight
             self._values[token] = value
 
     def _forget_one(self) -> None:
         # The last one fills the gap: constant time, however many there are.
         place = int(random() * len(self._places))
-        (token, weight), self._places[place] = self._places[place], self._places[-1]
+        token, self._places[place] = self._places[place], self._places[-1]
+        weight, self._weights[place] = self._weights[place], self._weights[-1]
         self._places.pop()
+        self._weights.pop()
         self._bytes -= weight
         del self._values[token]

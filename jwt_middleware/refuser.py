@@ -35,6 +35,8 @@ class Refuser:
             function("refusal_response", refusal_response, "connection", "refusal")
         self._realm = realm
         self._refusal_response = refusal_response
+        self.is_default = refusal_response is None
+        """Whether nobody but this object gets to see a refusal."""
         self._answers: dict[type[Refusal], _Answer] = {}
 
     async def __call__(self, refusal: Refusal, scope: Scope, receive: Receive, send: Send) -> None:

@@ -214,7 +214,8 @@ class Verifier:
                 return self._remember(parts, self._judged(raw, place, keys, parts, claims), refusals)
             except Refusal as refusal:
                 refusals.append(refusal)
-                if isinstance(refusal, _DOUBTFUL):
+                # Keys of the configuration are never other ones.
+                if isinstance(refusal, _DOUBTFUL) and not isinstance(self._keys[place], StaticKeys):
                     doubtful.append((place, keys))
         # Only now, since it can take a while: a token that one provider's keys verify waits for no other's.
         for place, refreshed in await self._refreshed(doubtful, header) if doubtful else ():
@@ -246,7 +247,7 @@ class Verifier:
 
         if len(doubtful) == 1:
             await ask(*doubtful[0])
-        elif any(not isinstance(self.providers[place].keys, StaticKeys) for place, _ in doubtful):
+        else:
             # Together, so that their waits do not add up.
             async with anyio.create_task_group() as together:
                 for place, keys in doubtful:

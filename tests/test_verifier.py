@@ -751,6 +751,18 @@ async def test_a_token_seen_again_is_judged_by_the_time_it_is_then(cache_size: i
         assert (error.value.provider, error.value.subject) == ("jwt", "ada")
 
 
+async def test_keys_of_the_configuration_are_never_other_ones_and_nobody_asks() -> None:
+    configured = provider()
+    assert await configured.keys.refreshed("new", "HS256") is configured.keys.current
+    for names in (["remote"], ["remote", "other"]):
+        others = [by(name) for name in names]
+        sources = [Rotating(KeySet(load_keys(named("old"))), KeySet(load_keys(named("new")))) for _ in names]
+        for other, source in zip(others, sources, strict=True):
+            other.keys = source
+        assert (await refused(BadSignature, token_of("c"), by("a"), *others)).provider == "a"
+        assert [source.asked for source in sources] == [[(None, "HS256")]] * len(names)
+
+
 async def test_a_token_that_was_good_once_is_refused_when_its_key_is_gone() -> None:
     rotated = provider()
     keys = KeySet(load_keys(named("a")))
