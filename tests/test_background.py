@@ -77,6 +77,18 @@ async def test_work_takes_no_longer_than_it_may() -> None:
 
 
 @pytest.mark.anyio
+async def test_two_who_stop_it_at_once_both_wait_for_its_end() -> None:
+    background, work = Background("test"), Work()
+    background.start(work)
+    await work.began.wait()
+    with anyio.fail_after(5):
+        async with anyio.create_task_group() as together:
+            together.start_soon(background.stop)
+            together.start_soon(background.stop)
+    assert work.became == ["ended"]
+
+
+@pytest.mark.anyio
 async def test_work_that_fails_is_logged_and_ends_nothing_else(caplog: pytest.LogCaptureFixture) -> None:
     over = anyio.Event()
 
