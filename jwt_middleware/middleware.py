@@ -166,7 +166,8 @@ class JWTMiddleware:
             if token is not None:
                 user = JWTUser(token) if self._load_user is None else await self._loaded_user(token, self._load_user)
         except Refusal as raised:
-            refusal = raised
+            # Without what holds this frame, which would hold the refusal: a circle for the garbage collector.
+            refusal = raised.with_traceback(None)
         if refusal is not None:
             if not self._may_pass(scope, refusal):
                 await self._refuser(refusal, scope, receive, send)

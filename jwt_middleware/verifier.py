@@ -228,7 +228,11 @@ class Verifier:
             except Refusal as refusal:
                 refusals.append(refusal)
         # Of several providers the one that got furthest knows best: its keys may have been the right ones.
-        raise max(refusals, key=_progress) if len(refusals) > 1 else refusals[0]
+        try:
+            raise max(refusals, key=_progress) if len(refusals) > 1 else refusals[0]
+        finally:
+            # A refusal holds its traceback, that holds this frame: no circle is left for the garbage collector.
+            refusals.clear()
 
     async def _refreshed(
         self, doubtful: Sequence[tuple[int, KeySet]], header: compact.Header

@@ -1,3 +1,4 @@
+import gc
 import json
 import logging
 import threading
@@ -249,6 +250,29 @@ async def test_a_bad_token_is_refused_even_when_none_is_required(code: str) -> N
     app, lines = refusing(code, echo, allow_anonymous=True)
     start, body = await sent(app, http("/", *lines))
     assert (start["status"], json.loads(body["body"])["code"]) == (ANSWERS[code].status, code)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("providers", [1, 3])
+@pytest.mark.parametrize(
+    "raw",
+    [
+        pytest.param("x", id="malformed"),
+        pytest.param(token(SECRET[::-1]), id="a bad signature"),
+        pytest.param(token(exp=NOW - 100), id="expired"),
+    ],
+)
+async def test_a_bad_token_leaves_nothing_to_the_garbage_collector(raw: str, providers: int) -> None:
+    app = JWTMiddleware(unreachable, providers=[provider(name) for name in "abc"[:providers]], clock=lambda: NOW)
+    await sent(app, http("/", f"Bearer {raw}".encode()))
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(50):
+            await sent(app, http("/", f"Bearer {raw}".encode()))
+        assert gc.collect() < 50
+    finally:
+        gc.enable()
 
 
 def test_a_public_path_needs_no_token(backend: str) -> None:
