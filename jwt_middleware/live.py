@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
 from heapq import heapify, heappop, heappush
 from itertools import count
+from traceback import walk_tb
 from typing import Any, TypeAlias
 
 import anyio
@@ -100,7 +101,10 @@ class Connections:
 
     async def stream(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
         """Call ``app`` with a request whose response, if it says no length, ends with its token; or with no request."""
-        if scope["type"] != "http" or scope["auth"].token is None:
+        if scope["type"] != "http":
+            await app(scope, receive, send)
+        elif scope["auth"].token is None:
+            scope[_KEY] = None
             await app(scope, receive, send)
         else:
             await _Stream(self, scope["auth"].token, receive, send).serve(app, scope)
@@ -134,7 +138,7 @@ class Connection(ABC):
         self._receive = receive
         self._send = send
         self._receiving: set[CancelScope] = set()
-        self._sending = 0
+        self._sending: set[CancelScope] = set()
         # Why it has ended, and whether the app knows.
         self._refusal: Refusal | None = None
         self._is_told = False
@@ -180,14 +184,21 @@ class Connection(ABC):
         if self._refusal is not None:
             self._is_told = True
             raise Ended(f"the connection was ended: {self._refusal.code}")
-        self._sent(message)
-        self._sending += 1
+        message = self._sends(message)
+        sending = CancelScope()
+        self._sending.add(sending)
         try:
-            await self._send(message)
+            with sending:
+                await self._send(message)
         finally:
-            self._sending -= 1
+            self._sending.discard(sending)
             if not self._sending and self._quiet is not None:
                 self._quiet.set()
+        if sending.cancelled_caught:
+            self._is_told = True
+            raise Ended("the connection was ended, and its client took nothing any more")
+        # Only now: what the server did not take is not over.
+        self._sent(message)
 
     def enter(self) -> None:
         """From now on it ends with its token."""
@@ -215,7 +226,7 @@ class Connection(ABC):
             self._quiet = Event()
         for waiting in self._receiving:
             waiting.cancel()
-        self._connections.background.start(self._close, ended=self._closed.set, at_most=self._connections.patience)
+        self._connections.background.start(self._close, ended=self._over, at_most=self._connections.patience)
         return self._closed
 
     async def renew(self, raw: str | bytes, scope: Scope) -> None:
@@ -243,6 +254,13 @@ class Connection(ABC):
         except Exception:
             logger.debug("a connection was gone before it was ended", exc_info=True)
 
+    def _over(self) -> None:
+        assert self._closed is not None
+        self._closed.set()
+        # What is being sent still, to a client that takes nothing, would hold the app for good.
+        for sending in self._sending:
+            sending.cancel()
+
     @abstractmethod
     async def _say(self, refusal: Refusal, refuser: Refuser) -> None:
         """Tell the client."""
@@ -255,9 +273,13 @@ class Connection(ABC):
     def _received(self, message: Message) -> None:
         """Leave where ``message``, the server's, says that it is over."""
 
+    def _sends(self, message: Message) -> Message:
+        """``message``, the app's, as it is sent; enter where it says so."""
+        return message
+
     @abstractmethod
     def _sent(self, message: Message) -> None:
-        """Enter or leave where ``message``, the app's, says so."""
+        """Leave where ``message``, which the server has taken, says so."""
 
 
 class _WebSocket(Connection):
@@ -296,14 +318,23 @@ class _Stream(Connection):
         if message["type"] == "http.disconnect":
             self.leave()
 
-    def _sent(self, message: Message) -> None:
+    def _sends(self, message: Message) -> Message:
         if message["type"] == "http.response.start":
+            # Any iterable will do for ASGI; the server must not find one used up.
+            message = {**message, "headers": list(message.get("headers", ()))}
             self._has_trailers = message.get("trailers", False)
             # Cut short of the length that it says, a response would be an error of ours.
-            if not any(name.lower() == b"content-length" for name, _ in message.get("headers", ())):
+            if not any(name.lower() == b"content-length" for name, _ in message["headers"]):
                 self.enter()
-        elif not message.get("more_body", False):
+        return message
+
+    def _sent(self, message: Message) -> None:
+        # Others, such as http.response.push, say nothing of the body.
+        if message["type"] in _BODIES and not message.get("more_body", False):
             self.leave()
+
+
+_BODIES = frozenset({"http.response.body", "http.response.zerocopysend", "http.response.pathsend"})
 
 
 class Timer:
@@ -318,6 +349,7 @@ class Timer:
         # When, and which place. Those that are gone or renewed since stay, and are skipped when it is their time.
         self._ends: list[tuple[float, int]] = []
         self._running: CancelScope | None = None
+        self._failed = False
 
     def __len__(self) -> int:
         return len(self._open)
@@ -375,33 +407,46 @@ class Timer:
             await anyio.sleep(min(TICK, max(0, self._ends[0][0] - self._clock())) if self._ends else TICK)
 
     async def _revoke(self, revocations: Revocations) -> None:
-        failed = False
         while True:
             try:
-                await self._look(revocations)
-                failed = False
+                doubtful = await self._end_revoked(tuple(self._open.values()), revocations)
+                if doubtful:
+                    await revocations.catch_up()
+                    await self._end_revoked(doubtful, revocations)
             except Refusal:
-                # It cannot be told at the moment. Nothing is known against those that are open.
+                # It cannot be told at the moment. Nothing is known against those that are open still.
                 pass
             except Exception:
-                if not failed:
-                    logger.exception("open connections: their revocation could not be looked up (said once)")
-                failed = True
+                if self._is_first_failure():
+                    logger.exception(_FAILED)
             await anyio.sleep(TICK)
 
-    async def _look(self, revocations: Revocations) -> None:
-        over = []
-        for number, connection in enumerate(tuple(self._open.values()), 1):
-            revoked = revocations.is_revoked(connection.token)
-            if revoked is None:
-                await revocations.catch_up()
+    async def _end_revoked(self, connections: Iterable[Connection], revocations: Revocations) -> list[Connection]:
+        """End those that are revoked, whatever becomes of the others; those of which that cannot be told."""
+        over, doubtful = [], []
+        for number, connection in enumerate(connections, 1):
+            try:
                 revoked = revocations.is_revoked(connection.token)
-            if revoked:
+            except Exception:
+                if self._is_first_failure():
+                    logger.exception(_FAILED)
+                continue
+            if revoked is None:
+                doubtful.append(connection)
+            elif revoked:
                 connection.condemn(_because(Revoked, connection.token))
                 over.append(connection)
             if number % LOOKS == 0:
                 await checkpoint()
         await _end(over)
+        return doubtful
+
+    def _is_first_failure(self) -> bool:
+        failed, self._failed = self._failed, True
+        return not failed
+
+
+_FAILED = "open connections: their revocation could not be looked up (said once)"
 
 
 async def _end(connections: Iterable[Connection]) -> None:
@@ -417,13 +462,19 @@ def _because(kind: type[Refusal], token: Token, claim: str | None = None) -> Ref
 
 
 def _is_of_disconnect(error: BaseException) -> bool:
-    """Whether ``error`` is what apps raise of a connection that is closed, or came up while they did."""
-    if isinstance(error, BaseExceptionGroup) and all(map(_is_of_disconnect, error.exceptions)):
-        return True
+    """Whether ``error`` is what apps raise of a connection that is closed, and no mistake of their own."""
+    if isinstance(error, BaseExceptionGroup):
+        return all(map(_is_of_disconnect, error.exceptions))
     if isinstance(error, Ended | WebSocketDisconnect | ClientDisconnect):
         return True
-    before = error.__cause__ or error.__context__
-    return before is not None and _is_of_disconnect(before)
+    # Starlette's word for a message after the close: many apps close in a `finally`.
+    return isinstance(error, RuntimeError) and _module(error).startswith("starlette.")
+
+
+def _module(error: BaseException) -> str:
+    """The module that raised ``error``."""
+    frames = [frame for frame, _ in walk_tb(error.__traceback__)]
+    return str(frames[-1].f_globals.get("__name__", "")) if frames else ""
 
 
 async def _nothing() -> Message:

@@ -107,8 +107,10 @@ class RevocationView:
 
     def is_revoked(self, token: Token) -> bool | None:
         """Whether ``token`` is ended; None where only ``catch_up`` can tell."""
-        # By its name, which Python calls at half the price of `in`.
-        return self._known.__contains__(token) if monotonic() < self._answers_until else None
+        # By its name, which Python calls at half the price of `in`. What has ended stays so, however old the view is.
+        if self._known.__contains__(token):
+            return True
+        return False if monotonic() < self._answers_until else None
 
     async def catch_up(self) -> None:
         """Make ``is_revoked`` able to tell: by a read that all who wait share, or, while reads fail, at once."""

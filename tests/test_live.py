@@ -5,7 +5,7 @@ import gc
 import logging
 import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from itertools import pairwise
 from typing import Any
 
@@ -75,6 +75,7 @@ class Revoking:
         self.subjects: set[str | None] = set()
         self.can_tell = True
         self.can_catch_up = True
+        self.is_broken = False
         self.error: Exception | None = None
         self.looked = 0
 
@@ -85,6 +86,8 @@ class Revoking:
         return token.subject in self.subjects if self.can_tell else None
 
     async def catch_up(self) -> None:
+        if self.is_broken:
+            raise LookupError("another bug of theirs")
         if not self.can_catch_up:
             raise RevocationsUnavailable
         self.can_tell = True
@@ -607,8 +610,10 @@ async def test_revocations_that_fail_are_logged_once_and_asked_again(caplog: pyt
         await run.server.has_sent("websocket.accept")
         revocations.error = LookupError("a bug of theirs")
         await anyio.sleep(LONG_ENOUGH)
+        revocations.error, revocations.can_tell, revocations.is_broken = None, False, True
+        await anyio.sleep(LONG_ENOUGH)
         assert len([record for record in caplog.records if "could not be looked up" in record.getMessage()]) == 1
-        revocations.error = None
+        revocations.is_broken = False
         revocations.subjects.add("ada")
         await run.ends()
 
@@ -1104,3 +1109,174 @@ def test_connections_are_made_of_what_the_middleware_gives() -> None:
         good_until=lambda token: 5, authenticate=authenticate, revocations=None, refuser=Refuser(), clock=Clock()
     )
     assert connections.patience == 30
+
+
+class Knowing(Revoking):
+    """Tells of some subjects only: what it cannot tell, or raises, is of one of them."""
+
+    def __init__(self, subject: str, error: Exception | None) -> None:
+        super().__init__()
+        self.subject = subject
+        self.failure = error
+
+    def is_revoked(self, token: Token) -> bool | None:
+        if token.subject != self.subject:
+            return token.subject in self.subjects
+        if self.failure is not None:
+            raise self.failure
+        return None
+
+
+@pytest.mark.parametrize("error", [None, LookupError("a bug of theirs")], ids=["cannot be told", "fails"])
+@pytest.mark.parametrize("order", [["ada", "bob"], ["bob", "ada"]])
+async def test_one_that_cannot_be_looked_up_saves_no_other_from_its_end(
+    order: list[str], error: Exception | None
+) -> None:
+    revocations = Knowing("bob", error)
+    revocations.can_catch_up = False
+    app, clock = Listener(), Clock()
+    middleware = JWTMiddleware(app, key=SECRET, audience="orders", clock=clock, revocations=Revoking())
+    middleware._connections._revocations = revocations
+    servers = {name: Server({"type": "websocket.connect"}) for name in order}
+    async with anyio.create_task_group() as together:
+        for name, server in servers.items():
+            raw = token(sub=name, exp=NOW + 900)
+            together.start_soon(middleware, opened(raw), server.receive, server.send)
+            await server.has_sent("websocket.accept")
+        revocations.subjects.add("ada")
+        await servers["ada"].has_sent("websocket.close")
+        assert not any(message["type"] == "websocket.close" for message in servers["bob"].sent)
+        together.cancel_scope.cancel()
+    for server in servers.values():
+        server.close()
+
+
+@pytest.mark.parametrize("is_stream", [False, True])
+async def test_an_app_whose_client_takes_nothing_more_ends_as_well(is_stream: bool) -> None:
+    kind = "http.response.body" if is_stream else "websocket.send"
+    raised: list[OSError] = []
+
+    async def stuck(message: Message) -> None:
+        if message["type"] == kind:
+            await anyio.sleep_forever()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        if is_stream:
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+        try:
+            await send({"type": kind, "body": b"x", "text": "x", "more_body": True})
+        except OSError as error:
+            raised.append(error)
+            raise
+
+    server = Server({"type": "http.request"} if is_stream else {"type": "websocket.connect"})
+    server.on_send = stuck
+    scope = streaming("2.4") if is_stream else opened()
+    async with running(app, scope, server, close_streams_on_expiry=True) as run:
+        run.middleware._connections.patience = 0.1
+        await server.has_sent(kind)
+        run.clock.now = NOW + 60
+        await run.ends()
+    assert len(raised) == 1
+
+
+async def test_a_mistake_in_catching_up_is_logged_and_everybody_still_expires(caplog: pytest.LogCaptureFixture) -> None:
+    revocations = Revoking()
+    async with running(Listener(), opened(), revocations=revocations) as run:
+        await run.server.has_sent("websocket.accept")
+        revocations.can_tell, revocations.is_broken = False, True
+        await until(lambda: "another bug of theirs" in caplog.text)
+        run.clock.now = NOW + 60
+        await run.ends()
+
+
+async def test_a_mistake_in_cleaning_up_after_the_end_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        connection = WebSocket(scope, receive, send)
+        await connection.accept()
+        try:
+            await connection.receive_text()
+        except WebSocketDisconnect:
+            raise KeyError("the room is not there")  # noqa: B904  # as apps do
+
+    async with running(app, opened()) as run:
+        await run.server.has_sent("websocket.accept")
+        run.clock.now = NOW + 60
+        await run.ends()
+    assert len(warnings(caplog)) == 1
+    assert "the room is not there" in caplog.text
+
+
+async def test_headers_that_can_be_read_once_come_to_the_server() -> None:
+    headers = [(b"content-type", b"text/event-stream"), (b"set-cookie", b"a=b")]
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": iter(headers)})
+        await send({"type": "http.response.body", "body": b""})
+
+    async with running(app, streaming("2.4"), close_streams_on_expiry=True) as run:
+        await run.ends()
+    assert list(run.server.sent[0]["headers"]) == headers
+
+
+async def test_a_message_that_is_no_body_does_not_free_a_stream_of_its_end() -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.push", "path": "/style.css", "headers": []})
+        while (await receive())["type"] != "http.disconnect":
+            pass
+
+    async with running(app, streaming("2.4"), close_streams_on_expiry=True) as run:
+        await run.server.has_sent("http.response.push")
+        run.clock.now = NOW + 60
+        await run.ends()
+    assert run.server.sent[-1]["type"] == "http.response.body"
+
+
+async def test_a_close_that_the_server_does_not_take_ends_nothing() -> None:
+    async def refuses(message: Message) -> None:
+        if message.get("code") == 1:
+            raise RuntimeError("1 is no close code")
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "websocket.accept"})
+        with suppress(RuntimeError):
+            await send({"type": "websocket.close", "code": 1})
+        await Listener()(scope, receive, send)
+
+    server = Server({"type": "websocket.connect"})
+    server.on_send = refuses
+    async with running(app, opened(), server) as run:
+        await until(lambda: len(server.sent) == 3)
+        run.clock.now = NOW + 60
+        await run.ends()
+    assert server.sent[-1] == CLOSED
+
+
+async def test_a_stream_of_nobody_has_no_token_to_renew() -> None:
+    refused: list[Refusal] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await renew(scope, SOON)
+        except Refusal as refusal:
+            refused.append(refusal)
+
+    async with running(app, http("/"), allow_anonymous=True, close_streams_on_expiry=True) as run:
+        await run.ends()
+    assert [refusal.code for refusal in refused] == ["missing_token"]
+
+
+async def test_what_starlette_says_of_a_message_after_the_end_is_no_mistake(caplog: pytest.LogCaptureFixture) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        connection = WebSocket(scope, receive, send)
+        await connection.accept()
+        with suppress(WebSocketDisconnect):
+            await connection.receive_text()
+        await connection.receive_text()
+
+    async with running(app, opened()) as run:
+        await run.server.has_sent("websocket.accept")
+        run.clock.now = NOW + 60
+        await run.ends()
+    assert not warnings(caplog)

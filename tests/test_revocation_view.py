@@ -157,7 +157,7 @@ async def test_while_the_log_cannot_be_read_nobody_waits_and_what_is_known_goes_
     log.error = error
     await until(lambda: "not read" in caplog.text)
     log.seconds = 60
-    await until(lambda: view.is_revoked(of("s")) is None)
+    await until(lambda: view.is_revoked(of("t")) is None)
     with anyio.fail_after(0.1):
         await view.catch_up()
     assert (view.is_revoked(of("s")), view.is_revoked(of("t"))) == (True, False)
@@ -166,6 +166,7 @@ async def test_while_the_log_cannot_be_read_nobody_waits_and_what_is_known_goes_
 
 async def test_a_view_that_is_too_old_is_not_believed(log: Log, caplog: pytest.LogCaptureFixture) -> None:
     view = RevocationView(log, max_stale=1)
+    log.ended.append("ended")
     await view.catch_up()
     log.error = OSError("gone")
     await until(lambda: view.is_revoked(of("s")) is None)
@@ -173,6 +174,7 @@ async def test_a_view_that_is_too_old_is_not_believed(log: Log, caplog: pytest.L
         with pytest.raises(RevocationsUnavailable):
             await view.catch_up()
         assert view.is_revoked(of("s")) is None
+        assert view.is_revoked(of("ended")) is True
     assert [record.levelno for record in caplog.records] == [logging.WARNING, logging.ERROR]
     assert "OSError: gone" in caplog.text
     log.error = None
@@ -338,4 +340,18 @@ async def test_a_log_that_takes_its_time_is_read_as_often(log: Log) -> None:
     reads = len(log.reads)
     await anyio.sleep(2.2 * INTERVAL)
     assert len(log.reads) >= reads + 2
+    await view.stop()
+
+
+async def test_a_read_that_never_ends_is_given_up(
+    log: Log, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("jwt_middleware.revocation_view.PATIENCE", 0.1)
+    view = RevocationView(log)
+    log.seconds = 60
+    with pytest.raises(RevocationsUnavailable):
+        await view.catch_up()
+    assert "no answer within 0.1 s" in caplog.text
+    log.seconds = 0
+    await until(lambda: view.is_revoked(of("s")) is False)
     await view.stop()
