@@ -48,7 +48,8 @@ async def renew(scope: Scope, new_token: str | bytes) -> Token:
     """Let the open connection of ``scope`` live on with ``new_token``, of the same provider and subject.
 
     It is verified in full, ``load_user`` included; ``scope["auth"]`` and ``scope["user"]`` are its own then, and the
-    connection ends when it does. Raises a ``Refusal`` otherwise, and leaves everything as it was.
+    connection ends when it does. Its scopes may be others, which nobody asks for again. Raises a ``Refusal`` otherwise,
+    and leaves everything as it was.
     """
     if _KEY not in scope:
         raise RuntimeError(
