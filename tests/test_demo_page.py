@@ -129,6 +129,66 @@ def test_a_page_that_is_loaded_again_is_still_logged_in(browser: Chromium, url: 
         page.shows("who", "ada is logged in.")
 
 
+def test_a_second_tab_shows_who_is_logged_in_and_logs_out(browser: Chromium, url: str) -> None:
+    for mode in ("page", "cookie"):
+        page = logged_in(browser, url, mode)
+        # What a new tab has: the cookies of the first, and a storage of its own.
+        page.run("sessionStorage.clear()")
+        page.open(url + "/")
+        page.shows("who", "ada is logged in.")
+        page.click("#logout")
+        page.shows("who", "Logged out. Nobody is logged in.")
+        assert page.cookies() == []
+
+
+def test_a_page_that_nobody_is_logged_in_at_shows_no_refusal(browser: Chromium, url: str) -> None:
+    page = browser.page()
+    page.open(url + "/")
+    page.until("performance.getEntriesByType('resource').filter((e) => e.name.endsWith('/refresh')).length === 2")
+    assert page.text("who") == "Nobody is logged in."
+    assert page.text("answers") == ""
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "shown"),
+    [
+        pytest.param(
+            503, '{"error":"temporarily_unavailable"}', "Forgotten here, but the session", id="the store is away"
+        ),
+        pytest.param(403, '{"code":"cross_site"}', "ada is still logged in: cross_site.", id="refused"),
+        pytest.param(500, "Internal Server Error", "ada is still logged in: the logout failed.", id="an error"),
+    ],
+)
+def test_a_logout_that_fails_is_not_called_one(browser: Chromium, url: str, status: int, body: str, shown: str) -> None:
+    page = logged_in(browser, url)
+    page.run(f"void (fetch = async () => new Response({body!r}, {{status: {status}}}))")
+    page.click("#logout")
+    page.shows("who", shown)
+    assert "Logged out" not in page.text("who")
+    assert page.run("document.getElementById('logout').ariaDisabled") == str(status == 503).lower()
+
+
+def test_an_answer_that_is_not_json_is_told_from_none(browser: Chromium, url: str) -> None:
+    page = logged_in(browser, url)
+    page.run("void (fetch = async () => new Response('Bad Gateway', {status: 502}))")
+    page.click("#list")
+    page.shows("answers", "GET /sessions: 502, and not JSON: Bad Gateway")
+    assert "does not answer" not in page.text("answers")
+    page.run("void (fetch = async () => { throw new TypeError('unreachable') })")
+    page.click("#list")
+    page.shows("answers", "GET /sessions: the demo does not answer.")
+
+
+def test_a_script_that_is_smuggled_into_the_page_does_not_run(browser: Chromium, url: str) -> None:
+    page = browser.page()
+    page.open(url + "/")
+    page.run("document.addEventListener('securitypolicyviolation', (e) => { window.blocked = e.effectiveDirective })")
+    page.run("void (window.script = document.createElement('script'))")
+    page.run("void document.body.append(Object.assign(script, {textContent: 'window.smuggled = 1'}))")
+    page.until("window.blocked === 'script-src-elem'")
+    assert page.run("window.smuggled === undefined")
+
+
 def test_logout_ends_the_session_and_clears_the_cookie(browser: Chromium, url: str) -> None:
     for mode in ("page", "cookie"):
         page = logged_in(browser, url, mode)
@@ -252,6 +312,30 @@ def test_the_page_is_used_by_keyboard_alone(browser: Chromium, url: str) -> None
         assert page.run("document.activeElement === document.body || document.activeElement.matches(':focus-visible')")
     for button in ("Refresh", "Log out here", "Log out everywhere", "Who am I?", "Open", "Look again"):
         assert any(button in text for text in reached), button
+
+    def press(id: str) -> None:
+        page.run(f"document.getElementById('{id}').focus()")
+        page.press("Enter", "\r")
+        # Only once a frame is drawn does the focus leave a button that was disabled.
+        page.run("new Promise((resolve) => requestAnimationFrame(() => setTimeout(resolve, 50)))")
+        assert page.run("document.activeElement !== document.body"), id
+
+    press("refresh")
+    page.shows("who", "ada is logged in.")
+    press("open")
+    page.shows("socket-state", "Open, ")
+    assert page.run("document.activeElement.id") == "text"
+    press("send")
+    page.shows("answers", "WebSocket: ada: hello")
+    press("renew")
+    page.shows("answers", "WebSocket: renewed until")
+    press("close")
+    page.shows("socket-state", "Closed")
+    press("logout")
+    page.shows("who", "Logged out.")
+    page.until("document.activeElement.id === 'username'")
+    press("logout")
+    assert page.text("who") == "Logged out. Nobody is logged in."
 
 
 @pytest.mark.parametrize("width", [320, 390, 1280])
