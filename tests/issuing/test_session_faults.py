@@ -180,7 +180,8 @@ async def test_many_tabs_of_two_processes_get_one_successor(pair: Pair) -> None:
 
 def test_nothing_that_opens_a_door_is_in_a_log_or_a_stolen_store(pair: Pair) -> None:
     for client in (pair.first, pair.second):
-        live, ended = opened(client), opened(client)
+        # One is left open, for a thief of the store to find.
+        live, ended, left = opened(client), opened(client), opened(client)
         post(client, "login", username="ada", password=f"not {PASSWORD}")
         time.sleep(GRACE)
         renewed = post(client, "refresh", refresh_token=live["refresh_token"]).json()
@@ -190,7 +191,7 @@ def test_nothing_that_opens_a_door_is_in_a_log_or_a_stolen_store(pair: Pair) -> 
         post(client, "refresh", refresh_token=ended["refresh_token"])
         time.sleep(GRACE)
         post(client, "refresh", refresh_token=live["refresh_token"])
-        tokens = [tokens[kind] for tokens in (live, ended, renewed) for kind in ("access_token", "refresh_token")]
+        tokens = [tokens[kind] for tokens in (live, ended, left, renewed) for kind in ("access_token", "refresh_token")]
         keys = TokenIssuer(SECRET, audience="orders").derived_keys("refresh+jwt")
         secrets = [SECRET.encode(), PASSWORD.encode(), *keys]
         # Any part of a token but its header, which all have.
