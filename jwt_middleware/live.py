@@ -349,7 +349,7 @@ class Timer:
         self._places = count()
         # When, and which place. Those that are gone or renewed since stay, and are skipped when it is their time.
         self._ends: list[tuple[float, int]] = []
-        self._running: CancelScope | None = None
+        self._running: set[CancelScope] = set()
         self._failed = False
 
     def __len__(self) -> int:
@@ -360,9 +360,10 @@ class Timer:
         place = next(self._places)
         self._open[place] = connection
         self.move(place)
-        if self._running is None:
-            running = self._running = CancelScope()
-            self._background.start(partial(self._run, running), ended=partial(self._stopped, running))
+        if not self._running:
+            self._start(self._expire)
+            if self._revocations is not None:
+                self._start(partial(self._revoke, self._revocations))
         return place
 
     def move(self, place: int) -> None:
@@ -374,9 +375,8 @@ class Timer:
         """The connection of ``place`` is over."""
         del self._open[place]
         self._tidy()
-        if not self._open and self._running is not None:
-            self._running.cancel()
-            self._running = None
+        if not self._open:
+            self._stop()
 
     def _tidy(self) -> None:
         # Each open one has one entry that counts; others cost memory only.
@@ -384,16 +384,25 @@ class Timer:
             self._ends = [(connection.good_until, place) for place, connection in self._open.items()]
             heapify(self._ends)
 
-    async def _run(self, running: CancelScope) -> None:
-        with running:
-            async with anyio.create_task_group() as together:
-                together.start_soon(self._expire)
-                if self._revocations is not None:
-                    together.start_soon(self._revoke, self._revocations)
+    def _start(self, work: Callable[[], Awaitable[None]]) -> None:
+        running = CancelScope()
 
-    def _stopped(self, running: CancelScope) -> None:
-        if self._running is running:
-            self._running = None
+        async def run() -> None:
+            with running:
+                await work()
+
+        def ended() -> None:
+            if running in self._running:
+                # With its event loop, or by a mistake of ours: the next connection starts all anew.
+                self._stop()
+
+        self._running.add(running)
+        self._background.start(run, ended=ended)
+
+    def _stop(self) -> None:
+        running, self._running = self._running, set()
+        for scope in running:
+            scope.cancel()
 
     async def _expire(self) -> None:
         while True:
