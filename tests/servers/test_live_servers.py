@@ -5,7 +5,7 @@ import signal
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -192,9 +192,11 @@ def test_a_server_shuts_down_with_connections_open(server: Any, tmp_path: Path) 
             connection = stack.enter_context(websocket(running, "/listen", headers=bearer(raw)))
             connection.recv(timeout=5)
             running.process.send_signal(signal.SIGINT)
-            closed = until_closed(connection)
-            assert closed is None or closed[0] != 3000
-            running.process.wait(END_SECONDS)
+            # From Python 3.12 on, hypercorn on asyncio waits for its clients to go.
+            with suppress(TimeoutError):
+                closed = until_closed(connection)
+                assert closed is None or closed[0] != 3000
+        running.process.wait(END_SECONDS)
         output = running.log.read_text()
     assert "Task was destroyed" not in output
     assert "never awaited" not in output
