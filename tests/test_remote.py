@@ -922,10 +922,10 @@ async def test_an_attempt_that_was_given_up_for_lost_brings_nothing_back() -> No
             return Answer(200, json.dumps({"keys": [OLD.jwk]}).encode())
         return Answer(200, json.dumps({"keys": [NEW.jwk]}).encode())
 
-    keys = RemoteKeys(ADDRESS, fetch=fetch, clock=clock, cooldown=1, timeout=0.2)
+    keys = RemoteKeys(ADDRESS, fetch=fetch, clock=clock, cooldown=1, timeout=1)
     async with anyio.create_task_group() as group:
         group.start_soon(keys.prefetch)
-        await anyio.sleep(0.3)
+        await anyio.sleep(1.2)
         clock.now += 5
         assert (await keys.refreshed("new", "ES256")).knows("new")
         late.set()
