@@ -71,8 +71,6 @@ class SessionEndpoints:
                 return await self._logout_bearer(request)
         except OAuthError as error:
             return error.response
-        except Refusal as refusal:
-            return await self._refuser.response(refusal, request.scope)
         # RFC 7009 2.2: also where the token was not a good one; the client does not want it any more either way.
         return JSONResponse({}, headers=NO_STORE)
 

@@ -480,6 +480,17 @@ async def test_a_file_that_is_put_in_its_place_is_opened_by_all(
     await other.aclose()
 
 
+async def test_a_file_that_was_deleted_is_made_anew(
+    store: SQLiteStore, path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    await opened(store, "lost")
+    for suffix in ("", "-wal", "-shm"):
+        path.with_name(path.name + suffix).unlink(missing_ok=True)
+    await opened(store, "new")
+    assert [(await store.read(id))[0] is not None for id in ("lost", "new")] == [False, True]
+    assert f"{path} is another file than before" in caplog.text
+
+
 async def test_a_step_that_hangs_holds_nobody_longer_than_he_waits(path: Path) -> None:
     stalls = Event()
     store = SQLiteStore(path, clock=lambda: time.time() if stalls.wait(10) else 0)
