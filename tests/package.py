@@ -20,11 +20,12 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = "jwt_middleware"
 SDIST_FILES = {"CHANGELOG.rst", "LICENSE", "MANIFEST.in", "PKG-INFO", "README.rst", "pyproject.toml", "setup.cfg"}
 
-# Every module, in an environment that holds nothing but what the package asks for; the plugin is pytest's to import.
+# Every module, in an environment that holds nothing but what the package asks for; plugin and contract are
+# pytest's to import.
 IMPORT_ALL = f"""
 import importlib, pkgutil, {PACKAGE}
 for module in pkgutil.walk_packages({PACKAGE}.__path__, "{PACKAGE}."):
-    if not module.name.endswith(("__main__", "pytest_plugin")):
+    if not module.name.endswith(("__main__", "pytest_plugin", "issuing.testing")):
         importlib.import_module(module.name)
 """
 
