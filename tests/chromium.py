@@ -125,13 +125,20 @@ class Chromium:
 
     def __init__(self, devtools: ClientConnection) -> None:
         self._devtools = devtools
+        self._profiles: list[str] = []
 
     def page(self) -> Page:
         """A new page, in a new profile."""
         profile = ask(self._devtools, "Target.createBrowserContext")["browserContextId"]
+        self._profiles.append(profile)
         target = ask(self._devtools, "Target.createTarget", url="about:blank", browserContextId=profile)["targetId"]
         session = ask(self._devtools, "Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         return Page(self._devtools, profile, session)
+
+    def close_pages(self) -> None:
+        """Close every page, and forget its profile."""
+        while self._profiles:
+            ask(self._devtools, "Target.disposeBrowserContext", browserContextId=self._profiles.pop())
 
 
 def ask(devtools: ClientConnection, method: str, session: str | None = None, **parameters: Any) -> Any:
