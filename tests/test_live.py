@@ -35,7 +35,7 @@ from jwt_middleware.refuser import Refuser
 
 from .support import NOW, SECRET, http, token, websocket
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.virtual_time]
 
 LEEWAY = 5
 SOON = token(exp=NOW + 1)

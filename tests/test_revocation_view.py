@@ -51,6 +51,13 @@ def log() -> Log:
     return Log()
 
 
+@pytest.fixture(autouse=True)
+def clocks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where time is virtual, it is to the view as well."""
+    if request.node.get_closest_marker("virtual_time"):
+        monkeypatch.setattr("jwt_middleware.revocation_view.monotonic", anyio.current_time)
+
+
 async def test_a_view_tells_nothing_before_it_has_read(log: Log) -> None:
     view = RevocationView(log)
     assert view.is_revoked(of("s")) is None
@@ -60,6 +67,7 @@ async def test_a_view_tells_nothing_before_it_has_read(log: Log) -> None:
     await view.stop()
 
 
+@pytest.mark.virtual_time
 async def test_a_view_is_read_again_without_being_asked_and_from_where_it_was(log: Log) -> None:
     view = RevocationView(log)
     await view.catch_up()
@@ -70,6 +78,7 @@ async def test_a_view_is_read_again_without_being_asked_and_from_where_it_was(lo
     await view.stop()
 
 
+@pytest.mark.virtual_time
 async def test_all_who_wait_share_one_read(log: Log) -> None:
     view = RevocationView(log)
     log.seconds = 0.1
@@ -81,6 +90,7 @@ async def test_all_who_wait_share_one_read(log: Log) -> None:
     await view.stop()
 
 
+@pytest.mark.virtual_time
 async def test_a_waiter_that_is_cancelled_harms_no_other(log: Log) -> None:
     view = RevocationView(log)
     log.seconds = 0.1
@@ -93,6 +103,7 @@ async def test_a_waiter_that_is_cancelled_harms_no_other(log: Log) -> None:
     await view.stop()
 
 
+@pytest.mark.virtual_time
 async def test_after_an_idle_time_a_read_is_waited_for(log: Log) -> None:
     view = RevocationView(log)
     await view.catch_up()
@@ -105,6 +116,7 @@ async def test_after_an_idle_time_a_read_is_waited_for(log: Log) -> None:
     await view.stop()
 
 
+@pytest.mark.virtual_time
 async def test_after_the_event_loop_was_held_a_read_begins_at_once(log: Log) -> None:
     view = RevocationView(log)
     await view.catch_up()
@@ -126,6 +138,7 @@ async def test_a_long_log_is_read_in_pieces(log: Log) -> None:
     await view.stop()
 
 
+@pytest.mark.virtual_time
 async def test_what_a_log_loses_stays_revoked(log: Log) -> None:
     view = RevocationView(log)
     log.ended.append("s")
@@ -144,6 +157,7 @@ async def test_what_this_process_revokes_is_known_at_once(log: Log) -> None:
     await view.stop()
 
 
+@pytest.mark.virtual_time
 @pytest.mark.parametrize(
     "error",
     [pytest.param(OSError("gone"), id="an OSError"), pytest.param(ExceptionGroup("", [OSError("gone")]), id="a group")],
@@ -164,6 +178,7 @@ async def test_while_the_log_cannot_be_read_nobody_waits_and_what_is_known_goes_
     await view.stop()
 
 
+@pytest.mark.virtual_time
 async def test_a_view_that_is_too_old_is_not_believed(log: Log, caplog: pytest.LogCaptureFixture) -> None:
     view = RevocationView(log, max_stale=1)
     log.ended.append("ended")
@@ -183,6 +198,7 @@ async def test_a_view_that_is_too_old_is_not_believed(log: Log, caplog: pytest.L
     await view.stop()
 
 
+@pytest.mark.virtual_time
 async def test_a_log_that_fails_is_asked_no_oftener_than_one_that_does_not(log: Log) -> None:
     view = RevocationView(log)
     log.error = OSError("gone")
@@ -194,6 +210,7 @@ async def test_a_log_that_fails_is_asked_no_oftener_than_one_that_does_not(log: 
     await view.stop()
 
 
+@pytest.mark.virtual_time
 async def test_a_view_may_be_believed_however_old_it_is(log: Log) -> None:
     view = RevocationView(log, max_stale=1, when_unavailable="pass")
     log.error = OSError("gone")
@@ -204,6 +221,7 @@ async def test_a_view_may_be_believed_however_old_it_is(log: Log) -> None:
     await view.stop()
 
 
+@pytest.mark.virtual_time
 @pytest.mark.parametrize("is_cancellable", [True, False], ids=["a read that can be cancelled", "one that cannot"])
 async def test_a_read_that_hangs_is_waited_for_once(log: Log, is_cancellable: bool) -> None:
     view = RevocationView(log)
@@ -307,6 +325,7 @@ def test_what_cannot_work_is_said_at_construction(arguments: dict[str, Any], mes
         RevocationView(**{"log": log, **arguments})
 
 
+@pytest.mark.virtual_time
 async def test_a_clock_that_was_wrong_for_a_moment_makes_nothing_forgotten(log: Log) -> None:
     wrong = 0.0
     view = RevocationView(log, clock=lambda: time.time() + wrong)
@@ -323,6 +342,7 @@ async def test_a_clock_that_was_wrong_for_a_moment_makes_nothing_forgotten(log: 
     await view.stop()
 
 
+@pytest.mark.virtual_time
 async def test_what_a_slow_log_says_is_known_at_last(log: Log) -> None:
     view = RevocationView(log)
     log.ended.append("s")
@@ -333,6 +353,7 @@ async def test_what_a_slow_log_says_is_known_at_last(log: Log) -> None:
     await view.stop()
 
 
+@pytest.mark.virtual_time
 async def test_a_log_that_takes_its_time_is_read_as_often(log: Log) -> None:
     view = RevocationView(log)
     log.seconds = 0.6 * INTERVAL

@@ -508,6 +508,7 @@ class Hanging(MemoryStore):
 
 
 @pytest.mark.parametrize("step", ["open", "read", "rotate", "revoke", "revoke_subject", "sessions"])
+@pytest.mark.virtual_time
 async def test_a_store_that_hangs_is_not_waited_for(make: Make, clock: Clock, step: str) -> None:
     store = Hanging(clock=clock)
     sessions = make(store=store)
@@ -521,10 +522,10 @@ async def test_a_store_that_hangs_is_not_waited_for(make: Make, clock: Clock, st
         "sessions": partial(sessions.list, "ada"),
     }
     work = calls.get(step, partial(sessions.refresh, grant.refresh_token))
-    began = time.monotonic()
+    began = anyio.current_time()
     with pytest.raises(StoreUnavailable, match="no answer within 1 s"):
         await work()
-    assert time.monotonic() - began < STORE_SECONDS + 1
+    assert anyio.current_time() - began < STORE_SECONDS + 1
     store.hangs = ()
     assert read((await sessions.refresh(grant.refresh_token)).refresh_token)["gen"] == 2
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from secrets import token_hex
 from typing import Any
 
+import anyio
 import pytest
 import redis.asyncio
 
@@ -31,10 +32,11 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
         yield running
 
 
+@pytest.mark.virtual_time
 class TestMemoryStore(StoreContract):
     @pytest.fixture
     def store(self) -> MemoryStore:
-        return MemoryStore()
+        return MemoryStore(clock=anyio.current_time)
 
 
 class TestSQLiteStore(StoreContract):
