@@ -3,30 +3,20 @@
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count
+from typing import TypeVar
 
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
-from jwt.algorithms import Algorithm, get_default_algorithms
 
 from .errors import AlgorithmNotAllowed, ConfigurationError, UnknownKey
 from .loading import Material, PrivateKey, PublicKey, UnusableKey, load, load_jwk
+from .signatures import ALGORITHMS, Verify, verifier
+
+Name = TypeVar("Name")
 
 MAX_TRIES = 8
 """Keys that are tried for one token when its ``kid`` does not tell them apart."""
-
-
-def _algorithms() -> dict[str, Algorithm]:
-    known = get_default_algorithms()
-    # "none" is no signature, and ES521 a name of PyJWT's own. RFC 9864 2.2 gives each curve of EdDSA a name.
-    return {name: known[name] for name in known if name not in ("none", "ES521")} | {
-        "Ed25519": known["EdDSA"],
-        "Ed448": known["EdDSA"],
-    }
-
-
-ALGORITHMS: Mapping[str, Algorithm] = _algorithms()
-"""Every signature algorithm, by its name in the JOSE header."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,10 +26,14 @@ class Key:
     material: bytes | PublicKey = field(repr=False)
     algorithms: tuple[str, ...]
     kid: str | None = None
+    _prepared: dict[str, Verify] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def verifies(self, algorithm: str, signing_input: bytes, signature: bytes) -> bool:
         """Whether ``signature`` is this key's over ``signing_input`` by ``algorithm``, one of its own."""
-        return ALGORITHMS[algorithm].verify(signing_input, self.material, signature)
+        verify = self._prepared.get(algorithm)
+        if verify is None:
+            verify = self._prepared[algorithm] = verifier(algorithm, self.material)
+        return verify(signing_input, signature)
 
 
 _serials = count()
@@ -54,9 +48,9 @@ class KeySet:
         """Tells this set from every other one of the process, those that are gone included."""
         self._kids = {key.kid for key in self.keys if key.kid is not None}
         # A token without a kid is likelier to be of a key without one.
-        self._any = _by_algorithm(sorted(self.keys, key=lambda key: key.kid is not None))
-        self._without_kid = _by_algorithm(key for key in self.keys if key.kid is None)
-        self._by_kid = _by_kid(self.keys, self._without_kid)
+        self._any = _first_ones(_by_algorithm(sorted(self.keys, key=lambda key: key.kid is not None)))
+        self._without_kid = _first_ones(_by_algorithm(key for key in self.keys if key.kid is None))
+        self._by_kid = _first_ones(_by_kid(self.keys, self._without_kid))
 
     def __repr__(self) -> str:
         return f"KeySet({self.keys!r})"
@@ -76,7 +70,7 @@ class KeySet:
         else:
             found = self._by_kid.get((kid, algorithm)) or self._without_kid.get(algorithm, ())
         if found:
-            return found[:MAX_TRIES]
+            return found
         if algorithm not in self._any or kid in self._kids:
             raise AlgorithmNotAllowed
         raise UnknownKey
@@ -274,3 +268,7 @@ def _by_kid(keys: Iterable[Key], without_kid: Mapping[str, tuple[Key, ...]]) -> 
                 earlier = groups.get((key.kid, algorithm), without_kid.get(algorithm, ()))
                 groups[key.kid, algorithm] = (key, *earlier)
     return groups
+
+
+def _first_ones(groups: Mapping[Name, tuple[Key, ...]]) -> dict[Name, tuple[Key, ...]]:
+    return {name: group[:MAX_TRIES] for name, group in groups.items()}

@@ -30,7 +30,8 @@ from .fetching import (
     is_address,
     shown,
 )
-from .keys import ALGORITHMS, Key, KeySet, load_foreign_keys
+from .keys import Key, KeySet, load_foreign_keys
+from .signatures import ALGORITHMS
 
 MAX_KEYS = 100
 """Entries of a JWK Set; one with more is taken for broken."""

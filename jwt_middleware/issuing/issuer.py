@@ -19,9 +19,10 @@ from .. import compact
 from ..arguments import function, seconds, strings, switch
 from ..claims import is_scope, media_type
 from ..errors import ConfigurationError, Refusal
-from ..keys import ALGORITHMS, Key, load_keys, make_key, suited_algorithms
+from ..keys import Key, load_keys, make_key, suited_algorithms
 from ..loading import Material, PrivateKey, PublicKey, UnusableKey, load, load_jwk, public_jwk, thumbprint
 from ..provider import KeyText, Provider, ProviderOptions
+from ..signatures import ALGORITHMS
 from ..verifier import MAX_TOKEN_SIZE, Clock
 
 
