@@ -27,7 +27,8 @@ class Facts(NamedTuple):
     payload: bytes
     kid: str | None
     subject: str | None
-    scopes: tuple[str, ...]
+    scopes: str | tuple[str, ...]
+    """As one string with spaces, where the token has them so: most requests never ask."""
     id: str | None
     session: str | None
     expires_at: int
@@ -86,8 +87,9 @@ class Token:
     @property
     def scopes(self) -> tuple[str, ...]:
         """What the token allows: the claim ``scope``, or ``scp``, or the provider's ``scope_claim``."""
-        scopes: tuple[str, ...] = self._facts[_SCOPES]
-        return scopes
+        scopes: str | tuple[str, ...] = self._facts[_SCOPES]
+        # RFC 6749 3.3: delimited by spaces, and by nothing else.
+        return tuple(filter(None, scopes.split(" "))) if isinstance(scopes, str) else scopes
 
     @property
     def id(self) -> str | None:
@@ -145,13 +147,24 @@ class ClaimRules:
         7. The moment is right: ``Expired``, ``TooOld``, ``NotYetValid``.
         """
         get = claims.get
-        exp = _numeric_date(claims, "exp")
-        nbf = _numeric_date(claims, "nbf") if "nbf" in claims else None  # few have it
-        iat = _numeric_date(claims, "iat")
-        for name in ("iss", "sub", "jti"):
-            if not isinstance(get(name, ""), str):
-                raise InvalidClaim(claim=name)
-        audience = _audience(get("aud", []))
+        # What nearly all tokens have is looked at in place, and whatever else by the functions below: calls are a good
+        # part of what all of this costs.
+        exp, iat, nbf = get("exp"), get("iat"), None
+        if type(exp) is not int or not _LOWEST < exp < _HIGHEST:
+            exp = _numeric_date(claims, "exp")
+        if "nbf" in claims:
+            nbf = _numeric_date(claims, "nbf")
+        if type(iat) is not int or not _LOWEST < iat < _HIGHEST:
+            iat = _numeric_date(claims, "iat")
+        subject, id = get("sub"), get("jti")
+        if type(get("iss")) is not str:
+            _check_text(claims, "iss")
+        if type(subject) is not str:
+            _check_text(claims, "sub")
+        if type(id) is not str:
+            _check_text(claims, "jti")
+        audience = get("aud")
+        audience = (audience,) if type(audience) is str else _audience(get("aud", []))
         if exp is None:
             raise MissingClaim(claim="exp")
         for name in self.required_claims:
@@ -166,14 +179,17 @@ class ClaimRules:
                 raise WrongAudience
         if "cnf" in claims:
             raise SenderConstrained if isinstance(claims["cnf"], dict) else InvalidClaim(claim="cnf")
-        subject = get("sub") if self.subject_claim == "sub" else self._demanded_subject(claims)
-        scopes = self._scopes(claims)
+        if self.subject_claim != "sub":
+            subject = self._demanded_subject(claims)
+        scopes = get("scope") if self.scope_claim is None else None
+        if type(scopes) is not str:
+            scopes = self._scopes(claims)
         good_from, good_until = self._good_times(int(exp), nbf, iat, now)
         session = get("sid")
         if not isinstance(session, str):
             session = None
         # In the order of ``Facts``.
-        facts = (self.provider, header.json, payload, header.kid, subject, scopes, get("jti"), session, int(exp))
+        facts = (self.provider, header.json, payload, header.kid, subject, scopes, id, session, int(exp))
         return facts, good_from, good_until
 
     def _good_times(self, exp: int, nbf: float | None, iat: float | None, now: float) -> tuple[float, float]:
@@ -189,10 +205,11 @@ class ClaimRules:
             if now < good_from:
                 raise NotYetValid(claim="nbf")
         if iat is not None:
-            if now < iat - leeway:
+            issued_from = iat - leeway
+            if now < issued_from:
                 raise NotYetValid(claim="iat")
-            if good_from < iat - leeway:
-                good_from = iat - leeway
+            if good_from < issued_from:
+                good_from = issued_from
         if self.max_token_age is not None:
             if iat is None:
                 raise MissingClaim(claim="iat")
@@ -222,15 +239,13 @@ class ClaimRules:
             raise (MissingClaim if missing else InvalidClaim)(claim=self.subject_claim)
         return subject
 
-    def _scopes(self, claims: dict[str, Any]) -> tuple[str, ...]:
+    def _scopes(self, claims: dict[str, Any]) -> str | tuple[str, ...]:
         name = self.scope_claim or ("scope" if "scope" in claims else "scp")
         value = _at(claims, name) if "." in name else claims.get(name)
-        if isinstance(value, str):
-            # RFC 6749 3.3: delimited by spaces, and by nothing else.
-            scopes = value.split(" ")
-            return tuple(filter(None, scopes)) if "" in scopes else tuple(scopes)
         if value is None:
             return ()
+        if isinstance(value, str):
+            return value
         if isinstance(value, list) and all(isinstance(scope, str) for scope in value):
             return tuple(value)
         raise InvalidClaim(claim=name)
@@ -261,6 +276,11 @@ def _numeric_date(claims: Mapping[str, Any], name: str) -> float | None:
     if name in claims:
         raise InvalidClaim(claim=name)
     return None
+
+
+def _check_text(claims: Mapping[str, Any], name: str) -> None:
+    if not isinstance(claims.get(name, ""), str):
+        raise InvalidClaim(claim=name)
 
 
 def _audience(audience: object) -> Collection[str]:
