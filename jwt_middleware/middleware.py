@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Awaitable, Callable, Collection, Iterable
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable
 from difflib import get_close_matches
 from functools import partial
 from inspect import signature
@@ -19,9 +19,9 @@ from .identity import JWTCredentials, JWTUser
 from .live import Connections
 from .origins import Origins
 from .provider import Provider, ProviderOptions
-from .refuser import RefusalResponse, Refuser
+from .refuser import MISSING, RefusalResponse, Refuser
 from .revocation import Revocations
-from .sources import Custom, Headers, Source, Sources, authorization_line, bearer_header, bearer_token
+from .sources import Custom, Source, Sources, authorization_line, bearer_header
 from .verifier import CACHE_SIZE, MAX_TOKEN_SIZE, Clock, Verifier
 
 LoadUser: TypeAlias = Callable[[Token], Any | Awaitable[Any]]
@@ -116,12 +116,10 @@ class JWTMiddleware:
             clock=clock,
         )
         # Looked up once instead of with each request.
-        self._recognized, self._verify = self.verifier.recognized, self.verifier.verify
-        self._max_token_size = max_token_size
+        self._judge_header = self.verifier.judge_header
         self._sources = Sources(sources)
         self._origins = Origins(origins)
-        self._line = authorization_line if self._sources.header_only else _no_line
-        self._find = self._in_line if self._sources.header_only else self._anywhere
+        self._header_only = self._sources.header_only
         self._refuser = Refuser(realm, refusal_response)
         # None where there are none: an empty one is asked at the price of a call.
         self._public = PublicPaths(public) or None
@@ -154,17 +152,18 @@ class JWTMiddleware:
             if type(headers) is not list and not isinstance(headers, list | tuple):
                 # Any iterable will do for ASGI; the app must not find one used up.
                 headers = scope["headers"] = list(headers)
-            line = self._line(headers)
-            if line is not None:
-                token = self._recognized(line)
-            if token is None:
-                raw = self._find(line, scope)
-                if raw is None:
-                    refusal = _MISSING if self._refuser.is_default else MissingToken()
-                else:
-                    token = await self._verify(raw)
-            if token is not None:
+            if self._header_only:
+                line = authorization_line(headers)
+                outcome = None if line is None else self._judge_header(line)
+            else:
+                outcome = self._judge_anywhere(scope)
+            if outcome is not None:
+                token = outcome if isinstance(outcome, Token) else await outcome
                 user = JWTUser(token) if self._load_user is None else await self._loaded_user(token, self._load_user)
+            elif self._allow_anonymous:
+                user = JWTUser(None)
+            else:
+                refusal = MISSING if self._refuser.is_default else MissingToken()
         except Refusal as raised:
             # Without what holds this frame, which would hold the refusal: a circle for the garbage collector.
             refusal = raised.with_traceback(None)
@@ -193,16 +192,13 @@ class JWTMiddleware:
         finally:
             await self.verifier.stop()
 
-    def _in_line(self, line: bytes | None, scope: Scope) -> bytes | None:
-        return None if line is None else bearer_token(line, self._max_token_size)
-
-    def _anywhere(self, line: bytes | None, scope: Scope) -> bytes | None:
-        presented = self._sources.find(scope, self._max_token_size)
+    def _judge_anywhere(self, scope: Scope) -> Token | Coroutine[Any, Any, Token] | None:
+        presented = self._sources.find(scope, self.verifier.max_token_size)
         if presented is None:
             return None
         if presented.source.is_ambient and not self._origins.admit(scope):
             raise CrossSite
-        return presented.raw
+        return self.verifier.judge(presented.raw)
 
     async def _websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
         answer = self._sources.take_out(scope)
@@ -211,7 +207,7 @@ class JWTMiddleware:
         await self._connections.websocket(self.app, scope, receive, send)
 
     async def _authenticated(self, raw: str | bytes) -> tuple[Token, Any]:
-        token = await self._verify(raw)
+        token = await self.verifier.verify(raw)
         return token, JWTUser(token) if self._load_user is None else await self._loaded_user(token, self._load_user)
 
     async def _loaded_user(self, token: Token, load_user: Hook) -> Any:
@@ -227,11 +223,7 @@ class JWTMiddleware:
     def _may_pass(self, scope: Scope, refusal: Refusal) -> bool:
         if self._public is not None and scope in self._public:
             return True
-        if not isinstance(refusal, MissingToken):
-            return False
-        if self._allow_anonymous:
-            return True
-        if not is_preflight(scope):
+        if not isinstance(refusal, MissingToken) or not is_preflight(scope):
             return False
         if not (self._allow_preflight or self._preflight_logged):
             self._preflight_logged = True
@@ -240,14 +232,6 @@ class JWTMiddleware:
                 "it, set allow_preflight=True (said once)"
             )
         return self._allow_preflight
-
-
-# Nobody raises it, and it says nothing of its own: to make one is a good part of what a request without a token costs.
-_MISSING = MissingToken()
-
-
-def _no_line(headers: Headers) -> None:
-    """For where the header is not all that is read."""
 
 
 def _answering(answer: str, offered: Collection[str], send: Send) -> Send:

@@ -12,11 +12,11 @@ from starlette.types import Message, Receive, Scope, Send
 
 from . import errors
 from .arguments import function
-from .errors import ConfigurationError, Refusal
+from .errors import ConfigurationError, MissingToken, Refusal
 
 logger = logging.getLogger("jwt_middleware")
 
-_Answer: TypeAlias = tuple[tuple[tuple[bytes, bytes], ...], bytes]
+_Answer: TypeAlias = tuple[int, tuple[tuple[bytes, bytes], ...], bytes]
 
 RefusalResponse: TypeAlias = Callable[[HTTPConnection, Refusal], Response | Awaitable[Response]]
 
@@ -38,20 +38,22 @@ class Refuser:
         self.is_default = refusal_response is None
         """Whether nobody but this object gets to see a refusal."""
         self._answers: dict[type[Refusal], _Answer] = {}
+        self._missing = self._json(MISSING)
 
     async def __call__(self, refusal: Refusal, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer the request, or the WebSocket handshake, of ``scope`` with ``refusal``."""
-        is_websocket = scope["type"] == "websocket"
-        if is_websocket and "websocket.http.response" not in (scope.get("extensions") or ()):
+        kind = scope["type"]
+        if kind == "websocket" and "websocket.http.response" not in (scope.get("extensions") or ()):
             await self.close(refusal, send)
             return
         # RFC 9110 9.3.2: to HEAD the headers of a GET, and no content. Not every server sees to it.
-        is_head = not is_websocket and scope["method"] == "HEAD"
+        is_head = kind == "http" and scope["method"] == "HEAD"
         if self._refusal_response is None:
-            _log(refusal)
-            start, end = _WEBSOCKET_MESSAGES if is_websocket else _HTTP_MESSAGES
-            headers, body = self._json(refusal)
-            await send({"type": start, "status": refusal.status, "headers": list(headers)})
+            if logger.isEnabledFor(logging.INFO):
+                _log(refusal)
+            status, headers, body = self._missing if refusal is MISSING else self._json(refusal)
+            start, end = _MESSAGES[kind]
+            await send({"type": start, "status": status, "headers": list(headers)})
             await send({"type": end, "body": b"" if is_head else body})
         else:
             response = await self.response(refusal, scope)
@@ -78,8 +80,8 @@ class Refuser:
         """The response that says ``refusal``; the log hears of it."""
         _log(refusal)
         if self._refusal_response is None:
-            headers, body = self._json(refusal)
-            response = Response(body, refusal.status)
+            status, headers, body = self._json(refusal)
+            response = Response(body, status)
             response.raw_headers = list(headers)
             return response
         built = self._refusal_response(HTTPConnection(scope), refusal)
@@ -100,17 +102,22 @@ class Refuser:
             return answer
         content = JSONResponse(refusal.body)
         headers = ((name.encode("latin-1"), value.encode("latin-1")) for name, value in refusal.headers(self._realm))
-        answer = (*headers, *content.raw_headers), bytes(content.body)
+        answer = refusal.status, (*headers, *content.raw_headers), bytes(content.body)
         if is_constant:
             self._answers[kind] = answer
         return answer
 
 
+MISSING = MissingToken()
+"""Says nothing of its own and is never raised: to make one is a good part of what a request without a token costs."""
+
 _OURS = frozenset(kind for kind in vars(errors).values() if isclass(kind) and issubclass(kind, Refusal))
 _FOR_THE_OPERATOR = frozenset(("provider", "kid", "subject", "claim"))
 
-_HTTP_MESSAGES = "http.response.start", "http.response.body"
-_WEBSOCKET_MESSAGES = "websocket.http.response.start", "websocket.http.response.body"
+_MESSAGES = {
+    "http": ("http.response.start", "http.response.body"),
+    "websocket": ("websocket.http.response.start", "websocket.http.response.body"),
+}
 
 # IANA's WebSocket Close Code registry: Unauthorized, Forbidden, Try Again Later; RFC 6455 7.4.1: policy violation.
 _CLOSE_CODES = {401: 3000, 403: 3003, 503: 1013}

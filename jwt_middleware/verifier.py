@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import suppress
 from inspect import isawaitable
 from typing import Any, TypeAlias
@@ -35,7 +35,7 @@ from .keys import KeySet
 from .provider import Provider, StaticKeys
 from .remote import KeysHealth
 from .revocation import MARGIN, Revocations
-from .sources import BEARER
+from .sources import BEARER, bearer_token
 
 logger = logging.getLogger("jwt_middleware")
 
@@ -125,41 +125,57 @@ class Verifier:
 
         Any ``raw`` ends in one or the other; only what ``validate`` itself raises gets through.
         """
-        if not isinstance(raw, bytes) and not isinstance(raw, str):
-            raise TypeError(f"a token is str or bytes, not {type(raw).__name__}")
-        if len(raw) > self.max_token_size:
-            raise TokenTooLarge
         if isinstance(raw, str):
+            if len(raw) > self.max_token_size:
+                raise TokenTooLarge
             try:
                 raw = raw.encode("ascii")
             except UnicodeEncodeError:
                 raise MalformedToken from None
-        token = self._recalled(BEARER + raw) or Token(await self._verify(raw))
-        if self.revocations is not None:
-            await self._check_revoked(token, self.revocations)
-        if self._validators:
-            await self._validate(token)
-        return token
+        elif not isinstance(raw, bytes):
+            raise TypeError(f"a token is str or bytes, not {type(raw).__name__}")
+        outcome = self.judge(raw)
+        return outcome if isinstance(outcome, Token) else await outcome
 
-    def remembered(self, raw: bytes) -> Token | None:
-        """The token that ``raw`` spells, where that can be said without waiting: it is in memory, and still good.
+    def judge(self, raw: bytes) -> Token | Coroutine[Any, Any, Token]:
+        """As ``verify``, without a coroutine where nothing has to be waited for, which is nearly always.
 
-        None says nothing about the token; ``verify`` does.
+        Otherwise it gives what is to be awaited, for keys, for revocations or for ``validate``.
         """
-        return self.recognized(BEARER + raw)
+        if len(raw) > self.max_token_size:
+            raise TokenTooLarge
+        line = BEARER + raw
+        token = self.recalled(line)
+        return self._judged(line, raw) if token is None else self._answered(token)
 
-    def recognized(self, line: bytes) -> Token | None:
-        """As ``remembered``, of the token in an Authorization header that is spelled in the usual way.
+    def judge_header(self, authorization: bytes) -> Token | Coroutine[Any, Any, Token] | None:
+        """As ``judge``, of the token in the value of an Authorization header; None where that is no Bearer token.
 
-        That is, with a capital and one space, as nearly all are. What is compared is the line as it came, so that
-        nothing has to be taken apart or copied.
+        Raises what ``bearer_token`` does, too.
         """
-        token = self._recalled(line)
-        if token is None or not self._has_more_to_ask:
-            return token
-        if self._validators or (self.revocations is not None and self.revocations.is_revoked(token) is not False):
+        # The line as it came, which is nearly always spelled in the usual way: nothing is taken apart or copied.
+        token = self.recalled(authorization)
+        if token is not None:
+            return self._answered(token) if self._has_more_to_ask else token
+        raw = bearer_token(authorization, self.max_token_size)
+        if raw is None:
             return None
-        return token
+        is_usual = len(authorization) == len(BEARER) + len(raw) and authorization.startswith(BEARER)
+        return self._judged(authorization, raw) if is_usual else self.judge(raw)
+
+    def recalled(self, line: bytes) -> Token | None:
+        """The token that ``line``, a Bearer header in its usual spelling, presents: if it is in memory and still good.
+
+        Whether it is revoked, and what ``validate`` says, is not asked.
+        """
+        verified = self._found(line[-END:])
+        if verified is None:
+            return None
+        known, good_from, good_until, place, serial, facts = verified
+        # A token is as good as the keys that verified it: gone or replaced, they take it with them.
+        if known == line and good_from <= self._clock() < good_until and serial == self._keys[place].current.serial:
+            return Token(facts)
+        return None
 
     def good_until(self, token: Token) -> float:
         """The Unix time from which on ``token``, verified here, will be refused for its age."""
@@ -192,47 +208,84 @@ class Verifier:
         """How the keys of each provider are, by its name."""
         return {provider.name: provider.health for provider in self.providers}
 
-    def _recalled(self, line: bytes) -> Token | None:
-        verified = self._found(line[-END:])
-        if verified is None:
-            return None
-        known, good_from, good_until, place, serial, facts = verified
-        # A token is as good as the keys that verified it: gone or replaced, they take it with them.
-        if known == line and good_from <= self._clock() < good_until and serial == self._keys[place].current.serial:
-            return Token(facts)
-        return None
+    def _answered(self, token: Token) -> Token | Coroutine[Any, Any, Token]:
+        """The ``token``, once it is settled that it is not revoked and that ``validate`` takes it."""
+        if self.revocations is not None:
+            revoked = self.revocations.is_revoked(token)
+            if revoked is None:
+                return self._answered_in_time(token, self.revocations)
+            if revoked is not False:
+                raise Revoked(provider=token.provider, kid=token.kid, subject=token.subject)
+        return self._validated(token) if self._validators else token
 
-    async def _verify(self, raw: bytes) -> tuple[Any, ...]:
+    async def _answered_in_time(self, token: Token, revocations: Revocations) -> Token:
+        try:
+            await revocations.catch_up()
+        except Refusal as refusal:
+            refusal.provider, refusal.kid, refusal.subject = token.provider, token.kid, token.subject
+            raise
+        revoked = revocations.is_revoked(token)
+        if revoked is not False:
+            kind = RevocationsUnavailable if revoked is None else Revoked
+            raise kind(provider=token.provider, kid=token.kid, subject=token.subject)
+        return await self._validated(token)
+
+    async def _validated(self, token: Token) -> Token:
+        try:
+            for validate in self._validators.get(token.provider, ()):
+                good = validate(token)
+                if not (await good if isawaitable(good) else good):
+                    raise InvalidClaim
+        except Refusal as refusal:
+            refusal.provider, refusal.kid, refusal.subject = token.provider, token.kid, token.subject
+            raise
+        return token
+
+    def _judged(self, line: bytes, raw: bytes) -> Token | Coroutine[Any, Any, Token]:
         parts = compact.decode(raw, self._headers)
-        header = parts.header
         claims = compact.json_object(parts.payload)
+        # Emptied in the end: each holds its traceback, that holds this frame, and a circle is the collector's to find.
         refusals: list[Refusal] = []
         doubtful: list[tuple[int, KeySet]] = []
         for place in self._candidates(claims):
-            keys = self.providers[place].keys.current
+            keys = self._keys[place].current
             try:
-                return self._remember(parts, self._judged(raw, place, keys, parts, claims), refusals)
+                facts = self._judged_by(place, keys, line, parts, claims, refusals)
             except Refusal as refusal:
                 refusals.append(refusal)
                 # Keys of the configuration are never other ones.
                 if isinstance(refusal, _DOUBTFUL) and not isinstance(self._keys[place], StaticKeys):
                     doubtful.append((place, keys))
-        # Only now, since it can take a while: a token that one provider's keys verify waits for no other's.
-        for place, refreshed in await self._refreshed(doubtful, header) if doubtful else ():
+            else:
+                refusals.clear()
+                return self._answered(Token(facts))
+        if doubtful:
+            # Only now, since it can take a while: a token that one provider's keys verify waits for no other's.
+            return self._judged_again(doubtful, line, parts, claims, refusals)
+        raise _last_word(refusals)
+
+    async def _judged_again(
+        self,
+        doubtful: Sequence[tuple[int, KeySet]],
+        line: bytes,
+        parts: compact.Compact,
+        claims: dict[str, Any],
+        refusals: list[Refusal],
+    ) -> Token:
+        for place, refreshed in await self._refreshed(doubtful, parts.header):
             if isinstance(refreshed, Refusal):
-                refreshed.provider, refreshed.kid = self.providers[place].name, header.kid
+                refreshed.provider, refreshed.kid = self.providers[place].name, parts.header.kid
                 refusals.append(refreshed)
                 continue
             try:
-                return self._remember(parts, self._judged(raw, place, refreshed, parts, claims), refusals)
+                facts = self._judged_by(place, refreshed, line, parts, claims, refusals)
             except Refusal as refusal:
                 refusals.append(refusal)
-        # Of several providers the one that got furthest knows best: its keys may have been the right ones.
-        try:
-            raise max(refusals, key=_progress) if len(refusals) > 1 else refusals[0]
-        finally:
-            # A refusal holds its traceback, that holds this frame: no circle is left for the garbage collector.
-            refusals.clear()
+            else:
+                refusals.clear()
+                answer = self._answered(Token(facts))
+                return answer if isinstance(answer, Token) else await answer
+        raise _last_word(refusals)
 
     async def _refreshed(
         self, doubtful: Sequence[tuple[int, KeySet]], header: compact.Header
@@ -258,34 +311,13 @@ class Verifier:
                     together.start_soon(ask, place, keys)
         return sorted(found.items())
 
-    async def _check_revoked(self, token: Token, revocations: Revocations) -> None:
-        revoked = revocations.is_revoked(token)
-        if revoked is None:
-            try:
-                await revocations.catch_up()
-            except Refusal as refusal:
-                refusal.provider, refusal.kid, refusal.subject = token.provider, token.kid, token.subject
-                raise
-            revoked = revocations.is_revoked(token)
-        if revoked is not False:
-            kind = RevocationsUnavailable if revoked is None else Revoked
-            raise kind(provider=token.provider, kid=token.kid, subject=token.subject)
-
-    async def _validate(self, token: Token) -> None:
-        try:
-            for validate in self._validators.get(token.provider, ()):
-                good = validate(token)
-                if not (await good if isawaitable(good) else good):
-                    raise InvalidClaim
-        except Refusal as refusal:
-            refusal.provider, refusal.kid, refusal.subject = token.provider, token.kid, token.subject
-            raise
-
     def _candidates(self, claims: Mapping[str, Any]) -> tuple[int, ...]:
+        if not self._by_issuer:
+            return self._without_issuer
         iss = claims.get("iss")
-        if isinstance(iss, str) and iss in self._by_issuer:
-            return (self._by_issuer[iss],)
-        if isinstance(iss, str) and self._by_issuer:
+        if isinstance(iss, str):
+            if iss in self._by_issuer:
+                return (self._by_issuer[iss],)
             self._log_slash(iss)
         if self._without_issuer:
             return self._without_issuer
@@ -308,42 +340,46 @@ class Verifier:
                 near,
             )
 
-    def _judged(
-        self, raw: bytes, place: int, keys: KeySet, parts: compact.Compact, claims: dict[str, Any]
-    ) -> _Remembered:
-        header, provider, signed = parts.header, self.providers[place], False
+    def _judged_by(
+        self,
+        place: int,
+        keys: KeySet,
+        line: bytes,
+        parts: compact.Compact,
+        claims: dict[str, Any],
+        refusals: Iterable[Refusal],
+    ) -> tuple[Any, ...]:
+        header, provider = parts.header, self.providers[place]
         try:
             for key in keys.find(header.kid, header.algorithm):
                 if key.verifies(header.algorithm, parts.signing_input, parts.signature):
-                    signed = True
                     break
             else:
                 raise BadSignature
             facts, good_from, good_until = provider.rules.read_plainly(header, parts.payload, claims, self._clock())
         except Refusal as refusal:
             refusal.provider, refusal.kid = provider.name, header.kid
-            refusal.subject = provider.rules.subject(claims) if signed else None
+            if not isinstance(refusal, _DOUBTFUL):
+                # The signature was good: the claims may be spoken of.
+                refusal.subject = provider.rules.subject(claims)
             raise
-        # Floats, since the clock gives one: numbers of one type compare at half the price.
-        return BEARER + raw, float(good_from), float(good_until), place, keys.serial, facts
-
-    def _remember(
-        self, parts: compact.Compact, remembered: _Remembered, refusals: Iterable[Refusal]
-    ) -> tuple[Any, ...]:
-        line, facts, segment = remembered[0], remembered[-1], parts.header_segment
-        end = line[-END:]
         # Where another provider refused for a reason that may pass, the next request asks it again.
-        if refusals and any(isinstance(refusal, NotYetValid | Unavailable) for refusal in refusals):
-            return facts
+        if not (refusals and any(isinstance(refusal, NotYetValid | Unavailable) for refusal in refusals)):
+            # Floats, since the clock gives one: numbers of one type compare at half the price.
+            self._remember(parts, (line, float(good_from), float(good_until), place, keys.serial, facts))
+        return facts
+
+    def _remember(self, parts: compact.Compact, remembered: _Remembered) -> None:
+        line, segment = remembered[0], parts.header_segment
+        end = line[-END:]
         other = self._found(end)
         # Two good tokens with one signature: only a signer who means to can make them. The first one stays.
         if other is None or other[0] == line:
-            self._verified.put(end, remembered, _weight(line, parts, len(facts[_SCOPES])))
+            self._verified.put(end, remembered, _weight(line, parts, remembered[-1][_SCOPES]))
         if segment not in self._headers and len(segment) <= MAX_HEADER_SIZE:
             if len(self._headers) >= MAX_HEADERS:
                 self._headers.clear()
             self._headers[segment] = parts.header
-        return facts
 
 
 async def _prefetch(revocations: Revocations) -> None:
@@ -352,13 +388,14 @@ async def _prefetch(revocations: Revocations) -> None:
         await revocations.catch_up()
 
 
-def _weight(line: bytes, parts: compact.Compact, scopes: int) -> int:
+def _weight(line: bytes, parts: compact.Compact, scopes: str | tuple[str, ...]) -> int:
     """Bytes of memory, or a little less, that it takes to remember a token."""
     payload, header = parts.payload, parts.header.json
     texts = len(payload) + len(header)
     # The names in it stand beside the payload as strings, which one wide character makes four times as wide.
     narrow = payload.isascii() and header.isascii() and _BACKSLASH not in payload
-    return 1024 + len(line) + texts + (texts if narrow else 4 * texts) + 64 * scopes
+    weight = 1024 + len(line) + (2 if narrow else 5) * texts
+    return weight if isinstance(scopes, str) else weight + 64 * len(scopes)
 
 
 # As a number: `in` first takes what is looked for in bytes for one, and where it is none an exception comes and goes.
@@ -368,6 +405,13 @@ _DOUBTFUL = (UnknownKey, AlgorithmNotAllowed, BadSignature)
 """Refusals by keys: others may be had by now."""
 
 _SCOPES = Facts._fields.index("scopes")
+
+
+def _last_word(refusals: list[Refusal]) -> Refusal:
+    """Of several providers' refusals that of the one that got furthest: its keys may have been the right ones."""
+    refusal = max(refusals, key=_progress) if len(refusals) > 1 else refusals[0]
+    refusals.clear()
+    return refusal
 
 
 def _progress(refusal: Refusal) -> int:

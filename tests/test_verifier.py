@@ -771,7 +771,7 @@ async def test_a_token_that_was_good_once_is_refused_when_its_key_is_gone() -> N
     raw = token(header={"kid": "a"})
     assert await verifier.verify(raw)
     source.current = source.after = KeySet(load_keys(named("b")))
-    assert verifier.remembered(raw.encode()) is None
+    assert verifier.recalled(b"Bearer " + raw.encode()) is None
     with pytest.raises(UnknownKey):
         await verifier.verify(raw)
 
@@ -781,26 +781,37 @@ async def test_bad_tokens_are_not_remembered() -> None:
     for raw in (token(SECRET[::-1]), token(exp=NOW - 100), token(aud="stock")):
         with pytest.raises(Refusal):
             await verifier.verify(raw)
-        assert verifier.remembered(raw.encode()) is None
+        assert verifier.recalled(b"Bearer " + raw.encode()) is None
 
 
 async def test_a_good_token_is_remembered_until_it_is_not_good() -> None:
     clock = Clock()
     verifier = Verifier(provider(), clock=clock)
     raw = token().encode()
-    assert verifier.remembered(raw) is None
+    assert verifier.recalled(b"Bearer " + raw) is None
     await verifier.verify(raw)
-    remembered = verifier.remembered(raw)
+    remembered = verifier.recalled(b"Bearer " + raw)
     assert remembered is not None
     assert remembered.subject == "ada"
     clock.now = NOW + 905
-    assert verifier.remembered(raw) is None
+    assert verifier.recalled(b"Bearer " + raw) is None
 
 
-async def test_where_validate_is_to_be_asked_nothing_is_said_from_memory() -> None:
-    verifier = Verifier(provider(validate=lambda token: True), clock=lambda: NOW)
-    await verifier.verify(token())
-    assert verifier.remembered(token().encode()) is None
+async def test_where_validate_is_to_be_asked_memory_does_not_have_the_last_word() -> None:
+    asked: list[str | None] = []
+
+    def only_once(token: Token) -> bool:
+        asked.append(token.subject)
+        return len(asked) == 1
+
+    verifier = Verifier(provider(validate=only_once), clock=Clock())
+    assert await verifier.verify(token())
+    for judged in (verifier.judge(token().encode()), verifier.judge_header(b"Bearer " + token().encode())):
+        assert judged is not None
+        assert not isinstance(judged, Token)
+        with pytest.raises(InvalidClaim):
+            await judged
+    assert asked == ["ada"] * 3
 
 
 async def test_a_header_that_was_seen_lets_no_other_payload_pass() -> None:
@@ -816,7 +827,7 @@ async def test_a_remembered_token_is_recognized_in_the_line_of_its_usual_spellin
     verifier = Verifier(provider(), clock=lambda: NOW)
     raw = token().encode()
     await verifier.verify(raw)
-    assert verifier.recognized(b"Bearer " + raw) is not None
+    assert verifier.recalled(b"Bearer " + raw) is not None
     for line in (
         b"bearer " + raw,
         b"Bearer  " + raw,
@@ -826,7 +837,7 @@ async def test_a_remembered_token_is_recognized_in_the_line_of_its_usual_spellin
         raw[-32:],
         b"Bearer " + raw[1:],
     ):
-        assert verifier.recognized(line) is None
+        assert verifier.recalled(line) is None
 
 
 async def test_the_claims_of_one_request_are_no_other_requests() -> None:
@@ -846,7 +857,7 @@ async def test_two_good_tokens_with_one_signature_are_not_taken_for_each_other(o
     assert raws[0] != raws[1]
     for number in order:
         assert (await verifier.verify(raws[number])).subject == ("ada", "eve")[number]
-        for remembered in map(verifier.remembered, [raw.encode() for raw in raws]):
+        for remembered in map(verifier.recalled, [b"Bearer " + raw.encode() for raw in raws]):
             assert remembered is None or remembered.subject == ("ada", "eve")[order[0]]
 
 
