@@ -6,6 +6,7 @@ from typing import TypeAlias
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ec import ECDSA, EllipticCurvePublicKey
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 from cryptography.hazmat.primitives.hashes import SHA256, SHA384, SHA512, HashAlgorithm
 from cryptography.hazmat.primitives.hmac import HMAC
@@ -42,6 +43,8 @@ def verifier(algorithm: str, key: bytes | PublicKey) -> Verify:
     if isinstance(key, EllipticCurvePublicKey) and hashes is not None:
         return _ecdsa(key, hashes)
     pyjwt = ALGORITHMS[algorithm]
+    if isinstance(key, RSAPublicKey):
+        return _rsa(key, pyjwt)
     return lambda signing_input, signature: pyjwt.verify(signing_input, key, signature)
 
 
@@ -85,3 +88,10 @@ def _ecdsa(key: EllipticCurvePublicKey, hashes: HashAlgorithm) -> Verify:
         return True
 
     return verify
+
+
+def _rsa(key: RSAPublicKey, pyjwt: Algorithm) -> Verify:
+    # RFC 8017 8.1.2 and 8.2.2, step 1: as many octets as the modulus. OpenSSL takes a PS256 signature without its
+    # leading zeros for the same.
+    size = (key.key_size + 7) // 8
+    return lambda signing_input, signature: len(signature) == size and pyjwt.verify(signing_input, key, signature)
