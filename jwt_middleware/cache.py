@@ -1,5 +1,6 @@
 """Which tokens have been verified already? Bounded in entries and in bytes, safe between threads. Pure."""
 
+from array import array
 from random import random
 from threading import Lock
 from typing import Generic, TypeVar
@@ -22,9 +23,9 @@ class TokenCache(Generic[Value]):
         self._max_bytes = size * BYTES_PER_ENTRY
         self._bytes = 0
         self._values: dict[bytes, Value] = {}
-        # The tokens in `_values`, to draw from, and what each weighs: pairs would be more for the collector to look at.
+        # The tokens in `_values`, to draw from, and what each weighs: plain numbers, no objects for the collector.
         self._places: list[bytes] = []
-        self._weights: list[int] = []
+        self._weights = array("Q")
         self._lock = Lock()
         self.get = self._values.get
         """``get(token)``: its value, or None. One look-up in C, which needs no lock."""

@@ -38,8 +38,15 @@ class Compact:
     signature: bytes
 
 
-def decode(raw: bytes, known_headers: Mapping[bytes, Header] = MappingProxyType({})) -> Compact:
-    """The parts of ``raw``, a JWS in compact serialisation (RFC 7515 7.1).
+def decode(raw: bytes) -> Compact:
+    """As ``decode_plainly``, with names."""
+    return Compact(*decode_plainly(raw))
+
+
+def decode_plainly(
+    raw: bytes, known_headers: Mapping[bytes, Header] = MappingProxyType({})
+) -> tuple[bytes, Header, bytes, bytes, bytes]:
+    """The parts of ``raw``, a JWS in compact serialisation (RFC 7515 7.1), in the order of ``Compact``.
 
     Header segments found in ``known_headers`` are not parsed again. Raises ``EncryptedToken`` for the five segments of
     a JWE, ``MalformedToken`` for everything else that is not exactly three segments of canonical base64url.
@@ -49,13 +56,9 @@ def decode(raw: bytes, known_headers: Mapping[bytes, Header] = MappingProxyType(
         raise EncryptedToken if _JWE.fullmatch(raw) else MalformedToken
     header_segment, payload_segment, signature_segment = segments
     header = known_headers.get(header_segment) or decode_header(header_segment)
-    return Compact(
-        header_segment,
-        header,
-        base64url_decode(payload_segment),
-        raw[: len(header_segment) + 1 + len(payload_segment)],
-        base64url_decode(signature_segment),
-    )
+    payload = base64url_decode(payload_segment)
+    signing_input = raw[: len(header_segment) + 1 + len(payload_segment)]
+    return header_segment, header, payload, signing_input, base64url_decode(signature_segment)
 
 
 def decode_header(segment: bytes) -> Header:

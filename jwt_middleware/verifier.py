@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import suppress
 from inspect import isawaitable
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import anyio
 
@@ -60,6 +60,11 @@ END = 32
 
 To hash all of it would be a good part of what a request costs, and with a large token nearly everything.
 """
+
+# A token taken apart, in the order of ``compact.Compact``.
+_Parts: TypeAlias = tuple[bytes, compact.Header, bytes, bytes, bytes]
+_HEADER: Final = 1
+_PAYLOAD: Final = 2
 
 # What is remembered of a token: the header line that presents it; from when on it is good, and before when; its
 # provider's place, the serial of the key set that verified it, and its facts. All plain values in plain tuples, which
@@ -157,11 +162,12 @@ class Verifier:
         token = self.recalled(authorization)
         if token is not None:
             return self._answered(token) if self._has_more_to_ask else token
-        raw = bearer_token(authorization, self.max_token_size)
-        if raw is None:
-            return None
-        is_usual = len(authorization) == len(BEARER) + len(raw) and authorization.startswith(BEARER)
-        return self._judged(authorization, raw) if is_usual else self.judge(raw)
+        if authorization.startswith(BEARER) and len(authorization) <= len(BEARER) + self.max_token_size:
+            raw = authorization[len(BEARER) :]
+            if raw and not raw.startswith(b" "):
+                return self._judged(authorization, raw)
+        other = bearer_token(authorization, self.max_token_size)
+        return None if other is None else self.judge(other)
 
     def recalled(self, line: bytes) -> Token | None:
         """The token that ``line``, a Bearer header in its usual spelling, presents: if it is in memory and still good.
@@ -242,8 +248,8 @@ class Verifier:
         return token
 
     def _judged(self, line: bytes, raw: bytes) -> Token | Coroutine[Any, Any, Token]:
-        parts = compact.decode(raw, self._headers)
-        claims = compact.json_object(parts.payload)
+        parts = compact.decode_plainly(raw, self._headers)
+        claims = compact.json_object(parts[_PAYLOAD])
         # Emptied in the end: each holds its traceback, that holds this frame, and a circle is the collector's to find.
         refusals: list[Refusal] = []
         doubtful: list[tuple[int, KeySet]] = []
@@ -268,13 +274,13 @@ class Verifier:
         self,
         doubtful: Sequence[tuple[int, KeySet]],
         line: bytes,
-        parts: compact.Compact,
+        parts: _Parts,
         claims: dict[str, Any],
         refusals: list[Refusal],
     ) -> Token:
-        for place, refreshed in await self._refreshed(doubtful, parts.header):
+        for place, refreshed in await self._refreshed(doubtful, parts[_HEADER]):
             if isinstance(refreshed, Refusal):
-                refreshed.provider, refreshed.kid = self.providers[place].name, parts.header.kid
+                refreshed.provider, refreshed.kid = self.providers[place].name, parts[_HEADER].kid
                 refusals.append(refreshed)
                 continue
             try:
@@ -345,18 +351,19 @@ class Verifier:
         place: int,
         keys: KeySet,
         line: bytes,
-        parts: compact.Compact,
+        parts: _Parts,
         claims: dict[str, Any],
         refusals: Iterable[Refusal],
     ) -> tuple[Any, ...]:
-        header, provider = parts.header, self.providers[place]
+        segment, header, payload, signing_input, signature = parts
+        provider = self.providers[place]
         try:
             for key in keys.find(header.kid, header.algorithm):
-                if key.verifies(header.algorithm, parts.signing_input, parts.signature):
+                if key.verifies(header.algorithm, signing_input, signature):
                     break
             else:
                 raise BadSignature
-            facts, good_from, good_until = provider.rules.read_plainly(header, parts.payload, claims, self._clock())
+            facts, good_from, good_until = provider.rules.read_plainly(header, payload, claims, self._clock())
         except Refusal as refusal:
             refusal.provider, refusal.kid = provider.name, header.kid
             if not isinstance(refusal, _DOUBTFUL):
@@ -366,36 +373,33 @@ class Verifier:
         # Where another provider refused for a reason that may pass, the next request asks it again.
         if not (refusals and any(isinstance(refusal, NotYetValid | Unavailable) for refusal in refusals)):
             # Floats, since the clock gives one: numbers of one type compare at half the price.
-            self._remember(parts, (line, float(good_from), float(good_until), place, keys.serial, facts))
+            self._remember((line, float(good_from), float(good_until), place, keys.serial, facts), payload, header)
+            if segment not in self._headers and len(segment) <= MAX_HEADER_SIZE:
+                if len(self._headers) >= MAX_HEADERS:
+                    self._headers.clear()
+                self._headers[segment] = header
         return facts
 
-    def _remember(self, parts: compact.Compact, remembered: _Remembered) -> None:
-        line, segment = remembered[0], parts.header_segment
+    def _remember(self, remembered: _Remembered, payload: bytes, header: compact.Header) -> None:
+        line, scopes = remembered[0], remembered[-1][_SCOPES]
         end = line[-END:]
         other = self._found(end)
         # Two good tokens with one signature: only a signer who means to can make them. The first one stays.
-        if other is None or other[0] == line:
-            self._verified.put(end, remembered, _weight(line, parts, remembered[-1][_SCOPES]))
-        if segment not in self._headers and len(segment) <= MAX_HEADER_SIZE:
-            if len(self._headers) >= MAX_HEADERS:
-                self._headers.clear()
-            self._headers[segment] = parts.header
+        if other is not None and other[0] != line:
+            return
+        # Bytes of memory, or a little less, that it takes. The names in it stand beside the payload as strings, which
+        # one wide character makes four times as wide.
+        narrow = payload.isascii() and header.json.isascii() and _BACKSLASH not in payload
+        weight = 1024 + len(line) + (2 if narrow else 5) * (len(payload) + len(header.json))
+        if not isinstance(scopes, str):
+            weight += 64 * len(scopes)
+        self._verified.put(end, remembered, weight)
 
 
 async def _prefetch(revocations: Revocations) -> None:
     # Requests will say what is wrong.
     with suppress(RevocationsUnavailable):
         await revocations.catch_up()
-
-
-def _weight(line: bytes, parts: compact.Compact, scopes: str | tuple[str, ...]) -> int:
-    """Bytes of memory, or a little less, that it takes to remember a token."""
-    payload, header = parts.payload, parts.header.json
-    texts = len(payload) + len(header)
-    # The names in it stand beside the payload as strings, which one wide character makes four times as wide.
-    narrow = payload.isascii() and header.isascii() and _BACKSLASH not in payload
-    weight = 1024 + len(line) + (2 if narrow else 5) * texts
-    return weight if isinstance(scopes, str) else weight + 64 * len(scopes)
 
 
 # As a number: `in` first takes what is looked for in bytes for one, and where it is none an exception comes and goes.
