@@ -1,7 +1,7 @@
 """Which claims make a token good at a given moment? Pure."""
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import inf
 from typing import Any, NamedTuple
@@ -163,8 +163,8 @@ class ClaimRules:
             _check_text(claims, "sub")
         if type(id) is not str:
             _check_text(claims, "jti")
-        audience = get("aud")
-        audience = (audience,) if type(audience) is str else _audience(get("aud", []))
+        audience = get("aud", [])
+        audience = (audience,) if type(audience) is str else _several_audiences(audience)
         if exp is None:
             raise MissingClaim(claim="exp")
         for name in self.required_claims:
@@ -283,9 +283,7 @@ def _check_text(claims: Mapping[str, Any], name: str) -> None:
         raise InvalidClaim(claim=name)
 
 
-def _audience(audience: object) -> Collection[str]:
-    if isinstance(audience, str):
-        return (audience,)
+def _several_audiences(audience: object) -> list[str]:
     if isinstance(audience, list) and all(isinstance(entry, str) for entry in audience):
         return audience
     raise InvalidClaim(claim="aud")
