@@ -21,7 +21,7 @@ class TokenCache(Generic[Value]):
     def __init__(self, size: int) -> None:
         self._size = size
         self._max_bytes = size * BYTES_PER_ENTRY
-        self._bytes = 0
+        self._bytes_left = self._max_bytes
         self._values: dict[bytes, Value] = {}
         # The tokens in `_values`, to draw from, and what each weighs: plain numbers, no objects for the collector.
         self._places: list[bytes] = []
@@ -35,23 +35,24 @@ class TokenCache(Generic[Value]):
 
     def put(self, token: bytes, value: Value, weight: int) -> None:
         """Remember ``value`` for ``token``, which takes ``weight`` bytes of memory; others may be forgotten for it."""
-        if weight > self._max_bytes:
-            return
         with self._lock:
             if token not in self._values:
-                while len(self._places) >= self._size or self._bytes + weight > self._max_bytes:
-                    self._forget_one()
+                if weight > self._bytes_left or len(self._places) == self._size:
+                    if weight > self._max_bytes:
+                        return
+                    self._make_room(weight)
                 self._places.append(token)
                 self._weights.append(weight)
-                self._bytes += weight
+                self._bytes_left -= weight
             self._values[token] = value
 
-    def _forget_one(self) -> None:
-        # The last one fills the gap: constant time, however many there are.
-        place = int(random() * len(self._places))
-        token, self._places[place] = self._places[place], self._places[-1]
-        weight, self._weights[place] = self._weights[place], self._weights[-1]
-        self._places.pop()
-        self._weights.pop()
-        self._bytes -= weight
-        del self._values[token]
+    def _make_room(self, weight: int) -> None:
+        while weight > self._bytes_left or len(self._places) == self._size:
+            # The last one fills the gap: constant time, however many there are.
+            place = int(random() * len(self._places))
+            token, self._places[place] = self._places[place], self._places[-1]
+            self._bytes_left += self._weights[place]
+            self._weights[place] = self._weights[-1]
+            self._places.pop()
+            self._weights.pop()
+            del self._values[token]
