@@ -52,7 +52,7 @@ def contestant(name: str) -> Contestant:
 
 def serve(name: str, bare: bool) -> None:
     """Runs in a process of its own; says on which port."""
-    _pin(0)
+    pin(0)
     served = contestant(name)
     with create_server(("127.0.0.1", 0)) as listener:
         print(listener.getsockname()[1], flush=True)
@@ -97,7 +97,8 @@ class Server:
         command = ["wrk", *how, f"http://127.0.0.1:{self.port}/", "--", str(tokens)]
         before = self.processor_seconds()
         output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-        taken = self.processor_seconds() - before
+        # A server that had no turn at all answered nothing, either.
+        taken = max(self.processor_seconds() - before, 1 / os.sysconf("SC_CLK_TCK"))
         counted = re.search(r"(\d+) requests in .*\nRequests/sec:\s+([\d.]+)", output, re.DOTALL)
         if counted is None or "Non-2xx" in output or "Socket errors" in output:
             raise SystemExit(f"wrk could not measure:\n{output}")
@@ -130,7 +131,7 @@ def measure(names: Sequence[str], *, rounds: int, seconds: int) -> dict[tuple[st
         for load, count in LOADS.items():
             (folder / load).write_bytes(b"\n".join(map(issuer("HS256").token, range(count))) + b"\n")
         servers = {name: [stack.enter_context(running(name, bare=bare)) for bare in (True, False)] for name in names}
-        _pin(1)
+        pin(1)
         for load in LOADS:
             # In a second not all would come by. Peers remember none.
             servers[OURS][1].show((folder / load).read_text(encoding="ascii").split())
@@ -142,7 +143,7 @@ def measure(names: Sequence[str], *, rounds: int, seconds: int) -> dict[tuple[st
     return {each: quietest(samples, of=2) for each, samples in per_cent.items()}
 
 
-def _pin(number: int) -> None:
+def pin(number: int) -> None:
     """The servers get a processor, and wrk another one, where there are two and they can be given."""
     if hasattr(os, "sched_setaffinity") and len(processors := sorted(os.sched_getaffinity(0))) > 1:
         os.sched_setaffinity(0, {processors[number]})
