@@ -28,7 +28,7 @@ def check(username: str, password: str) -> str | None:
 def service(store: SessionStore, **options: object) -> JWTMiddleware:
     """Login routes below /auth, and the echo app elsewhere."""
     tokens = TokenIssuer(SECRET, audience="orders")
-    sessions = Sessions(store, tokens, **{"grace": GRACE, **options})  # type: ignore[arg-type]
+    sessions = Sessions(store, tokens, **{"grace": GRACE, **options})  # type: ignore[arg-type]  # options of any type
     routes = [Mount("/auth", routes=auth_routes(sessions, authenticate=check)), Mount("/", app=echo)]
     return JWTMiddleware(
         Starlette(routes=routes), providers=tokens.provider(), revocations=sessions, public=["/auth/*"]

@@ -256,7 +256,7 @@ async def aged(where: str) -> list[str]:
     if "://" in where:
         with closing(redis.Redis.from_url(where)) as client:
             for key in client.scan_iter("{jwt}:session:*"):
-                row: Any = json.loads(client.get(key))  # type: ignore[arg-type]
+                row: Any = json.loads(client.get(key))  # type: ignore[arg-type]  # redis says it may be awaitable
                 row[3] -= 3_600_000
                 client.set(key, json.dumps(row), keepttl=True)
     else:

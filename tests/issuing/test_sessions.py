@@ -917,7 +917,7 @@ async def test_a_store_in_memory_forgets_what_is_over_in_small_steps(make: Make,
 
 def test_a_store_in_memory_needs_a_clock() -> None:
     with pytest.raises(ConfigurationError, match="clock must be callable"):
-        MemoryStore(clock=5)  # type: ignore[arg-type]
+        MemoryStore(clock=5)  # type: ignore[arg-type]  # no function
 
 
 # Answers that are lost
@@ -1040,12 +1040,12 @@ async def test_what_cannot_be_ended_is_an_error(make: Make, arguments: dict[str,
 
 async def test_sessions_are_listed_for_a_text_only(make: Make) -> None:
     with pytest.raises(TypeError, match="subject must be a string, not int; say str"):
-        await make().list(42)  # type: ignore[arg-type]
+        await make().list(42)  # type: ignore[arg-type]  # no str
 
 
 async def test_a_device_of_which_nothing_is_known_is_an_empty_one(make: Make) -> None:
     sessions = make()
-    await sessions.open("ada", device=None)  # type: ignore[arg-type]
+    await sessions.open("ada", device=None)  # type: ignore[arg-type]  # no str
     assert [session.device for session in await sessions.list("ada")] == [""]
 
 

@@ -542,7 +542,7 @@ async def test_threads_that_nobody_waits_for_any_more_are_few() -> None:
     try:
         for _ in range(3):
             # Each time as if it had answered in between.
-            throttle._worker._is_well = True  # type: ignore[union-attr]
+            throttle._worker._is_well = True  # type: ignore[union-attr]  # the worker of a storage in Redis
             await asyncio.gather(*(refused(throttle) for _ in range(100)))
         assert len(started) == 80
     finally:
