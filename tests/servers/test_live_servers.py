@@ -4,7 +4,8 @@ import json
 import signal
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
@@ -22,10 +23,38 @@ MOMENT = 2
 """Seconds after its time, or its revocation, in which a connection must have ended: one, and one for a busy machine."""
 
 
-@pytest.fixture(scope="module", params=SERVERS)
-def running(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    with started(request.param, APP, tmp_path_factory.mktemp("server") / "log") as running:
-        yield running
+@pytest.fixture(scope="module")
+def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Running]]:
+    """All of them, by their names."""
+    with ExitStack() as stack:
+        yield {
+            str(server.id): stack.enter_context(
+                started(server.values[0], APP, tmp_path_factory.mktemp("server") / "log")  # type: ignore[arg-type]  # ours
+            )
+            for server in SERVERS
+        }
+
+
+@pytest.fixture(params=[server.id for server in SERVERS])
+def running(request: pytest.FixtureRequest, servers: dict[str, Running]) -> Running:
+    return servers[request.param]
+
+
+def everywhere(servers: dict[str, Running], check: Callable[[Running], None]) -> None:
+    """``check`` every server, all at once: for what takes seconds of waiting."""
+    failed: list[Exception] = []
+
+    def one(name: str, running: Running) -> None:
+        try:
+            check(running)
+        except Exception as error:  # noqa: BLE001  # raised below, with those of the other servers
+            error.add_note(name)
+            failed.append(error)
+
+    with ThreadPoolExecutor(len(servers)) as pool:
+        list(pool.map(one, servers, servers.values()))
+    if failed:
+        raise ExceptionGroup("not with every server", failed)
 
 
 def websocket(running: Running, path: str, headers: Any = None, subprotocols: Any = None) -> ClientConnection:
@@ -104,21 +133,26 @@ def test_a_cookie_changes_nothing_for_another_origin(running: Running) -> None:
         assert response.status_code == status
 
 
-def test_a_connection_ends_when_its_token_does(running: Running) -> None:
-    raw, ends = soon()
-    with ExitStack() as stack:
-        opened = [stack.enter_context(websocket(running, path, headers=bearer(raw))) for path in ("/listen", "/tick")]
-        events = stack.enter_context(running.client.stream("GET", "/events", headers=bearer(raw)))
-        assert events.status_code == 200
-        # httpx2 raises where the end of the body is not a clean one.
-        body = b"".join(events.iter_bytes())
-        assert ends <= time.time() < ends + MOMENT
-        for connection in opened:
-            assert until_closed(connection) == (3000, "expired" if running.server.says_why else "")
-        assert ends <= time.time() < ends + MOMENT
-    assert body.startswith(b"data: tick\n\n")
-    nothing_is_open(running)
-    assert running.client.get("/state").json()["ended"][-1] == {"code": 3000, "reason": "expired"}
+def test_a_connection_ends_when_its_token_does(servers: dict[str, Running]) -> None:
+    def check(running: Running) -> None:
+        raw, ends = soon()
+        with ExitStack() as stack:
+            opened = [
+                stack.enter_context(websocket(running, path, headers=bearer(raw))) for path in ("/listen", "/tick")
+            ]
+            events = stack.enter_context(running.client.stream("GET", "/events", headers=bearer(raw)))
+            assert events.status_code == 200
+            # httpx2 raises where the end of the body is not a clean one.
+            body = b"".join(events.iter_bytes())
+            assert ends <= time.time() < ends + MOMENT
+            for connection in opened:
+                assert until_closed(connection) == (3000, "expired" if running.server.says_why else "")
+            assert ends <= time.time() < ends + MOMENT
+        assert body.startswith(b"data: tick\n\n")
+        nothing_is_open(running)
+        assert running.client.get("/state").json()["ended"][-1] == {"code": 3000, "reason": "expired"}
+
+    everywhere(servers, check)
 
 
 def test_a_connection_ends_within_a_second_of_its_revocation(running: Running) -> None:
@@ -133,19 +167,22 @@ def test_a_connection_ends_within_a_second_of_its_revocation(running: Running) -
     nothing_is_open(running)
 
 
-def test_a_connection_is_renewed_by_a_message(running: Running) -> None:
-    raw, ends = soon()
-    with websocket(running, "/listen", headers=bearer(raw)) as connection:
-        connection.recv(timeout=5)
-        for other, refused in ((soon(sub="bob")[0], "invalid_claim"), (token("x" * 32), "bad_signature")):
-            connection.send(other)
-            assert json.loads(connection.recv(timeout=5)) == {"refused": refused}
-        connection.send(token(iat=None, exp=ends + 1))
-        assert json.loads(connection.recv(timeout=5)) == {"expires_at": ends + 1}
-        closed = until_closed(connection)
-        assert ends + 1 <= time.time() < ends + 1 + MOMENT
-    assert closed is not None
-    assert closed[0] == 3000
+def test_a_connection_is_renewed_by_a_message(servers: dict[str, Running]) -> None:
+    def check(running: Running) -> None:
+        raw, ends = soon()
+        with websocket(running, "/listen", headers=bearer(raw)) as connection:
+            connection.recv(timeout=5)
+            for other, refused in ((soon(sub="bob")[0], "invalid_claim"), (token("x" * 32), "bad_signature")):
+                connection.send(other)
+                assert json.loads(connection.recv(timeout=5)) == {"refused": refused}
+            connection.send(token(iat=None, exp=ends + 1))
+            assert json.loads(connection.recv(timeout=5)) == {"expires_at": ends + 1}
+            closed = until_closed(connection)
+            assert ends + 1 <= time.time() < ends + 1 + MOMENT
+        assert closed is not None
+        assert closed[0] == 3000
+
+    everywhere(servers, check)
 
 
 def test_an_app_may_close_before(running: Running) -> None:
@@ -167,11 +204,14 @@ def test_a_client_may_close_before(running: Running) -> None:
     nothing_is_open(running)
 
 
-def test_an_app_that_only_sends_outlives_its_client_no_longer_than_the_token(running: Running) -> None:
-    # Not every server tells it that nobody is there any more.
-    with websocket(running, "/careful", headers=bearer(soon()[0])) as connection:
-        connection.recv(timeout=5)
-    nothing_is_open(running)
+def test_an_app_that_only_sends_outlives_its_client_no_longer_than_the_token(servers: dict[str, Running]) -> None:
+    def check(running: Running) -> None:
+        # Not every server tells it that nobody is there any more.
+        with websocket(running, "/careful", headers=bearer(soon()[0])) as connection:
+            connection.recv(timeout=5)
+        nothing_is_open(running)
+
+    everywhere(servers, check)
 
 
 def test_nothing_of_all_that_is_an_error_to_the_server(running: Running) -> None:
