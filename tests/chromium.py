@@ -29,6 +29,10 @@ PATIENCE = 20
 LISTENS = "DevTools listening on "
 
 
+class Navigated(AssertionError):
+    """The page went elsewhere before it had answered."""
+
+
 class Page:
     """A page in a browser profile of its own: cookies are shared with no other."""
 
@@ -60,9 +64,16 @@ class Page:
     def until(self, condition: str, patience: float = PATIENCE) -> None:
         """Wait until the expression ``condition`` is true."""
         deadline = time.monotonic() + patience
-        while not self.run(condition):
+        while not self._holds(condition):
             assert time.monotonic() < deadline, f"never came: {condition}\n{self.run('document.body.innerText')}"
             time.sleep(0.05)
+
+    def _holds(self, condition: str) -> bool:
+        try:
+            return bool(self.run(condition))
+        except Navigated:
+            # Of the page that comes it is asked again.
+            return False
 
     def text(self, id: str) -> str:
         """What the element ``id`` shows."""
@@ -149,7 +160,8 @@ def ask(devtools: ClientConnection, method: str, session: str | None = None, **p
     while (answer := json.loads(devtools.recv(timeout=PATIENCE))).get("id") != len(_numbers):
         pass
     if "error" in answer:
-        raise AssertionError(f"{method}: {answer['error']['message']}")
+        message = answer["error"]["message"]
+        raise (Navigated if "navigated or closed" in message else AssertionError)(f"{method}: {message}")
     return answer["result"]
 
 
