@@ -223,7 +223,12 @@ class JWTMiddleware:
     def _may_pass(self, scope: Scope, refusal: Refusal) -> bool:
         if self._public is not None and scope in self._public:
             return True
-        if not isinstance(refusal, MissingToken) or not is_preflight(scope):
+        if not isinstance(refusal, MissingToken):
+            return False
+        # One that `load_user` or `validate` raises: where a request brings none, it is not asked that far.
+        if self._allow_anonymous:
+            return True
+        if not is_preflight(scope):
             return False
         if not (self._allow_preflight or self._preflight_logged):
             self._preflight_logged = True

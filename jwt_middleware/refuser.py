@@ -49,8 +49,7 @@ class Refuser:
         # RFC 9110 9.3.2: to HEAD the headers of a GET, and no content. Not every server sees to it.
         is_head = kind == "http" and scope["method"] == "HEAD"
         if self._refusal_response is None:
-            if logger.isEnabledFor(logging.INFO):
-                _log(refusal)
+            _log(refusal)
             status, headers, body = self._missing if refusal is MISSING else self._json(refusal)
             start, end = _MESSAGES[kind]
             await send({"type": start, "status": status, "headers": list(headers)})

@@ -150,7 +150,7 @@ class Verifier:
         if len(raw) > self.max_token_size:
             raise TokenTooLarge
         line = BEARER + raw
-        token = self.recalled(line)
+        token = self._recalled(line)
         return self._judged(line, raw) if token is None else self._answered(token)
 
     def judge_header(self, authorization: bytes) -> Token | Coroutine[Any, Any, Token] | None:
@@ -159,7 +159,7 @@ class Verifier:
         Raises what ``bearer_token`` does, too.
         """
         # The line as it came, which is nearly always spelled in the usual way: nothing is taken apart or copied.
-        token = self.recalled(authorization)
+        token = self._recalled(authorization)
         if token is not None:
             return self._answered(token) if self._has_more_to_ask else token
         if authorization.startswith(BEARER) and len(authorization) <= len(BEARER) + self.max_token_size:
@@ -168,20 +168,6 @@ class Verifier:
                 return self._judged(authorization, raw)
         other = bearer_token(authorization, self.max_token_size)
         return None if other is None else self.judge(other)
-
-    def recalled(self, line: bytes) -> Token | None:
-        """The token that ``line``, a Bearer header in its usual spelling, presents: if it is in memory and still good.
-
-        Whether it is revoked, and what ``validate`` says, is not asked.
-        """
-        verified = self._found(line[-END:])
-        if verified is None:
-            return None
-        known, good_from, good_until, place, serial, facts = verified
-        # A token is as good as the keys that verified it: gone or replaced, they take it with them.
-        if known == line and good_from <= self._clock() < good_until and serial == self._keys[place].current.serial:
-            return Token(facts)
-        return None
 
     def good_until(self, token: Token) -> float:
         """The Unix time from which on ``token``, verified here, will be refused for its age."""
@@ -213,6 +199,20 @@ class Verifier:
     def health(self) -> dict[str, KeysHealth]:
         """How the keys of each provider are, by its name."""
         return {provider.name: provider.health for provider in self.providers}
+
+    def _recalled(self, line: bytes) -> Token | None:
+        """The token that ``line``, a Bearer header in its usual spelling, presents: if it is in memory and still good.
+
+        Whether it is revoked, and what ``validate`` says, is not asked.
+        """
+        verified = self._found(line[-END:])
+        if verified is None:
+            return None
+        known, good_from, good_until, place, serial, facts = verified
+        # A token is as good as the keys that verified it: gone or replaced, they take it with them.
+        if known == line and good_from <= self._clock() < good_until and serial == self._keys[place].current.serial:
+            return Token(facts)
+        return None
 
     def _answered(self, token: Token) -> Token | Coroutine[Any, Any, Token]:
         """The ``token``, once it is settled that it is not revoked and that ``validate`` takes it."""
@@ -301,9 +301,10 @@ class Verifier:
 
         async def ask(place: int, before: KeySet) -> None:
             try:
-                keys = await self.providers[place].keys.refreshed(header.kid, header.algorithm)
+                keys = await self._keys[place].refreshed(header.kid, header.algorithm)
             except Refusal as refusal:
-                found[place] = refusal
+                # Without what holds this frame, which holds what was found: a circle for the garbage collector.
+                found[place] = refusal.with_traceback(None)
             else:
                 if keys is not before:
                     found[place] = keys

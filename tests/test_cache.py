@@ -94,6 +94,7 @@ SHAPES = [
     pytest.param({"name": "\N{GRINNING FACE}" + "a" * 1200}, {}, id="a wide character"),
     pytest.param({"name": "\\ud83d\\ude00" + "a" * 1200}, {}, id="a wide character, escaped"),
     pytest.param({"scope": " ".join(f"{n:x}" for n in range(16, 272))}, {}, id="256 short scopes"),
+    pytest.param({"scope": [f"{n:x}" for n in range(16, 272)]}, {}, id="a list of 256 short scopes"),
     pytest.param({"sub": "a" * 5000, "jti": "b" * 5000}, {}, id="a long subject"),
     pytest.param({}, {"kid": "c" * 8000}, id="long headers"),
 ]

@@ -19,11 +19,21 @@ from starlette.routing import Mount, Route
 from starlette.testclient import TestClient, WebSocketDenialResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from jwt_middleware import ConfigurationError, JWTCredentials, JWTMiddleware, JWTUser, Provider, Refusal, Token
+from jwt_middleware import (
+    ConfigurationError,
+    JWTCredentials,
+    JWTMiddleware,
+    JWTUser,
+    Provider,
+    Refusal,
+    RemoteKeys,
+    Token,
+)
 from jwt_middleware.errors import (
     CrossSite,
     InsufficientScope,
     KeysUnavailable,
+    MissingToken,
     RevocationsUnavailable,
     Revoked,
 )
@@ -252,6 +262,20 @@ async def test_a_bad_token_is_refused_even_when_none_is_required(code: str) -> N
     assert (start["status"], json.loads(body["body"])["code"]) == (ANSWERS[code].status, code)
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        pytest.param({"load_user": raising(MissingToken())}, id="load_user"),
+        pytest.param({"validate": raising(MissingToken())}, id="validate"),
+    ],
+)
+def test_where_none_is_required_a_missing_token_is_forgotten_whoever_says_so(
+    options: dict[str, Any], backend: str
+) -> None:
+    app = client(allow_anonymous=True, backend=backend, **options)
+    assert app.get("/", headers=bearer(token())).json()["user"] == ""
+
+
 @pytest.mark.anyio
 @pytest.mark.parametrize("providers", [1, 3])
 @pytest.mark.parametrize(
@@ -270,6 +294,18 @@ async def test_a_bad_token_leaves_nothing_to_the_garbage_collector(raw: str, pro
 @pytest.mark.anyio
 async def test_a_good_token_that_another_provider_refuses_leaves_nothing_to_the_garbage_collector() -> None:
     app = JWTMiddleware(echo, providers=[provider("a", key=SECRET[::-1]), provider("b")], clock=lambda: NOW)
+    assert await left_to_the_garbage_collector(app, [token(jti=str(number)) for number in range(51)]) < 50
+
+
+@pytest.mark.anyio
+async def test_a_token_whose_keys_cannot_be_had_leaves_nothing_to_the_garbage_collector() -> None:
+    async def fetch(url: str) -> Any:
+        raise OSError
+
+    def remote(name: str) -> Provider:
+        return Provider(name=name, audience="orders", jwks=RemoteKeys("https://login.example/jwks", fetch=fetch))
+
+    app = JWTMiddleware(unreachable, providers=[remote("a"), remote("b")], clock=lambda: NOW)
     assert await left_to_the_garbage_collector(app, [token(jti=str(number)) for number in range(51)]) < 50
 
 
@@ -558,6 +594,18 @@ def test_the_refusal_says_what_the_operator_may_know(
     (refusal,) = refusals
     assert (refusal.provider, refusal.kid, refusal.subject, refusal.claim) == expected
     assert raw.rpartition(".")[2] not in repr(vars(refusal)) or raw == "x"
+
+
+def test_each_missing_token_is_a_refusal_of_its_own_to_a_refusal_response() -> None:
+    asking, refusals = told()
+    asking.get("/")
+    asking.get("/")
+    first, second = refusals
+    assert first is not second
+
+
+def test_the_first_request_with_a_token_may_have_several_spaces_behind_the_scheme() -> None:
+    assert client().get("/", headers={"authorization": f"Bearer  {token()}"}).json()["user"] == "ada"
 
 
 def test_a_refusal_response_serves_websockets_too(backend: str) -> None:

@@ -4,7 +4,8 @@ import pytest
 
 from jwt_middleware import ConfigurationError, JWTMiddleware, Provider, Revocation, Token, Verifier
 from jwt_middleware.claims import Facts
-from jwt_middleware.errors import RevocationsUnavailable, Revoked
+from jwt_middleware.errors import InvalidClaim, RevocationsUnavailable, Revoked
+from jwt_middleware.keys import KeySet, load_keys
 from jwt_middleware.revocation import RevokedTokens
 
 from .support import NOW, SECRET, bearer, client, token
@@ -141,6 +142,50 @@ def test_only_good_tokens_are_asked_about(backend: str) -> None:
 def test_a_revoked_token_is_nobody_on_a_public_path(backend: str) -> None:
     app = client(revocations=Told(True), public=["/public"], backend=backend)
     assert app.get("/public", headers=bearer(token())).json()["user"] == ""
+
+
+class Rotated:
+    """Keys of a provider that has another one since, which is had when it is asked for."""
+
+    def __init__(self) -> None:
+        self.current = KeySet(load_keys(SECRET[::-1]))
+
+    async def refreshed(self, kid: str | None, algorithm: str) -> KeySet:
+        self.current = KeySet(load_keys(SECRET))
+        return self.current
+
+
+def rotated(**options: Any) -> Provider:
+    provider = Provider(key=SECRET, audience="orders", **options)
+    provider.keys = Rotated()
+    return provider
+
+
+@pytest.mark.anyio
+async def test_a_revoked_token_is_refused_when_its_key_had_to_be_asked_for() -> None:
+    with pytest.raises(Revoked):
+        await Verifier(rotated(), revocations=Told(True), clock=lambda: NOW).verify(token())
+
+
+@pytest.mark.anyio
+async def test_a_token_is_revoked_in_time_when_its_key_had_to_be_asked_for() -> None:
+    told = Told(None, True)
+    with pytest.raises(Revoked):
+        await Verifier(rotated(), revocations=told, clock=lambda: NOW).verify(token())
+    assert told.caught_up == 1
+
+
+@pytest.mark.anyio
+async def test_validate_is_asked_when_the_key_had_to_be_asked_for() -> None:
+    with pytest.raises(InvalidClaim):
+        await Verifier(rotated(validate=lambda token: False), clock=lambda: NOW).verify(token())
+
+
+@pytest.mark.anyio
+async def test_validate_is_asked_when_revocations_had_to_be_waited_for() -> None:
+    refusing = Provider(key=SECRET, audience="orders", validate=lambda token: False)
+    with pytest.raises(InvalidClaim):
+        await Verifier(refusing, revocations=Told(None, False), clock=lambda: NOW).verify(token())
 
 
 @pytest.mark.anyio
