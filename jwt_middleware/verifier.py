@@ -258,7 +258,7 @@ class Verifier:
             try:
                 facts = self._judged_by(place, keys, line, parts, claims, refusals)
             except Refusal as refusal:
-                refusals.append(refusal)
+                refusals.append(self._described(refusal, place, parts[_HEADER], claims))
                 # Keys of the configuration are never other ones.
                 if isinstance(refusal, _DOUBTFUL) and not isinstance(self._keys[place], StaticKeys):
                     doubtful.append((place, keys))
@@ -280,13 +280,12 @@ class Verifier:
     ) -> Token:
         for place, refreshed in await self._refreshed(doubtful, parts[_HEADER]):
             if isinstance(refreshed, Refusal):
-                refreshed.provider, refreshed.kid = self.providers[place].name, parts[_HEADER].kid
-                refusals.append(refreshed)
+                refusals.append(self._described(refreshed, place, parts[_HEADER], claims))
                 continue
             try:
                 facts = self._judged_by(place, refreshed, line, parts, claims, refusals)
             except Refusal as refusal:
-                refusals.append(refusal)
+                refusals.append(self._described(refusal, place, parts[_HEADER], claims))
             else:
                 refusals.clear()
                 answer = self._answered(Token(facts))
@@ -357,20 +356,12 @@ class Verifier:
         refusals: Iterable[Refusal],
     ) -> tuple[Any, ...]:
         segment, header, payload, signing_input, signature = parts
-        provider = self.providers[place]
-        try:
-            for key in keys.find(header.kid, header.algorithm):
-                if key.verifies(header.algorithm, signing_input, signature):
-                    break
-            else:
-                raise BadSignature
-            facts, good_from, good_until = provider.rules.read_plainly(header, payload, claims, self._clock())
-        except Refusal as refusal:
-            refusal.provider, refusal.kid = provider.name, header.kid
-            if not isinstance(refusal, _DOUBTFUL):
-                # The signature was good: the claims may be spoken of.
-                refusal.subject = provider.rules.subject(claims)
-            raise
+        for key in keys.find(header.kid, header.algorithm):
+            if key.verifies(header.algorithm, signing_input, signature):
+                break
+        else:
+            raise BadSignature
+        facts, good_from, good_until = self.providers[place].rules.read_plainly(header, payload, claims, self._clock())
         # Where another provider refused for a reason that may pass, the next request asks it again.
         if not (refusals and any(isinstance(refusal, NotYetValid | Unavailable) for refusal in refusals)):
             # Floats, since the clock gives one: numbers of one type compare at half the price.
@@ -380,6 +371,14 @@ class Verifier:
                     self._headers.clear()
                 self._headers[segment] = header
         return facts
+
+    def _described(self, refusal: Refusal, place: int, header: compact.Header, claims: dict[str, Any]) -> Refusal:
+        provider = self.providers[place]
+        refusal.provider, refusal.kid = provider.name, header.kid
+        if not isinstance(refusal, _UNVERIFIED):
+            # The signature was good: the claims may be spoken of.
+            refusal.subject = provider.rules.subject(claims)
+        return refusal
 
     def _remember(self, remembered: _Remembered, payload: bytes, header: compact.Header) -> None:
         line, scopes = remembered[0], remembered[-1][_SCOPES]
@@ -408,6 +407,9 @@ _BACKSLASH = ord("\\")
 
 _DOUBTFUL = (UnknownKey, AlgorithmNotAllowed, BadSignature)
 """Refusals by keys: others may be had by now."""
+
+_UNVERIFIED = (*_DOUBTFUL, Unavailable)
+"""Refusals of tokens whose claims may be anybody's."""
 
 _SCOPES = Facts._fields.index("scopes")
 
