@@ -184,11 +184,14 @@ async def test_a_hundred_at_once_are_no_more_than_one_after_the_other(storage: s
 def test_a_hundred_threads_with_event_loops_of_their_own_are_no_more_either(storage: str | None) -> None:
     throttle = Throttle(address_failures=1000, storage=storage)
     tried = []
+    refusals: list[LoginRefused] = []
 
     async def login() -> None:
         for _ in range(5):
-            with suppress(LoginRefused):
+            try:
                 tried.append(await throttle.attempt("ada", request()))
+            except LoginRefused as refusal:
+                refusals.append(refusal)
 
     interval = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)
@@ -200,7 +203,9 @@ def test_a_hundred_threads_with_event_loops_of_their_own_are_no_more_either(stor
             thread.join()
     finally:
         sys.setswitchinterval(interval)
-    assert len(tried) == 10
+    # On a busy machine Redis may not answer each of them in time, and they are not tried either.
+    unanswered = sum(refusal.status == 503 for refusal in refusals)
+    assert len(tried) <= 10 <= len(tried) + unanswered
 
 
 @pytest.mark.anyio
@@ -474,7 +479,8 @@ async def test_without_its_redis_no_login_is_tried_until_it_is_back(
     with redis_server(tmp_path, port=server.port):
         await again(throttle)
         await fails(throttle)
-    messages = [record.getMessage() for record in caplog.records]
+    # Not asyncio's, which says in development mode what took long.
+    messages = [record.getMessage() for record in caplog.records if record.name == "jwt_middleware"]
     assert [message.partition(" with 503: ")[0] for message in messages] == [
         "login throttle: its storage cannot be asked, logins are answered",
         "login throttle: its storage is there again",
