@@ -170,15 +170,23 @@ async def test_good_logins_that_take_their_time_leave_no_failed_ones_behind(stor
 async def test_a_hundred_at_once_are_no_more_than_one_after_the_other(storage: str | None) -> None:
     throttle = Throttle(address_failures=1000, storage=storage)
     tried = []
+    refusals: list[LoginRefused] = []
 
     async def login() -> None:
-        with suppress(LoginRefused):
+        try:
             tried.append(await throttle.attempt("ada", request()))
+        except LoginRefused as refusal:
+            refusals.append(refusal)
 
     async with anyio.create_task_group() as tasks:
         for _ in range(100):
             tasks.start_soon(login)
-    assert len(tried) == 10
+    assert len(tried) <= 10 <= len(tried) + unanswered(refusals)
+
+
+def unanswered(refusals: list[LoginRefused]) -> int:
+    """How many were refused since Redis did not answer in time, as it may not on a busy machine: they are not tried."""
+    return sum(refusal.status == 503 for refusal in refusals)
 
 
 def test_a_hundred_threads_with_event_loops_of_their_own_are_no_more_either(storage: str | None) -> None:
@@ -203,9 +211,7 @@ def test_a_hundred_threads_with_event_loops_of_their_own_are_no_more_either(stor
             thread.join()
     finally:
         sys.setswitchinterval(interval)
-    # On a busy machine Redis may not answer each of them in time, and they are not tried either.
-    unanswered = sum(refusal.status == 503 for refusal in refusals)
-    assert len(tried) <= 10 <= len(tried) + unanswered
+    assert len(tried) <= 10 <= len(tried) + unanswered(refusals)
 
 
 @pytest.mark.anyio
