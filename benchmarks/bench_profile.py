@@ -10,15 +10,13 @@ from collections.abc import Callable, Sequence
 from itertools import cycle, islice
 from pathlib import Path
 from shutil import which
-from socket import create_server
 from statistics import median
 from tempfile import TemporaryDirectory
 from time import perf_counter_ns, time
 from typing import Any
 from urllib.request import urlopen
 
-import uvicorn
-from bench_server import CONNECTIONS, contestant, pin
+from bench_server import CONNECTIONS, contestant, pin, run
 from harness import OURS, Added, Contestant, Workload, bare_app, measure, publish, table
 from peers import installed
 from starlette.responses import JSONResponse
@@ -135,7 +133,6 @@ INSIDE = [OURS, "pure ASGI + ryjwt", "pure ASGI + PyJWT"]
 
 def serve(names: Sequence[str]) -> None:
     """Runs in a process of its own and times each request; what was found is to be had at ``/found``."""
-    pin(0)
     apps = [bare_app, *(contestant(name).app for name in names)]
     taken: list[list[int]] = [[] for _ in apps]
 
@@ -152,10 +149,7 @@ def serve(names: Sequence[str]) -> None:
         await apps[place](scope, receive, send)
         taken[place].append(perf_counter_ns() - start)
 
-    with create_server(("127.0.0.1", 0)) as listener:
-        print(listener.getsockname()[1], flush=True)
-        config = uvicorn.Config(app, loop="uvloop", http="httptools", access_log=False, log_level="error")
-        uvicorn.Server(config).run(sockets=[listener])
+    run(app)
 
 
 def inside(names: Sequence[str], seconds: int) -> list[float]:

@@ -21,6 +21,7 @@ import uvicorn
 from harness import OURS, Contestant, bare_app, publish, quietest, table
 from peers import PEERS, installed
 from plot import bars
+from starlette.types import ASGIApp
 from tokens import AUDIENCE, SECRET, issuer
 
 from jwt_middleware import JWTMiddleware
@@ -51,14 +52,16 @@ def contestant(name: str) -> Contestant:
 
 
 def serve(name: str, bare: bool) -> None:
-    """Runs in a process of its own; says on which port."""
-    pin(0)
     served = contestant(name)
+    run(served.bare if bare else served.app)
+
+
+def run(app: ASGIApp) -> None:
+    """Serves ``app``, in a process of its own; says on which port."""
+    pin(0)
     with create_server(("127.0.0.1", 0)) as listener:
         print(listener.getsockname()[1], flush=True)
-        config = uvicorn.Config(
-            served.bare if bare else served.app, loop="uvloop", http="httptools", access_log=False, log_level="error"
-        )
+        config = uvicorn.Config(app, loop="uvloop", http="httptools", access_log=False, log_level="error")
         uvicorn.Server(config).run(sockets=[listener])
 
 
