@@ -18,8 +18,8 @@ from starlette.types import Message, Receive, Scope, Send
 from tokens import AUDIENCE, ISSUER, MANY_CLAIMS, SECRET, b64, forged, http_scope, issuer, subject
 
 from jwt_middleware import JWTMiddleware
-from jwt_middleware.cache import BYTES_PER_ENTRY
-from jwt_middleware.verifier import CACHE_SIZE
+from jwt_middleware.verifying.memory import BYTES_PER_ENTRY
+from jwt_middleware.verifying.verifier import CACHE_SIZE
 
 BY = issuer("HS256", kid="key")
 Figures = dict[str, float]

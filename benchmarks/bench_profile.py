@@ -24,10 +24,10 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from tokens import ALGORITHMS, AUDIENCE, Issuer, issuer
 
 from jwt_middleware import JWTMiddleware, Provider, Token, Verifier
-from jwt_middleware.compact import decode_plainly, json_object
 from jwt_middleware.identity import JWTCredentials, JWTUser
+from jwt_middleware.reading.sources import authorization_line
 from jwt_middleware.refuser import Refuser
-from jwt_middleware.sources import authorization_line
+from jwt_middleware.verifying.compact import decode_plainly, json_object
 
 STEPS = [
     "the signature, by the prepared key",

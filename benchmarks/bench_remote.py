@@ -14,7 +14,7 @@ import jwt
 from harness import installed_version, publish, table
 
 from jwt_middleware import Provider, RemoteKeys, Verifier
-from jwt_middleware.testing import IdentityProvider, signing_key
+from jwt_middleware.testing.identity_provider import IdentityProvider, signing_key
 
 AUDIENCE = "orders"
 OURS = "asgi-jwt-middleware"

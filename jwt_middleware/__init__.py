@@ -1,17 +1,17 @@
 """JWT bearer authentication for any ASGI app."""
 
-from .claims import Token
 from .errors import ConfigurationError, Refusal
 from .identity import JWTCredentials, JWTUser
-from .live import renew
+from .keys.remote import RemoteKeys
+from .live.connections import renew
 from .middleware import JWTMiddleware
 from .provider import ANY, Provider
-from .remote import RemoteKeys
+from .reading.sources import bearer_header, cookie, subprotocol
 from .requires import requires
-from .revocation import Revocation, Revocations
-from .revocation_view import RevocationView
-from .sources import bearer_header, cookie, subprotocol
-from .verifier import Verifier
+from .revocation.revoked import Revocation, Revocations
+from .revocation.view import RevocationView
+from .verifying.claims import Token
+from .verifying.verifier import Verifier
 
 __all__ = [
     "ANY",

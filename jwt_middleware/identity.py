@@ -5,8 +5,8 @@ from typing import Any
 
 from starlette.authentication import AuthCredentials, BaseUser
 
-from .claims import Token
 from .refuser import Refuser
+from .verifying.claims import Token
 
 
 class JWTUser(BaseUser):

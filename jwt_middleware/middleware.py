@@ -10,19 +10,19 @@ from typing import Any, TypeAlias, Unpack
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from .access import PublicPaths, is_preflight
-from .arguments import function, switch
-from .claims import Token
+from ._support.arguments import function, switch
+from ._support.hooks import Hook
 from .errors import ConfigurationError, CrossSite, MissingToken, Refusal, UserRefused
-from .hooks import Hook
 from .identity import JWTCredentials, JWTUser
-from .live import Connections
-from .origins import Origins
+from .live.connections import Connections
 from .provider import Provider, ProviderOptions
+from .reading.access import PublicPaths, is_preflight
+from .reading.origins import Origins
+from .reading.sources import Custom, Source, Sources, authorization_line, bearer_header
 from .refuser import MISSING, RefusalResponse, Refuser
-from .revocation import Revocations
-from .sources import Custom, Source, Sources, authorization_line, bearer_header
-from .verifier import CACHE_SIZE, MAX_TOKEN_SIZE, Clock, Verifier
+from .revocation.revoked import Revocations
+from .verifying.claims import Token
+from .verifying.verifier import CACHE_SIZE, MAX_TOKEN_SIZE, Clock, Verifier
 
 LoadUser: TypeAlias = Callable[[Token], Any | Awaitable[Any]]
 

@@ -5,13 +5,13 @@ from enum import Enum
 from os import PathLike
 from typing import Any, Final, Literal, Protocol, TypeAlias, TypedDict
 
-from .arguments import functions, seconds, strings, switch
-from .claims import ClaimRules, Token, media_type
+from ._support.arguments import functions, seconds, strings, switch
 from .errors import ConfigurationError
-from .fetching import is_address
-from .keys import Key, KeySet, check_algorithms, load_keys
-from .loading import PrivateKey, PublicKey
-from .remote import KeysHealth, ProviderKeys, RemoteKeys
+from .keys.fetching import is_address
+from .keys.key_set import Key, KeySet, check_algorithms, load_keys
+from .keys.loading import PrivateKey, PublicKey
+from .keys.remote import KeysHealth, ProviderKeys, RemoteKeys
+from .verifying.claims import ClaimRules, Token, media_type
 
 
 class Audience(Enum):

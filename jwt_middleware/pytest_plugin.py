@@ -4,10 +4,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from .testing import IdentityProvider
+from .testing.identity_provider import IdentityProvider
 
 # So that a failed assert of it says what it compared.
-pytest.register_assert_rewrite("jwt_middleware.issuing.testing")
+pytest.register_assert_rewrite("jwt_middleware.testing.store_contract")
 
 
 @pytest.fixture

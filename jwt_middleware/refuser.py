@@ -11,7 +11,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import Message, Receive, Scope, Send
 
 from . import errors
-from .arguments import function
+from ._support.arguments import function
 from .errors import ConfigurationError, MissingToken, Refusal
 
 logger = logging.getLogger("jwt_middleware")

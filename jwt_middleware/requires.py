@@ -21,9 +21,9 @@ from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Receive, Scope, Send
 from starlette.websockets import WebSocket, WebSocketState
 
-from .claims import is_scope
 from .errors import ConfigurationError, InsufficientScope, MissingToken, Refusal
 from .identity import JWTCredentials
+from .verifying.claims import is_scope
 
 Endpoint = TypeVar("Endpoint", bound=Callable[..., Any])
 

@@ -2,7 +2,7 @@ from typing import Any
 
 import pytest
 
-from .virtual_time import virtual_time
+from .support.virtual_time import virtual_time
 
 pytest_plugins = ["jwt_middleware.pytest_plugin"]
 

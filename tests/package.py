@@ -25,7 +25,7 @@ SDIST_FILES = {"CHANGELOG.rst", "LICENSE", "MANIFEST.in", "PKG-INFO", "README.rs
 IMPORT_ALL = f"""
 import importlib, pkgutil, {PACKAGE}
 for module in pkgutil.walk_packages({PACKAGE}.__path__, "{PACKAGE}."):
-    if not module.name.endswith(("__main__", "pytest_plugin", "issuing.testing")):
+    if not module.name.endswith(("__main__", "pytest_plugin", "issuing.testing", "store_contract")):
         importlib.import_module(module.name)
 """
 

@@ -9,7 +9,7 @@ from threading import Thread
 
 import pytest
 
-from .chromium import Chromium, Page, chromium
+from .support.chromium import Chromium, Page, chromium
 from .test_examples import address, demo
 
 LIFETIME = 3

@@ -13,9 +13,9 @@ from starlette.testclient import TestClient
 from examples.demo import create_app, lines_to_try
 from examples.fastapi_app import app as fastapi_app
 
-from .processes import interrupt, need, python
-from .redis_server import redis_server
 from .support import bearer
+from .support.processes import interrupt, need, python
+from .support.redis_server import redis_server
 
 BETWEEN = "-- the next line --"
 

@@ -16,7 +16,7 @@ from starlette.testclient import TestClient
 
 from jwt_middleware import JWTMiddleware, Provider, RevocationView, errors
 from jwt_middleware.issuing import Sessions, Throttle
-from jwt_middleware.testing import IdentityProvider
+from jwt_middleware.testing.identity_provider import IdentityProvider
 
 from .support import bearer, echo, signed
 

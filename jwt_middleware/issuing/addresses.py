@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterator, Mapping
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Any
 
-from ..arguments import strings
+from .._support.arguments import strings
 from ..errors import ConfigurationError
 
 UNIX = "unix"

@@ -8,9 +8,9 @@ from starlette.responses import Response
 from starlette.types import Scope
 
 from ..errors import ConfigurationError, CrossSite
-from ..origins import Origins
-from ..sources import cookie_values, read_cookie
-from ..verifier import MAX_TOKEN_SIZE
+from ..reading.origins import Origins
+from ..reading.sources import cookie_values, read_cookie
+from ..verifying.verifier import MAX_TOKEN_SIZE
 from .oauth import token_response
 from .sessions import Grant
 

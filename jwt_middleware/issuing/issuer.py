@@ -15,15 +15,15 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from .. import compact
-from ..arguments import function, seconds, strings, switch
-from ..claims import is_scope, media_type
+from .._support.arguments import function, seconds, strings, switch
 from ..errors import ConfigurationError, Refusal
-from ..keys import Key, load_keys, make_key, suited_algorithms
-from ..loading import Material, PrivateKey, PublicKey, UnusableKey, load, load_jwk, public_jwk, thumbprint
+from ..keys.key_set import Key, load_keys, make_key, suited_algorithms
+from ..keys.loading import Material, PrivateKey, PublicKey, UnusableKey, load, load_jwk, public_jwk, thumbprint
+from ..keys.signatures import ALGORITHMS
 from ..provider import KeyText, Provider, ProviderOptions
-from ..signatures import ALGORITHMS
-from ..verifier import MAX_TOKEN_SIZE, Clock
+from ..verifying import compact
+from ..verifying.claims import is_scope, media_type
+from ..verifying.verifier import MAX_TOKEN_SIZE, Clock
 
 
 class TokenIssuer:

@@ -5,7 +5,7 @@ from typing import Any, TypeAlias
 
 from starlette.types import Scope
 
-from ..hooks import Hook
+from .._support.hooks import Hook
 from .oauth import OAuthError
 from .throttle import LoginRefused, Throttle
 from .users import ScopeNotGranted, User, granted, user_of

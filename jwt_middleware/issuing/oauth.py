@@ -9,8 +9,8 @@ from urllib.parse import parse_qsl
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 
-from ..compact import json_object
 from ..errors import MalformedToken
+from ..verifying.compact import json_object
 
 MAX_BODY_SIZE = 16 * 1024
 """Bytes of a request's body, at most."""

@@ -7,9 +7,9 @@ from operator import attrgetter
 from secrets import token_urlsafe
 from typing import Any, Protocol
 
-from ..arguments import function
+from .._support.arguments import function
+from .._support.hooks import Hook
 from ..errors import ConfigurationError
-from ..hooks import Hook
 
 logger = logging.getLogger("jwt_middleware")
 

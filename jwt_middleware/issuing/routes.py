@@ -7,7 +7,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from ..arguments import function
+from .._support.arguments import function
 from ..errors import ConfigurationError
 from ..refuser import RefusalResponse, Refuser
 from .cookies import CookieMode, Cookies

@@ -9,9 +9,9 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import Scope
 
 from ..errors import CrossSite, InvalidToken, Refusal, StoreUnavailable
+from ..reading.sources import read_bearer
 from ..refuser import Refuser
-from ..sources import read_bearer
-from ..verifier import MAX_TOKEN_SIZE
+from ..verifying.verifier import MAX_TOKEN_SIZE
 from .cookies import Cookies
 from .login import Login, grantable, invalid_scope
 from .oauth import NO_STORE, OAuthError, read_fields, token_response

@@ -12,13 +12,13 @@ from typing import Any, Literal, Protocol, TypeAlias, TypeVar
 
 import anyio
 
-from ..arguments import count, function, seconds
-from ..background import Background
+from .._support.arguments import count, function, seconds
+from .._support.background import Background
+from .._support.hooks import Hook
 from ..errors import ConfigurationError, InvalidClaim, Refusal, StoreUnavailable
-from ..hooks import Hook
-from ..revocation import MARGIN, Ends, Revocation
-from ..revocation_view import RevocationLog, RevocationView, WhenUnavailable
-from ..verifier import Verifier
+from ..revocation.revoked import MARGIN, Ends, Revocation
+from ..revocation.view import RevocationLog, RevocationView, WhenUnavailable
+from ..verifying.verifier import Verifier
 from .issuer import TokenIssuer
 from .rotation import Opening, Outcome, Rotation, Session, rotated
 from .users import User, granted, user_of

@@ -6,11 +6,11 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
-from ..claims import Token
 from ..errors import InvalidClaim, MissingClaim, MissingToken, Refusal, TooOld
+from ..reading.sources import read_bearer
 from ..refuser import Refuser
-from ..sources import read_bearer
-from ..verifier import Verifier
+from ..verifying.claims import Token
+from ..verifying.verifier import Verifier
 from .issuer import RESERVED, TokenIssuer
 from .login import Login, grantable
 from .oauth import OAuthError, read_fields, token_response

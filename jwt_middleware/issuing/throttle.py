@@ -13,10 +13,10 @@ import anyio
 from anyio import CapacityLimiter, to_thread
 from anyio.lowlevel import RunVar
 
-from ..arguments import count, function, seconds
+from .._support.arguments import count, function, seconds
+from .._support.hooks import WORKER_THREADS
 from ..errors import ConfigurationError
-from ..fetching import shown, without_secrets
-from ..hooks import WORKER_THREADS
+from ..keys.fetching import shown, without_secrets
 from .addresses import Proxies
 from .counts import Counts, MemoryCounts, StoredCounts
 

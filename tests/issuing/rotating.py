@@ -7,7 +7,7 @@ import asyncio
 import sys
 
 from jwt_middleware.issuing import SQLiteStore
-from jwt_middleware.issuing.testing import PROVIDER, rotation
+from jwt_middleware.testing.store_contract import PROVIDER, rotation
 
 
 async def main(path: str, generation: int) -> None:

@@ -21,10 +21,10 @@ from jwt_middleware.errors import (
     WrongType,
 )
 from jwt_middleware.issuing import TokenIssuer
-from jwt_middleware.verifier import MAX_TOKEN_SIZE
+from jwt_middleware.verifying.verifier import MAX_TOKEN_SIZE
 
-from ..keys import ED25519, RSA, SECRET_64, SIGNERS, certificate, jwk, pem, private_forms, private_pem
 from ..support import NOW, SECRET, b64, claims, signed, token
+from ..support.keys import ED25519, RSA, SECRET_64, SIGNERS, certificate, jwk, pem, private_forms, private_pem
 
 RSA_2 = rsa.generate_private_key(65537, 2048)
 EC = SIGNERS["ES256"]

@@ -23,12 +23,12 @@ from jwt_middleware.errors import StoreUnavailable
 from jwt_middleware.issuing import RedisStore, Session
 from jwt_middleware.issuing.rotation import Outcome, Rotation, rotated
 from jwt_middleware.issuing.stores.redis import MAX_CONNECTIONS
-from jwt_middleware.issuing.testing import FAR, PROVIDER, opening, rotation
-from jwt_middleware.revocation import MARGIN
+from jwt_middleware.revocation.revoked import MARGIN
+from jwt_middleware.testing.store_contract import FAR, PROVIDER, opening, rotation
 
-from ..processes import run
-from ..redis_server import RedisServer, free_port, redis_server
 from ..support import logged, until
+from ..support.processes import run
+from ..support.redis_server import RedisServer, free_port, redis_server
 
 pytestmark = pytest.mark.anyio
 PASSWORD = "the password of this redis"

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from jwt_middleware.issuing import Session
 from jwt_middleware.issuing.rotation import Outcome, Rotation, rotated
-from jwt_middleware.issuing.testing import opening, rotation
+from jwt_middleware.testing.store_contract import opening, rotation
 
 from ..support import NOW
 

@@ -23,9 +23,9 @@ from starlette.types import Message, Scope
 from jwt_middleware import ConfigurationError, JWTMiddleware, Refusal
 from jwt_middleware.issuing import MemoryStore, Sessions, Throttle, TokenIssuer, auth_routes, password_check
 
-from ..keys import RSA, SECRET_64
-from ..redis_server import redis_server
 from ..support import NOW, SECRET, bare_client, bearer, claims, echo, signed
+from ..support.keys import RSA, SECRET_64
+from ..support.redis_server import redis_server
 
 FORM = "application/x-www-form-urlencoded"
 GOOD = {"username": "ada", "password": "lovelace"}

@@ -23,11 +23,11 @@ import redis
 from jwt_middleware import JWTMiddleware
 from jwt_middleware.errors import StoreUnavailable
 from jwt_middleware.issuing import InvalidGrant, MemoryStore, RedisStore, Sessions, SQLiteStore, TokenIssuer
-from jwt_middleware.issuing.testing import PROVIDER, opening, rotation
+from jwt_middleware.testing.store_contract import PROVIDER, opening, rotation
 
-from ..processes import ROOT, python
-from ..redis_server import RedisServer, free_port, redis_server
 from ..support import SECRET, bearer, logged, until
+from ..support.processes import ROOT, python
+from ..support.redis_server import RedisServer, free_port, redis_server
 from . import refreshing
 from .refreshing import generation_of
 from .serving import GRACE, PASSWORD, service

@@ -18,10 +18,10 @@ from jwt_middleware.issuing.rotation import Outcome, Rotation
 from jwt_middleware.issuing.sessions import MAX_UNANSWERED, REFRESH_TYPE, STORE_SECONDS
 from jwt_middleware.issuing.stores.memory import SWEEP
 from jwt_middleware.issuing.users import ScopeNotGranted
-from jwt_middleware.revocation import MARGIN
+from jwt_middleware.revocation.revoked import MARGIN
 
-from ..keys import ED25519, RSA, SECRET_64, SIGNERS, jwk, pem, private_pem
 from ..support import NOW, SECRET, bearer, echo, http, logged, sent, signed, until
+from ..support.keys import ED25519, RSA, SECRET_64, SIGNERS, jwk, pem, private_pem
 
 pytestmark = pytest.mark.anyio
 GRACE = 10

@@ -23,10 +23,10 @@ from jwt_middleware.errors import StoreUnavailable
 from jwt_middleware.issuing import Session, SQLiteStore
 from jwt_middleware.issuing.rotation import Outcome
 from jwt_middleware.issuing.stores.sqlite import _close_all
-from jwt_middleware.issuing.testing import FAR, PROVIDER, opening, rotation
+from jwt_middleware.testing.store_contract import FAR, PROVIDER, opening, rotation
 
-from ..processes import python, run
 from ..support import until
+from ..support.processes import python, run
 
 pytestmark = pytest.mark.anyio
 

@@ -10,9 +10,9 @@ import pytest
 import redis.asyncio
 
 from jwt_middleware.issuing import MemoryStore, RedisStore, SQLiteStore
-from jwt_middleware.issuing.testing import StoreContract
+from jwt_middleware.testing.store_contract import StoreContract
 
-from ..redis_server import RedisServer, redis_server
+from ..support.redis_server import RedisServer, redis_server
 
 
 @pytest.fixture(scope="module")

@@ -20,8 +20,8 @@ from jwt_middleware.issuing import Throttle
 from jwt_middleware.issuing.counts import MemoryCounts
 from jwt_middleware.issuing.throttle import MAX_NAME, Attempt, LoginRefused
 
-from ..processes import python
-from ..redis_server import RedisServer, free_port, redis_server
+from ..support.processes import python
+from ..support.redis_server import RedisServer, free_port, redis_server
 
 NO_STORAGE = "Logins cannot be checked at the moment. Try again later."
 

@@ -10,7 +10,7 @@ from subprocess import Popen
 import httpx2
 import pytest
 
-from ..processes import python
+from ..support.processes import python
 
 
 @dataclass(frozen=True)

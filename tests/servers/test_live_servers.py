@@ -14,8 +14,8 @@ import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
-from ..processes import END_SECONDS
 from ..support import SECRET, bearer, token
+from ..support.processes import END_SECONDS
 from .running import SERVERS, Running, started
 
 APP = "tests.servers.live:app"

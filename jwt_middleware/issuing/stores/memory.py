@@ -8,8 +8,8 @@ from secrets import token_hex
 from threading import Lock
 from typing import TypeAlias
 
-from ...arguments import function
-from ...revocation import MARGIN, Revocation
+from ..._support.arguments import function
+from ...revocation.revoked import MARGIN, Revocation
 from ..rotation import Opening, Outcome, Rotation, Session, rotated
 
 _Named: TypeAlias = tuple[str, str, str]

@@ -11,9 +11,9 @@ from typing import Any, TypeAlias
 
 from anyio.lowlevel import RunVar, current_token
 
-from ...arguments import count
+from ..._support.arguments import count
 from ...errors import ConfigurationError, StoreUnavailable
-from ...revocation import MARGIN, Ends, Revocation
+from ...revocation.revoked import MARGIN, Ends, Revocation
 from ..rotation import Opening, Outcome, Rotation, Session
 
 logger = logging.getLogger("jwt_middleware")

@@ -16,9 +16,9 @@ from typing import Any, TypeVar
 from anyio import CapacityLimiter, to_thread
 from anyio.lowlevel import RunVar
 
-from ...arguments import function
+from ..._support.arguments import function
 from ...errors import ConfigurationError, StoreUnavailable
-from ...revocation import MARGIN, Revocation
+from ...revocation.revoked import MARGIN, Revocation
 from ..rotation import Opening, Outcome, Rotation, Session, rotated
 
 logger = logging.getLogger("jwt_middleware")

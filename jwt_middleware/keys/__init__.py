@@ -1,0 +1,1 @@
+"""Which keys verify a token, and where do they come from?"""

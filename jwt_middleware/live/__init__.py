@@ -1,0 +1,1 @@
+"""Open connections end with their token."""

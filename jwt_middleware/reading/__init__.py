@@ -1,0 +1,1 @@
+"""Where may a token be in a request, and who may send it?"""

@@ -1,0 +1,87 @@
+"""Which pages may send requests that a cookie authenticates? Pure."""
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from ..errors import ConfigurationError
+
+_SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
+
+
+class Origins:
+    """The origins (RFC 6454) that are trusted beside a request's own: ``https://app.example``, with a port if need be.
+
+    Raises ``ConfigurationError`` for an entry that no browser could send.
+    """
+
+    def __init__(self, entries: Iterable[str]) -> None:
+        if isinstance(entries, str) or not isinstance(entries, Iterable):
+            raise ConfigurationError(f"origins must be a list, for instance ['https://app.example'], not {entries!r}")
+        self._trusted = frozenset(map(_configured, entries))
+
+    def admit(self, scope: Mapping[str, Any]) -> bool:
+        """Whether the request of this ASGI ``scope`` may be authenticated by a cookie.
+
+        Requests with a safe method (RFC 9110 9.2.1) may: they change nothing, and CORS keeps others from reading the
+        answer. Others, and WebSocket handshakes, must be ``vouched_for``.
+        """
+        if scope["type"] == "http" and scope["method"] in _SAFE_METHODS:
+            return True
+        return self.vouched_for(scope)
+
+    def vouched_for(self, scope: Mapping[str, Any]) -> bool:
+        """Whether the browser says that the request comes from a trusted origin, or from its own.
+
+        1. An Origin that is trusted will do.
+        2. ``Sec-Fetch-Site`` (W3C Fetch Metadata), where it is there, must be ``same-origin``. It knows more than
+           Origin does: of the scheme behind a proxy, say.
+        3. Else Origin must be the request's own: its scheme, and its Host.
+
+        With neither header nobody vouches for it. A header that stands twice is like another site's.
+        """
+        sites, origins, hosts = (_lines(scope, name) for name in (b"sec-fetch-site", b"origin", b"host"))
+        if len(sites) > 1 or len(origins) > 1:
+            return False
+        origin = _normal(origins[0]) if origins else None
+        if origin is not None and origin in self._trusted:
+            return True
+        if sites:
+            return sites == ["same-origin"]
+        own = _normal(f"{_scheme(scope)}://{hosts[0]}") if len(hosts) == 1 else None
+        return origin is not None and origin == own
+
+
+def _configured(entry: object) -> str:
+    origin = _normal(entry) if isinstance(entry, str) else None
+    if origin is None:
+        raise ConfigurationError(
+            f"origins entry {entry!r} must be scheme, host, and port if need be: 'https://app.example', without a path "
+            "or a slash at its end"
+        )
+    return origin
+
+
+# RFC 6454 6.2, as browsers write it: hosts in ASCII, "null" for those that have none.
+_ORIGIN = re.compile(r"([a-z][a-z0-9+.-]*)://([a-z0-9._-]+|\[[0-9a-f:.]+\])(?::([0-9]{1,5}))?")
+_DEFAULT_PORTS = {"http": "80", "https": "443"}
+
+
+def _normal(origin: str) -> str | None:
+    """``origin`` in the one form that compares; None for what is none."""
+    # Lower case makes ASCII of some characters that are none.
+    match = _ORIGIN.fullmatch(origin.lower()) if origin.isascii() else None
+    if match is None:
+        return None
+    scheme, host, port = match.groups()
+    return f"{scheme}://{host}" if port in (None, _DEFAULT_PORTS.get(scheme)) else f"{scheme}://{host}:{port}"
+
+
+def _lines(scope: Mapping[str, Any], name: bytes) -> list[str]:
+    return [value.decode("latin-1") for header, value in scope["headers"] if header == name]
+
+
+def _scheme(scope: Mapping[str, Any]) -> str:
+    if scope["type"] == "websocket":
+        return "https" if scope.get("scheme") == "wss" else "http"
+    return str(scope.get("scheme", "http"))

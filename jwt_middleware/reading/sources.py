@@ -1,0 +1,267 @@
+"""Where may a token sit in a request? Pure."""
+
+import re
+from collections.abc import Callable, Iterable, Mapping, MutableMapping
+from dataclasses import dataclass
+from inspect import iscoroutinefunction
+from typing import Any, ClassVar, TypeAlias
+
+from .._support.arguments import function
+from ..errors import AmbiguousToken, ConfigurationError, MalformedToken, TokenTooLarge
+
+Headers: TypeAlias = Iterable[tuple[bytes, bytes]]
+Custom: TypeAlias = Callable[[Any], str | bytes | None]
+
+
+@dataclass(frozen=True, slots=True)
+class _BearerHeader:
+    is_ambient: ClassVar[bool] = False
+
+    def find(self, scope: Mapping[str, Any], max_size: int) -> bytes | None:
+        return read_bearer(scope["headers"], max_size)
+
+
+@dataclass(frozen=True, slots=True)
+class _Cookie:
+    name: bytes
+    # Browsers send it by themselves, whoever makes them send the request.
+    is_ambient: ClassVar[bool] = True
+
+    def find(self, scope: Mapping[str, Any], max_size: int) -> bytes | None:
+        return read_cookie(scope["headers"], self.name, max_size)
+
+
+@dataclass(frozen=True, slots=True)
+class _Subprotocol:
+    name: str
+    is_ambient: ClassVar[bool] = False
+
+    def find(self, scope: Mapping[str, Any], max_size: int) -> bytes | None:
+        offered = list(scope.get("subprotocols") or ()) if scope["type"] == "websocket" else []
+        if self.name not in offered:
+            return None
+        if offered.count(self.name) > 1:
+            raise AmbiguousToken
+        following = offered[offered.index(self.name) + 1 :]
+        if not following:
+            raise MalformedToken
+        return _limited(_bytes(following[0]), max_size)
+
+
+@dataclass(frozen=True, slots=True)
+class _Custom:
+    function: Custom
+    is_ambient: ClassVar[bool] = False
+
+    def find(self, scope: Mapping[str, Any], max_size: int) -> bytes | None:
+        raw = self.function(scope)
+        if raw is None:
+            return None
+        if not isinstance(raw, str | bytes):
+            raise TypeError(f"a source must give str, bytes or None, not {type(raw).__name__}")
+        return _limited(_bytes(raw), max_size)
+
+
+Source: TypeAlias = _BearerHeader | _Cookie | _Subprotocol | _Custom
+
+
+@dataclass(frozen=True, slots=True)
+class Presented:
+    """A token as a request presents it: not verified, of any bytes."""
+
+    raw: bytes
+    source: Source
+
+
+def bearer_header() -> Source:
+    """The Authorization header with the scheme Bearer (RFC 6750 2.1)."""
+    return _BearerHeader()
+
+
+def cookie(name: str) -> Source:
+    """The cookie ``name`` (RFC 6265); best one with the prefix ``__Host-``, which no other host can set.
+
+    Any other source beats it. Since browsers send cookies whoever asks them to, requests with an unsafe method and
+    WebSocket handshakes must come from the same origin, or from one of ``origins``: ``cross_site``.
+    """
+    return _Cookie(_token("cookie", name).encode("ascii"))
+
+
+def subprotocol(name: str) -> Source:
+    """The WebSocket subprotocol after ``name``, as browsers can send it: ``new WebSocket(url, ["bearer", token])``.
+
+    The app sees neither; ``name`` is answered on accept unless the app chooses another of the client's.
+    """
+    return _Subprotocol(_token("subprotocol", name))
+
+
+class Sources:
+    """The places where a request's token may sit: any of the above, or functions.
+
+    A function gets the ASGI scope and gives a token (str or bytes) or None; it must not wait. What browsers send by
+    themselves is not for it to read: the protection of ``cookie()`` is not there.
+
+    Raises ``ConfigurationError``.
+    """
+
+    def __init__(self, sources: Iterable[Source | Custom]) -> None:
+        if isinstance(sources, str) or not isinstance(sources, Iterable):
+            raise ConfigurationError(f"sources must be a list, for instance [bearer_header()], not {sources!r}")
+        several = tuple(map(_source, sources))
+        if not several:
+            raise ConfigurationError("sources must name at least one place, for instance [bearer_header()]")
+        for source in several:
+            if several.count(source) > 1:
+                raise ConfigurationError(f"sources: {source!r} stands twice")
+        self._explicit = tuple(source for source in several if not source.is_ambient)
+        self._ambient = tuple(source for source in several if source.is_ambient)
+        self._subprotocols = frozenset(source.name for source in several if isinstance(source, _Subprotocol))
+        self.header_only = several == (_BearerHeader(),)
+
+    def find(self, scope: Mapping[str, Any], max_size: int) -> Presented | None:
+        """The token of the request of ``scope``, or None.
+
+        1. Of header, subprotocol and functions only one may give a token: ``AmbiguousToken``.
+        2. Where none does, cookies are asked in their order.
+
+        Raises ``AmbiguousToken`` and ``MalformedToken`` also for what one source finds, and ``TokenTooLarge``.
+        """
+        presented = None
+        for source in self._explicit:
+            raw = source.find(scope, max_size)
+            if raw is not None:
+                if presented is not None:
+                    raise AmbiguousToken
+                presented = Presented(raw, source)
+        if presented is not None:
+            return presented
+        for source in self._ambient:
+            raw = source.find(scope, max_size)
+            if raw is not None:
+                return Presented(raw, source)
+        return None
+
+    def take_out(self, scope: MutableMapping[str, Any]) -> str | None:
+        """Take the token out of what the WebSocket handshake of ``scope`` offers; the subprotocol to answer, or None.
+
+        What is left is the app's, in the scope and in the header.
+        """
+        offered: list[str] = list(scope.get("subprotocols") or ()) if self._subprotocols else []
+        answer = next((protocol for protocol in offered if protocol in self._subprotocols), None)
+        if answer is None:
+            return None
+        rest = [
+            protocol
+            for before, protocol in zip([None, *offered], offered, strict=False)
+            if protocol not in self._subprotocols and before not in self._subprotocols
+        ]
+        headers = [(name, value) for name, value in scope["headers"] if name != b"sec-websocket-protocol"]
+        if rest:
+            headers.append((b"sec-websocket-protocol", ", ".join(rest).encode("latin-1", "replace")))
+        scope["subprotocols"], scope["headers"] = rest, headers
+        return answer
+
+
+BEARER = b"Bearer "
+"""What stands before the token in an Authorization header, in its usual spelling (RFC 6750 2.1)."""
+
+# RFC 9110 5.6.2: the characters of a scheme's name. "Bearerish x" is another scheme, "Bearer" and a tab is a bad token.
+_SCHEME_GOES_ON = frozenset(
+    bytes([c]) for c in b"!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+)
+
+
+def read_bearer(headers: Headers, max_size: int) -> bytes | None:
+    """The token of the Authorization header (RFC 6750 2.1); None without one, or with another scheme.
+
+    The scheme's case does not count (RFC 9110 11.1) and one or more spaces follow it. Raises ``AmbiguousToken`` for
+    two Authorization lines, ``TokenTooLarge`` for more than ``max_size`` bytes, before any copy of them is made, and
+    ``MalformedToken`` for a Bearer scheme with nothing that can be a token behind it.
+    """
+    authorization = authorization_line(headers)
+    return None if authorization is None else bearer_token(authorization, max_size)
+
+
+def authorization_line(headers: Headers) -> bytes | None:
+    """The value of the Authorization header; raises ``AmbiguousToken`` for two of them."""
+    authorization = None
+    for name, value in headers:
+        if name == b"authorization":
+            if authorization is not None:
+                raise AmbiguousToken
+            authorization = value
+    return authorization
+
+
+def bearer_token(authorization: bytes, max_size: int) -> bytes | None:
+    """The token in the value of an Authorization header: see ``read_bearer``."""
+    if len(authorization) > max_size + len(BEARER):
+        if authorization[:6].lower() == b"bearer" and authorization[6:7] not in _SCHEME_GOES_ON:
+            raise TokenTooLarge
+        return None
+    scheme, _, token = authorization.partition(b" ")
+    if scheme == b"Bearer" or scheme.lower() == b"bearer":
+        token = token.lstrip(b" ")
+        if token:
+            return token
+        raise MalformedToken
+    if scheme[:6].lower() == b"bearer" and scheme[6:7] not in _SCHEME_GOES_ON:
+        raise MalformedToken
+    return None
+
+
+def read_cookie(headers: Headers, name: bytes, max_size: int) -> bytes | None:
+    """The value of the cookie ``name``; None without one, or where it is empty.
+
+    Raises ``AmbiguousToken`` where the name stands twice: one of them may be another host's (RFC 6265 8.6), and
+    ``TokenTooLarge``.
+    """
+    values = cookie_values(headers, name)
+    if len(values) > 1:
+        raise AmbiguousToken
+    return _limited(values[0], max_size) if values and values[0] else None
+
+
+def cookie_values(headers: Headers, name: bytes) -> list[bytes]:
+    """The values of all cookies of that ``name``."""
+    # HTTP/2 may split the header into several lines (RFC 9113 8.2.3).
+    lines = [line for header, line in headers if header == b"cookie"]
+    pairs = (pair.strip(b" \t").partition(b"=") for line in lines for pair in line.split(b";"))
+    return [value for written, _, value in pairs if written == name]
+
+
+def _source(source: object) -> Source:
+    if isinstance(source, _BearerHeader | _Cookie | _Subprotocol | _Custom):
+        return source
+    if source in (bearer_header, cookie, subprotocol):
+        raise ConfigurationError(f"sources: {getattr(source, '__name__', source)} must be called")
+    function("sources: each", source, "scope")
+    if iscoroutinefunction(source):
+        raise ConfigurationError(f"sources: {source!r} must not be async: a source looks, and does not wait")
+    custom: Any = source
+    return _Custom(custom)
+
+
+# RFC 9110 5.6.2, of which cookie names (RFC 6265 4.1.1) and subprotocols (RFC 6455 4.1) are made.
+_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+
+
+def _token(argument: str, name: object) -> str:
+    if not isinstance(name, str) or not _TOKEN.fullmatch(name):
+        raise ConfigurationError(f"{argument}() needs a name of letters, digits and !#$%&'*+-.^_`|~, not {name!r}")
+    return name
+
+
+def _bytes(raw: str | bytes) -> bytes:
+    if isinstance(raw, bytes):
+        return raw
+    try:
+        return raw.encode("ascii")
+    except UnicodeEncodeError:
+        raise MalformedToken from None
+
+
+def _limited(raw: bytes, max_size: int) -> bytes:
+    if len(raw) > max_size:
+        raise TokenTooLarge
+    return raw
