@@ -91,7 +91,7 @@ def create_app(
                         "device": session.device,
                         "opened_at": session.opened_at,
                         "used_at": session.used_at,
-                        "is_this": session.id == request.auth.token.session,
+                        "is_this": session.id == request.auth.token.session_id,
                     }
                     for session in listed
                 ]

@@ -10,7 +10,7 @@ from typing import Any, TypeAlias, Unpack
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from ._support.arguments import function, switch
+from ._support.arguments import check_bool, check_callable
 from ._support.hooks import Hook
 from .errors import ConfigurationError, CrossSite, MissingToken, Refusal, UserRefused
 from .identity import JWTCredentials, JWTUser
@@ -102,12 +102,12 @@ class JWTMiddleware:
         clock: Clock = time.time,
         **provider: Unpack[ProviderOptions],
     ) -> None:
-        function("app", app, "scope", "receive", "send")
-        switch("allow_anonymous", allow_anonymous)
-        switch("allow_preflight", allow_preflight)
-        switch("close_streams_on_expiry", close_streams_on_expiry)
+        check_callable("app", app, "scope", "receive", "send")
+        check_bool("allow_anonymous", allow_anonymous)
+        check_bool("allow_preflight", allow_preflight)
+        check_bool("close_streams_on_expiry", close_streams_on_expiry)
         if load_user is not None:
-            function("load_user", load_user, "token")
+            check_callable("load_user", load_user, "token")
         self.verifier = Verifier(
             _providers(providers, provider),
             max_token_size=max_token_size,

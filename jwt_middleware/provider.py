@@ -5,7 +5,7 @@ from enum import Enum
 from os import PathLike
 from typing import Any, Final, Literal, Protocol, TypeAlias, TypedDict
 
-from ._support.arguments import functions, seconds, strings, switch
+from ._support.arguments import check_bool, check_callables, check_seconds, check_strings
 from .errors import ConfigurationError
 from .keys.fetching import is_address
 from .keys.key_set import Key, KeySet, check_algorithms, load_keys
@@ -137,7 +137,7 @@ class Provider:
                 "audience is required: the name that tokens for this service carry in `aud`, or audience=ANY to accept "
                 "tokens that were made for any service"
             )
-        switch("allow_weak_keys", allow_weak_keys)
+        check_bool("allow_weak_keys", allow_weak_keys)
         if not isinstance(name, str) or not name:
             raise ConfigurationError(f"name must be a string that is not empty, not {name!r}")
         for option, claim in (
@@ -147,7 +147,7 @@ class Provider:
             if not isinstance(claim, str) or not claim:
                 raise ConfigurationError(f"{option} must be the name of a claim, not {claim!r}")
         self.name = name
-        self.issuers = () if issuer is None else strings("issuer", issuer)
+        self.issuers = () if issuer is None else check_strings("issuer", issuer)
         allowed = None if algorithms is None else check_algorithms(algorithms)
         static = () if key is None else load_keys(key, algorithms=allowed, allow_weak_keys=allow_weak_keys)
         self.remote = _remote_keys(jwks, () if static else self.issuers, allow_weak_keys)
@@ -165,17 +165,17 @@ class Provider:
             self.keys = self.remote
         self.rules = ClaimRules(
             provider=name,
-            audiences=None if audience is ANY else frozenset(strings("audience", audience)),
-            leeway=seconds("leeway", leeway),
-            max_token_age=None if max_token_age is None else seconds("max_token_age", max_token_age),
+            audiences=None if audience is ANY else frozenset(check_strings("audience", audience)),
+            leeway=check_seconds("leeway", leeway),
+            max_token_age=None if max_token_age is None else check_seconds("max_token_age", max_token_age),
             types=None
             if token_type is None
-            else frozenset(media_type(typ) for typ in strings("token_type", token_type)),
-            required_claims=strings("required_claims", required_claims, at_least=0),
+            else frozenset(media_type(typ) for typ in check_strings("token_type", token_type)),
+            required_claims=check_strings("required_claims", required_claims, at_least=0),
             subject_claim=subject_claim,
             scope_claim=scope_claim,
         )
-        self.validators = functions("validate", validate, "token")
+        self.validators = check_callables("validate", validate, "token")
 
     def __repr__(self) -> str:
         return f"Provider(name={self.name!r}, issuer={self.issuers!r})"

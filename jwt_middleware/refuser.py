@@ -11,7 +11,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import Message, Receive, Scope, Send
 
 from . import errors
-from ._support.arguments import function
+from ._support.arguments import check_callable
 from .errors import ConfigurationError, MissingToken, Refusal
 
 logger = logging.getLogger("jwt_middleware")
@@ -32,7 +32,7 @@ class Refuser:
         if not isinstance(realm, str) or not (realm.isascii() and realm.isprintable()):
             raise ConfigurationError(f"realm must be printable ASCII text, not {realm!r}")
         if refusal_response is not None:
-            function("refusal_response", refusal_response, "connection", "refusal")
+            check_callable("refusal_response", refusal_response, "connection", "refusal")
         self._realm = realm
         self._refusal_response = refusal_response
         self.is_default = refusal_response is None

@@ -516,7 +516,7 @@ def test_load_user_gets_the_token() -> None:
 
     client(load_user=remember).get("/", headers=bearer(token(header={"kid": "k"}, sid="s-1")))
     (loaded,) = seen
-    assert (loaded.subject, loaded.provider, loaded.session, loaded.expires_at) == ("ada", "jwt", "s-1", NOW + 900)
+    assert (loaded.subject, loaded.provider, loaded.session_id, loaded.expires_at) == ("ada", "jwt", "s-1", NOW + 900)
     assert loaded.header["kid"] == "k"
 
 

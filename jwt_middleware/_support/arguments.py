@@ -6,7 +6,7 @@ from typing import Any
 from ..errors import ConfigurationError
 
 
-def strings(name: str, value: object, *, at_least: int = 1) -> tuple[str, ...]:
+def check_strings(name: str, value: object, *, at_least: int = 1) -> tuple[str, ...]:
     """``value``, a string or several, as a tuple; raises ``ConfigurationError`` for too few, or for an empty one."""
     several: tuple[Any, ...] = (value,) if isinstance(value, str) or not isinstance(value, Collection) else tuple(value)
     if len(several) < at_least or not all(isinstance(string, str) and string for string in several):
@@ -14,21 +14,21 @@ def strings(name: str, value: object, *, at_least: int = 1) -> tuple[str, ...]:
     return several
 
 
-def seconds(name: str, value: object, *, minimum: int = 0) -> float:
+def check_seconds(name: str, value: object, *, minimum: int = 0) -> float:
     """``value``, a number of seconds; raises ``ConfigurationError`` for anything else."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not minimum <= value <= _LONGEST:
         raise ConfigurationError(f"{name} must be a number of seconds, {minimum} or more, not {value!r}")
     return value
 
 
-def count(name: str, value: object, *, minimum: int = 0) -> int:
+def check_count(name: str, value: object, *, minimum: int = 0) -> int:
     """``value``, a whole number; raises ``ConfigurationError`` for anything else."""
     if type(value) is not int or value < minimum:
         raise ConfigurationError(f"{name} must be a whole number, {minimum} or more, not {value!r}")
     return value
 
 
-def function(name: str, value: object, *arguments: str) -> None:
+def check_callable(name: str, value: object, *arguments: str) -> None:
     """Raises ``ConfigurationError`` unless ``value`` can be called; ``arguments`` tell the reader with what."""
     if not callable(value):
         # A text may be an address with its password, or the secret itself, in the wrong place.
@@ -36,15 +36,15 @@ def function(name: str, value: object, *arguments: str) -> None:
         raise ConfigurationError(f"{name} must be callable as ({', '.join(arguments)}), not {shown}")
 
 
-def functions(name: str, value: object, *arguments: str) -> tuple[Callable[..., Any], ...]:
-    """``value``, a function or several, as a tuple; raises ``ConfigurationError`` as ``function`` does."""
+def check_callables(name: str, value: object, *arguments: str) -> tuple[Callable[..., Any], ...]:
+    """``value``, a function or several, as a tuple; raises ``ConfigurationError`` as ``check_callable`` does."""
     several: tuple[Any, ...] = tuple(value) if isinstance(value, Collection) and not callable(value) else (value,)
     for one in several:
-        function(name, one, *arguments)
+        check_callable(name, one, *arguments)
     return several
 
 
-def switch(name: str, value: object) -> None:
+def check_bool(name: str, value: object) -> None:
     """Raises ``ConfigurationError`` unless ``value`` is True or False."""
     if not isinstance(value, bool):
         raise ConfigurationError(f"{name} must be True or False, not {value!r}")

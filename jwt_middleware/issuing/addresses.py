@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterator, Mapping
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Any
 
-from .._support.arguments import strings
+from .._support.arguments import check_strings
 from ..errors import ConfigurationError
 
 UNIX = "unix"
@@ -19,7 +19,7 @@ class Proxies:
     """
 
     def __init__(self, trusted: str | Collection[str] = ()) -> None:
-        names = strings("trusted_proxies", trusted, at_least=0)
+        names = check_strings("trusted_proxies", trusted, at_least=0)
         self._unix = UNIX in names
         self._networks = tuple(_network(name) for name in names if name != UNIX)
 

@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from .._support.arguments import function, seconds, strings, switch
+from .._support.arguments import check_bool, check_callable, check_seconds, check_strings
 from ..errors import ConfigurationError, Refusal
 from ..keys.key_set import Key, load_keys, make_key, suited_algorithms
 from ..keys.loading import Material, PrivateKey, PublicKey, UnusableKey, load, load_jwk, public_jwk, thumbprint
@@ -73,12 +73,12 @@ class TokenIssuer:
         allow_weak_keys: bool = False,
         clock: Clock = time.time,
     ) -> None:
-        switch("allow_weak_keys", allow_weak_keys)
+        check_bool("allow_weak_keys", allow_weak_keys)
         material = load(key)
         self.algorithm = _signing_algorithm(material, algorithm)
-        self.access_lifetime = int(seconds("access_lifetime", access_lifetime, minimum=1))
+        self.access_lifetime = int(check_seconds("access_lifetime", access_lifetime, minimum=1))
         self.session_lifetime = (
-            None if session_lifetime is None else int(seconds("session_lifetime", session_lifetime, minimum=1))
+            None if session_lifetime is None else int(check_seconds("session_lifetime", session_lifetime, minimum=1))
         )
         if self.session_lifetime is not None and self.session_lifetime < self.access_lifetime:
             raise ConfigurationError("session_lifetime must not be shorter than access_lifetime")
@@ -89,7 +89,7 @@ class TokenIssuer:
             raise ConfigurationError(f"token_type must be a string, for instance 'at+jwt', not {token_type!r}")
         if media_type(token_type) == "at+jwt" and (issuer is None or client_id is None):
             raise ConfigurationError("token_type='at+jwt' needs issuer= and client_id= (RFC 9068 2.2)")
-        self.audiences = strings("audience", audience)
+        self.audiences = check_strings("audience", audience)
         self.issuer = issuer
         self.name = name
         self._signing_key = material.value
@@ -118,8 +118,8 @@ class TokenIssuer:
         except ConfigurationError as error:
             # Each is good by itself: there are too many of them.
             raise ConfigurationError(f"old_keys, with key, are too many: {str(error).removeprefix('key: ')}") from None
-        function("clock", clock)
-        seconds("clock()", clock())
+        check_callable("clock", clock)
+        check_seconds("clock()", clock())
         self.clock = clock
 
     def __repr__(self) -> str:
@@ -147,7 +147,7 @@ class TokenIssuer:
             )
         if not subject:
             raise ValueError("subject must not be empty")
-        good_for = self.access_lifetime if lifetime is None else seconds("lifetime", lifetime, minimum=1)
+        good_for = self.access_lifetime if lifetime is None else check_seconds("lifetime", lifetime, minimum=1)
         if good_for > self.access_lifetime:
             raise ValueError(f"lifetime must be access_lifetime ({self.access_lifetime} s) or less, not {lifetime!r}")
         extra = dict(claims or {})

@@ -7,7 +7,7 @@ from operator import attrgetter
 from secrets import token_urlsafe
 from typing import Any, Protocol
 
-from .._support.arguments import function
+from .._support.arguments import check_callable
 from .._support.hooks import Hook
 from ..errors import ConfigurationError
 
@@ -41,8 +41,8 @@ def password_check(
 
     A hash that the hasher cannot read is logged, and fits no password. Raises ``ConfigurationError``.
     """
-    function("find_user", find_user, "username")
-    function("hash_of", hash_of, "user")
+    check_callable("find_user", find_user, "username")
+    check_callable("hash_of", hash_of, "user")
     for name in ("hash", "verify"):
         if not callable(getattr(hasher, name, None)):
             raise ConfigurationError(f"hasher must have hash(password) and verify(password, hash), not {hasher!r}")

@@ -7,7 +7,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from .._support.arguments import function
+from .._support.arguments import check_callable
 from ..errors import ConfigurationError
 from ..refuser import RefusalResponse, Refuser
 from .cookies import CookieMode, Cookies
@@ -74,11 +74,11 @@ def auth_routes(
     """
     if not isinstance(sessions, Sessions | TokenIssuer):
         raise ConfigurationError(f"auth_routes() needs Sessions, or a TokenIssuer, not {type(sessions).__name__}")
-    function("authenticate", authenticate, "username", "password")
+    check_callable("authenticate", authenticate, "username", "password")
     if throttle is not None and not isinstance(throttle, Throttle):
         raise ConfigurationError(f"throttle must be a Throttle(...), not {type(throttle).__name__}")
     if device is not None:
-        function("device", device, "request")
+        check_callable("device", device, "request")
     refuser = Refuser(realm, refusal_response)
     tokens = sessions.tokens if isinstance(sessions, Sessions) else sessions
     login = Login(authenticate, throttle, tokens.derived_keys("login throttle")[0])

@@ -12,7 +12,7 @@ from typing import Any, Literal, Protocol, TypeAlias, TypeVar
 
 import anyio
 
-from .._support.arguments import count, function, seconds
+from .._support.arguments import check_callable, check_count, check_seconds
 from .._support.background import Background
 from .._support.hooks import Hook
 from ..errors import ConfigurationError, InvalidClaim, Refusal, StoreUnavailable
@@ -94,7 +94,7 @@ class Grant:
     expires_in: int
     """Seconds until the access token expires."""
     scopes: tuple[str, ...]
-    session: str
+    session_id: str
     """The session's id."""
 
 
@@ -106,7 +106,7 @@ class SessionEvent:
     """``theft``: a refresh token was used again long after it was replaced, and its session ended. ``lost_writes``: a
     refresh token came that the store knows nothing of yet; it must have lost its last writes. ``evicted``: a subject
     opened more than ``max_sessions``, and this session ended for it."""
-    session: str
+    session_id: str
     subject: str
 
 
@@ -175,17 +175,17 @@ class Sessions:
         if tokens.session_lifetime is not None:
             raise ConfigurationError("session_lifetime: give it to Sessions, not to its TokenIssuer")
         for option, lifetime in (("idle_lifetime", idle_lifetime), ("session_lifetime", session_lifetime)):
-            if seconds(option, lifetime, minimum=1) < tokens.access_lifetime:
+            if check_seconds(option, lifetime, minimum=1) < tokens.access_lifetime:
                 raise ConfigurationError(f"{option} must not be shorter than access_lifetime of the TokenIssuer")
         if reload_user is not None:
-            function("reload_user", reload_user, "subject")
+            check_callable("reload_user", reload_user, "subject")
         if on_event is not None:
-            function("on_event", on_event, "event")
+            check_callable("on_event", on_event, "event")
         self.tokens = tokens
         self._store = store
         self.idle_lifetime, self._session_lifetime = idle_lifetime, session_lifetime
-        self._grace = seconds("grace", grace)
-        self._max_sessions = count("max_sessions", max_sessions, minimum=1)
+        self._grace = check_seconds("grace", grace)
+        self._max_sessions = check_count("max_sessions", max_sessions, minimum=1)
         self._reload_user = None if reload_user is None else Hook(reload_user)
         self._on_event = None if on_event is None else Hook(on_event)
         self._background = Background("telling of sessions")
@@ -322,11 +322,11 @@ class Sessions:
             token = await self._access_verifier.verify(raw)
         except Refusal:
             return False
-        if token.session is not None:
-            await self.revoke(session=token.session)
+        if token.session_id is not None:
+            await self.revoke(session=token.session_id)
         elif token.id is not None:
             await self.revoke(jti=token.id, expires_at=token.expires_at)
-        return token.session is not None or token.id is not None
+        return token.session_id is not None or token.id is not None
 
     async def revoke(
         self,
@@ -380,11 +380,11 @@ class Sessions:
         try:
             token = await self._refresh_verifier.verify(raw)
             generation = token.claims.get("gen")
-            if token.session is None or type(generation) is not int:
+            if token.session_id is None or type(generation) is not int:
                 raise InvalidClaim(claim="gen")
         except Refusal as refusal:
             raise InvalidGrant(refusal.code) from None
-        return _Presented(token.session, generation, bool(self.is_revoked(token)))
+        return _Presented(token.session_id, generation, bool(self.is_revoked(token)))
 
     async def _rotated(self, before: Session, rotation: Rotation) -> Session:
         """What ``rotation`` makes of the session that was ``before`` it; raises ``InvalidGrant``."""
@@ -442,12 +442,12 @@ class Sessions:
         except TimeoutError:
             raise StoreUnavailable(f"no answer within {STORE_SECONDS} s") from None
 
-    def _tell(self, what: Happening, session: str, subject: str) -> None:
+    def _tell(self, what: Happening, session_id: str, subject: str) -> None:
         level = logging.INFO if what == "evicted" else logging.WARNING
-        logger.log(level, "sessions: %s (session=%.64r subject=%.64r)", what, session, subject)
+        logger.log(level, "sessions: %s (session=%.64r subject=%.64r)", what, session_id, subject)
         if self._on_event is not None:
             # Nobody waits for it: who gave up waiting would ask again, and be taken for a thief.
-            self._background.start(partial(self._on_event, SessionEvent(what, session, subject)))
+            self._background.start(partial(self._on_event, SessionEvent(what, session_id, subject)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -490,7 +490,7 @@ def _check_text(name: str, value: object) -> None:
 
 def _moment(value: object) -> float:
     try:
-        return seconds("expires_at", value)
+        return check_seconds("expires_at", value)
     except ConfigurationError as error:
         raise ValueError(str(error)) from None
 

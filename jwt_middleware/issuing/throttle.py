@@ -13,7 +13,7 @@ import anyio
 from anyio import CapacityLimiter, to_thread
 from anyio.lowlevel import RunVar
 
-from .._support.arguments import count, function, seconds
+from .._support.arguments import check_callable, check_count, check_seconds
 from .._support.hooks import WORKER_THREADS
 from ..errors import ConfigurationError
 from ..keys.fetching import shown, without_secrets
@@ -100,11 +100,11 @@ class Throttle:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         if account_of is not None:
-            function("account_of", account_of, "username")
-        function("clock", clock)
-        self._account_failures = count("account_failures", account_failures, minimum=1)
-        self._address_failures = count("address_failures", address_failures, minimum=1)
-        whole = ceil(seconds("period", period, minimum=1))
+            check_callable("account_of", account_of, "username")
+        check_callable("clock", clock)
+        self._account_failures = check_count("account_failures", account_failures, minimum=1)
+        self._address_failures = check_count("address_failures", address_failures, minimum=1)
+        whole = ceil(check_seconds("period", period, minimum=1))
         if whole > _LONGEST:
             raise ConfigurationError(f"period must be a year ({_LONGEST} s) or less, not {period!r}")
         self._proxies = Proxies(trusted_proxies)

@@ -13,7 +13,7 @@ from threading import Lock
 
 import anyio
 
-from .._support.arguments import function, seconds, switch
+from .._support.arguments import check_bool, check_callable, check_seconds
 from .._support.background import Background, Signal
 from ..errors import ConfigurationError, KeysUnavailable
 from .fetching import (
@@ -113,13 +113,13 @@ class RemoteKeys:
     ) -> None:
         self._source = _source(jwks, issuer, fetch)
         is_file = isinstance(self._source, File)
-        self._cooldown = seconds("cooldown", (1 if is_file else 30) if cooldown is None else cooldown)
-        self._refresh_after = seconds(
+        self._cooldown = check_seconds("cooldown", (1 if is_file else 30) if cooldown is None else cooldown)
+        self._refresh_after = check_seconds(
             "refresh_after", (5 if is_file else 600) if refresh_after is None else refresh_after
         )
         self._limits = _limits(refresh_limits)
-        self._max_stale = seconds("keys_max_stale", keys_max_stale)
-        self._timeout = seconds("timeout", timeout)
+        self._max_stale = check_seconds("keys_max_stale", keys_max_stale)
+        self._timeout = check_seconds("timeout", timeout)
         if timeout == 0:
             raise ConfigurationError("timeout must be more than 0 seconds")
         if keys_max_stale <= 2 * self._cooldown:
@@ -127,10 +127,10 @@ class RemoteKeys:
                 f"keys_max_stale must be more than twice the cooldown ({self._cooldown:g} s): else good keys could run "
                 "out between two attempts"
             )
-        switch("allow_weak_keys", allow_weak_keys)
+        check_bool("allow_weak_keys", allow_weak_keys)
         self._allow_weak_keys = allow_weak_keys
-        function("clock", clock)
-        seconds("clock()", clock())
+        check_callable("clock", clock)
+        check_seconds("clock()", clock())
         self._clock = clock
         self._background = Background(f"keys of {self._source}")
         self._processes: dict[int, _Process] = {}
@@ -434,7 +434,7 @@ def _source(jwks: str | PathLike[str] | None, issuer: str | None, fetch: Fetch |
     if (jwks is None) == (issuer is None):
         raise ConfigurationError("jwks: RemoteKeys needs the JWK Set's address or path, or issuer=, and not both")
     if fetch is not None:
-        function("fetch", fetch, "url")
+        check_callable("fetch", fetch, "url")
     if issuer is not None:
         return Discovery(issuer, fetch)
     if is_address(jwks):
@@ -450,7 +450,7 @@ def _source(jwks: str | PathLike[str] | None, issuer: str | None, fetch: Fetch |
 def _limits(limits: tuple[float, float]) -> tuple[float, float]:
     if not isinstance(limits, tuple | list) or len(limits) != 2:
         raise ConfigurationError(f"refresh_limits must be two numbers of seconds, not {limits!r}")
-    least, most = seconds("refresh_limits", limits[0]), seconds("refresh_limits", limits[1])
+    least, most = check_seconds("refresh_limits", limits[0]), check_seconds("refresh_limits", limits[1])
     if least > most:
         raise ConfigurationError(f"refresh_limits must be the least and then the most, not {limits!r}")
     return least, most

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from inspect import iscoroutinefunction
 from typing import Any, ClassVar, TypeAlias
 
-from .._support.arguments import function
+from .._support.arguments import check_callable
 from ..errors import AmbiguousToken, ConfigurationError, MalformedToken, TokenTooLarge
 
 Headers: TypeAlias = Iterable[tuple[bytes, bytes]]
@@ -235,7 +235,7 @@ def _source(source: object) -> Source:
         return source
     if source in (bearer_header, cookie, subprotocol):
         raise ConfigurationError(f"sources: {getattr(source, '__name__', source)} must be called")
-    function("sources: each", source, "scope")
+    check_callable("sources: each", source, "scope")
     if iscoroutinefunction(source):
         raise ConfigurationError(f"sources: {source!r} must not be async: a source looks, and does not wait")
     custom: Any = source

@@ -61,7 +61,7 @@ class RevokedTokens:
         return len(self._until)
 
     def __contains__(self, token: Token) -> bool:
-        session, id, values = token.session, token.id, self._values
+        session, id, values = token.session_id, token.id, self._values
         return (session in values and (token.provider, "sid", session) in self._until) or (
             id in values and (token.provider, "jti", id) in self._until
         )

@@ -12,7 +12,7 @@ import anyio
 from anyio import Event
 from anyio.lowlevel import RunVar
 
-from .._support.arguments import function, seconds
+from .._support.arguments import check_callable, check_seconds
 from .._support.background import Background
 from ..errors import ConfigurationError, RevocationsUnavailable
 from ..keys.fetching import described
@@ -88,9 +88,9 @@ class RevocationView:
         if when_unavailable not in ("refuse", "pass"):
             raise ConfigurationError(f"when_unavailable must be 'refuse' or 'pass', not {when_unavailable!r}")
         self._log = log
-        self._max_stale = seconds("max_stale", max_stale, minimum=FRESH)
+        self._max_stale = check_seconds("max_stale", max_stale, minimum=FRESH)
         self._passes = when_unavailable == "pass"
-        function("clock", clock)
+        check_callable("clock", clock)
         self._clock = clock
         self._known = RevokedTokens()
         self._position = ""

@@ -30,12 +30,12 @@ class Facts(NamedTuple):
     scopes: str | tuple[str, ...]
     """As one string with spaces, where the token has them so: most requests never ask."""
     id: str | None
-    session: str | None
+    session_id: str | None
     expires_at: int
 
 
 # The places in a plain tuple of the same: a named one is what the garbage collector never leaves alone.
-_PROVIDER, _HEADER, _PAYLOAD, _KID, _SUBJECT, _SCOPES, _ID, _SESSION, _EXPIRES_AT = range(len(Facts._fields))
+_PROVIDER, _HEADER, _PAYLOAD, _KID, _SUBJECT, _SCOPES, _ID, _SESSION_ID, _EXPIRES_AT = range(len(Facts._fields))
 
 
 class Token:
@@ -98,10 +98,10 @@ class Token:
         return id
 
     @property
-    def session(self) -> str | None:
+    def session_id(self) -> str | None:
         """The claim ``sid`` where it is a string: the login that the token belongs to."""
-        session: str | None = self._facts[_SESSION]
-        return session
+        session_id: str | None = self._facts[_SESSION_ID]
+        return session_id
 
     @property
     def expires_at(self) -> int:

@@ -9,7 +9,7 @@ from typing import Any, Final, TypeAlias
 
 import anyio
 
-from .._support.arguments import count, function, seconds
+from .._support.arguments import check_callable, check_count, check_seconds
 from .._support.background import Background
 from ..errors import (
     AlgorithmNotAllowed,
@@ -103,7 +103,7 @@ class Verifier:
         clock: Clock = time.time,
     ) -> None:
         self.providers: tuple[Provider, ...] = tuple(providers) if isinstance(providers, Iterable) else (providers,)
-        self.max_token_size = count("max_token_size", max_token_size, minimum=1)
+        self.max_token_size = check_count("max_token_size", max_token_size, minimum=1)
         # Providers by their places.
         self._by_issuer = _by_issuer(self.providers)
         self._without_issuer = tuple(place for place, provider in enumerate(self.providers) if not provider.issuers)
@@ -114,10 +114,10 @@ class Verifier:
         self._background = Background("keeping keys fresh")
         self._without_slash = {issuer.rstrip("/"): issuer for issuer in self._by_issuer}
         self._slash_logged = False
-        function("clock", clock)
-        seconds("clock()", clock())
+        check_callable("clock", clock)
+        check_seconds("clock()", clock())
         self._clock = clock
-        self._verified: TokenCache[_Remembered] = TokenCache(count("cache_size", cache_size))
+        self._verified: TokenCache[_Remembered] = TokenCache(check_count("cache_size", cache_size))
         # Looked up once instead of with each request.
         self._found = self._verified.get
         self._keys = tuple(provider.keys for provider in self.providers)

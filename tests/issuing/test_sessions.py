@@ -100,7 +100,7 @@ class Heard:
     events: list[tuple[str, str, str]] = field(default_factory=list)
 
     def __call__(self, event: SessionEvent) -> None:
-        self.events.append((event.what, event.session, event.subject))
+        self.events.append((event.what, event.session_id, event.subject))
 
 
 # A login
@@ -110,13 +110,13 @@ async def test_a_login_gives_both_tokens_of_a_session(make: Make) -> None:
     sessions = make()
     grant = await sessions.open("ada", scopes=["a", "b"], claims={"tenant": 7})
     token = await verified(sessions, grant.access_token)
-    assert (token.subject, token.scopes, token.session) == ("ada", ("a", "b"), grant.session)
+    assert (token.subject, token.scopes, token.session_id) == ("ada", ("a", "b"), grant.session_id)
     assert (token.claims["tenant"], token.expires_at, grant.expires_in) == (7, NOW + 900, 900)
     assert grant.scopes == ("a", "b")
     refresh = read(grant.refresh_token)
     assert {name: refresh[name] for name in ("sub", "sid", "gen", "iat", "exp")} == {
         "sub": "ada",
-        "sid": grant.session,
+        "sid": grant.session_id,
         "gen": 1,
         "iat": NOW,
         "exp": NOW + 90 * DAY,
@@ -133,7 +133,7 @@ async def test_what_says_a_grant_says_no_token(make: Make) -> None:
     shown = f"{grant!r} {grant} {sessions!r} {await sessions.list('ada')!r}"
     assert grant.access_token not in shown
     assert grant.refresh_token not in shown
-    assert grant.session in shown
+    assert grant.session_id in shown
 
 
 @pytest.mark.parametrize(
@@ -168,8 +168,8 @@ async def test_sessions_are_listed_with_what_tells_them_apart(make: Make, clock:
     await sessions.refresh(first.refresh_token)
     listed = await sessions.list("ada")
     assert [(one.id, one.opened_at - NOW, one.used_at - NOW) for one in listed] == [
-        (first.session, 0, 120),
-        (second.session, 60, 60),
+        (first.session_id, 0, 120),
+        (second.session_id, 60, 60),
     ]
     assert [one.device for one in listed] == ["x" * 256, "phone"]
     assert await sessions.list("eve") == ()
@@ -185,7 +185,7 @@ async def test_a_subject_that_opens_too_many_loses_the_one_it_used_least(
     for _ in range(3):
         clock.now += 60
         grants.append(await sessions.open("ada"))
-    await until(lambda: heard.events == [("evicted", grants[0].session, "ada")])
+    await until(lambda: heard.events == [("evicted", grants[0].session_id, "ada")])
     assert [level for level, _ in logged(caplog)] == [logging.INFO]
     assert [await is_refused(sessions, grant.access_token) for grant in grants] == [True, False, False]
     with pytest.raises(InvalidGrant):
@@ -204,7 +204,7 @@ async def test_a_refresh_gives_the_next_generation(make: Make, clock: Clock) -> 
         assert read(grant.refresh_token)["gen"] == generation
         token = await verified(sessions, grant.access_token)
         assert (token.subject, token.scopes, token.claims["tenant"]) == ("ada", ("a",), 7)
-        assert (token.session, token.expires_at) == (grant.session, clock.now + 900)
+        assert (token.session_id, token.expires_at) == (grant.session_id, clock.now + 900)
 
 
 async def test_within_grace_the_same_generation_is_given_again(make: Make, clock: Clock) -> None:
@@ -216,7 +216,7 @@ async def test_within_grace_the_same_generation_is_given_again(make: Make, clock
     for presented in (first, second, first):
         again = await sessions.refresh(presented.refresh_token)
         assert read(again.refresh_token)["gen"] == 2
-        assert again.session == first.session
+        assert again.session_id == first.session_id
 
 
 async def test_a_tab_may_refresh_three_times_while_another_still_holds_the_first_token(
@@ -253,7 +253,7 @@ async def test_a_token_used_again_after_grace_is_theft(
     clock.now += GRACE
     with pytest.raises(InvalidGrant, match="refresh token was used before"):
         await sessions.refresh(first.refresh_token)
-    await until(lambda: heard.events == [("theft", first.session, "ada")])
+    await until(lambda: heard.events == [("theft", first.session_id, "ada")])
     assert logged(caplog)[0][0] == logging.WARNING
     await until(lambda: ("the pager is out" in caplog.text) == (kind == "raising"))
     for grant in (first, second):
@@ -274,7 +274,7 @@ async def test_theft_that_a_store_says_nothing_of_ends_the_session_that_was_read
     sessions = make(store=Terse(clock=clock))
     grant = await sessions.open("ada")
     clock.now += 60
-    token = sessions._refresh_tokens.mint("ada", claims={"sid": grant.session, "gen": 0})
+    token = sessions._refresh_tokens.mint("ada", claims={"sid": grant.session_id, "gen": 0})
     with pytest.raises(InvalidGrant, match="refresh token was used before"):
         await sessions.refresh(token)
     assert await is_refused(sessions, grant.access_token)
@@ -284,10 +284,10 @@ async def test_a_generation_that_the_store_has_lost_is_no_theft(make: Make, cloc
     heard = Heard()
     sessions = make(on_event=heard)
     grant = await sessions.open("ada")
-    ahead = sessions._refresh_tokens.mint("ada", claims={"sid": grant.session, "gen": 4})
+    ahead = sessions._refresh_tokens.mint("ada", claims={"sid": grant.session_id, "gen": 4})
     renewed = await sessions.refresh(ahead)
     assert read(renewed.refresh_token)["gen"] == 5
-    await until(lambda: heard.events == [("lost_writes", grant.session, "ada")])
+    await until(lambda: heard.events == [("lost_writes", grant.session_id, "ada")])
 
 
 async def test_an_idle_session_is_over_and_no_theft(make: Make, clock: Clock) -> None:
@@ -382,7 +382,7 @@ async def test_a_user_that_is_not_any_more_ends_its_session(make: Make, clock: C
         await sessions.refresh(grant.refresh_token)
     assert asked == ["ada"]
     assert await is_refused(sessions, grant.access_token)
-    assert [session.id for session in await sessions.list("ada")] == [other.session]
+    assert [session.id for session in await sessions.list("ada")] == [other.session_id]
 
 
 @pytest.mark.parametrize(
@@ -651,9 +651,9 @@ async def test_a_token_that_nothing_names_cannot_be_ended(make: Make) -> None:
 async def test_a_token_of_another_issuer_ends_nothing(make: Make) -> None:
     sessions, other = make(), make(OTHER_SECRET)
     grant = await sessions.open("ada")
-    forged = other.tokens.mint("ada", claims={"sid": grant.session})
+    forged = other.tokens.mint("ada", claims={"sid": grant.session_id})
     assert not await sessions.logout(forged)
-    refresh = other._refresh_tokens.mint("ada", claims={"sid": grant.session, "gen": 1})
+    refresh = other._refresh_tokens.mint("ada", claims={"sid": grant.session_id, "gen": 1})
     assert not await sessions.logout(refresh)
     with pytest.raises(InvalidGrant, match="unknown_key"):
         await sessions.refresh(refresh)
@@ -725,23 +725,23 @@ async def test_what_another_issuer_calls_alike_is_not_ended(make: Make) -> None:
     tokens = TokenIssuer(
         OTHER_SECRET, audience="orders", issuer="https://other.example", name="other", clock=lambda: NOW
     )
-    theirs = tokens.mint("ada", claims={"sid": grant.session})
+    theirs = tokens.mint("ada", claims={"sid": grant.session_id})
     verifier = Verifier([sessions.tokens.provider(), tokens.provider()], revocations=sessions, clock=lambda: NOW)
     await sessions.revoke(subject="ada")
-    await sessions.revoke(session=grant.session)
+    await sessions.revoke(session=grant.session_id)
     with pytest.raises(Revoked):
         await verifier.verify(grant.access_token)
-    assert (await verifier.verify(theirs)).session == grant.session
+    assert (await verifier.verify(theirs)).session_id == grant.session_id
 
 
 async def test_a_session_that_the_store_has_lost_can_be_ended(make: Make, clock: Clock) -> None:
     before = make()
     grant = await before.open("ada")
     after = make()
-    assert await after.revoke(session=grant.session) == 1
+    assert await after.revoke(session=grant.session_id) == 1
     assert await is_refused(after, grant.access_token)
     _, (revocation,) = await after._store.revocations("", 9)
-    assert revocation == Revocation("jwt", "sid", grant.session, NOW + 900 + MARGIN)
+    assert revocation == Revocation("jwt", "sid", grant.session_id, NOW + 900 + MARGIN)
 
 
 @pytest.mark.parametrize(
@@ -817,12 +817,12 @@ async def test_after_a_change_of_keys_old_refresh_tokens_are_good_while_the_old_
     changed = make(private_pem(RSA), store=store, issuer={"old_keys": [SECRET, pem(SIGNERS["ES256"])]})
     clock.now += 60
     renewed = await changed.refresh(old.refresh_token)
-    assert renewed.session == old.session
+    assert renewed.session_id == old.session_id
     dropped = make(private_pem(RSA), store=store)
     clock.now += 60
     with pytest.raises(InvalidGrant, match="unknown_key"):
         await dropped.refresh(old.refresh_token)
-    assert (await dropped.refresh(renewed.refresh_token)).session == old.session
+    assert (await dropped.refresh(renewed.refresh_token)).session_id == old.session_id
 
 
 async def test_old_keys_may_stand_in_a_jwk_set(make: Make, clock: Clock) -> None:
@@ -830,7 +830,7 @@ async def test_old_keys_may_stand_in_a_jwk_set(make: Make, clock: Clock) -> None
     private = jwk(RSA, private=True)
     old = await make(private, store=store).open("ada")
     changed = make(SECRET, store=store, issuer={"old_keys": {"keys": [private, {"kty": "unknown"}]}})
-    assert (await changed.refresh(old.refresh_token)).session == old.session
+    assert (await changed.refresh(old.refresh_token)).session_id == old.session_id
 
 
 async def test_a_refresh_token_is_good_for_the_audience_of_its_login_alone(make: Make, clock: Clock) -> None:
@@ -964,7 +964,7 @@ async def test_whoever_has_moved_on_since_is_not_forgotten(make: Make) -> None:
         await sessions.refresh(first.refresh_token)
     await anyio.sleep(0.1)
     # Whoever has it got the answer all the same, or stole it; two generations later there are two.
-    stolen = sessions._refresh_tokens.mint("ada", claims={"sid": first.session, "gen": 2})
+    stolen = sessions._refresh_tokens.mint("ada", claims={"sid": first.session_id, "gen": 2})
     await sessions.refresh(stolen)
     with pytest.raises(InvalidGrant, match="used before"):
         await sessions.refresh(first.refresh_token)
@@ -976,7 +976,7 @@ async def test_of_rotations_without_an_answer_not_all_are_remembered(make: Make)
     sessions = make(store=store)
     grant = await sessions.open("ada")
     for generation in range(MAX_UNANSWERED + 5):
-        sessions._unanswered.begin(grant.session, generation)
+        sessions._unanswered.begin(grant.session_id, generation)
     assert len(sessions._unanswered._since) == MAX_UNANSWERED
 
 
@@ -989,7 +989,7 @@ async def test_nobody_waits_for_whoever_hears_of_events(make: Make) -> None:
 
     sessions = make(on_event=hear)
     grant = await sessions.open("ada")
-    ahead = sessions._refresh_tokens.mint("ada", claims={"sid": grant.session, "gen": 4})
+    ahead = sessions._refresh_tokens.mint("ada", claims={"sid": grant.session_id, "gen": 4})
     with anyio.fail_after(1):
         await sessions.refresh(ahead)
         await told.wait()

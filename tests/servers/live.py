@@ -71,7 +71,7 @@ async def state(request: Request) -> JSONResponse:
 
 async def open_session(request: Request) -> JSONResponse:
     grant = await sessions.open("ada")
-    return JSONResponse({"access_token": grant.access_token, "session": grant.session})
+    return JSONResponse({"access_token": grant.access_token, "session": grant.session_id})
 
 
 async def revoke(request: Request) -> JSONResponse:

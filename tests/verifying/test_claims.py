@@ -52,12 +52,12 @@ def test_a_token_says_what_its_claims_say() -> None:
     assert token.subject == "ada"
     assert token.scopes == ("orders:read", "orders:write")
     assert token.expires_at == NOW + 900
-    assert (token.id, token.session) == ("1", "2")
+    assert (token.id, token.session_id) == ("1", "2")
 
 
 def test_what_a_token_may_lack_is_none() -> None:
     token = read({"exp": NOW}, audiences=None)
-    assert (token.subject, token.scopes, token.id, token.session) == (None, (), None, None)
+    assert (token.subject, token.scopes, token.id, token.session_id) == (None, (), None, None)
 
 
 def test_what_one_request_changes_in_a_token_no_other_sees() -> None:
@@ -73,7 +73,7 @@ def test_what_one_request_changes_in_a_token_no_other_sees() -> None:
 
 @pytest.mark.parametrize("sid", [5, None, ["2"]])
 def test_a_session_is_a_string(sid: object) -> None:
-    assert read({**claims(), "sid": sid}).session is None
+    assert read({**claims(), "sid": sid}).session_id is None
 
 
 def test_a_repr_holds_no_claims() -> None:

@@ -8,7 +8,7 @@ from secrets import token_hex
 from threading import Lock
 from typing import TypeAlias
 
-from ..._support.arguments import function
+from ..._support.arguments import check_callable
 from ...revocation.revoked import MARGIN, Revocation
 from ..rotation import Opening, Outcome, Rotation, Session, rotated
 
@@ -22,7 +22,7 @@ class MemoryStore:
     """A ``SessionStore`` in memory. ``clock`` gives Unix time, by default ``time.time``."""
 
     def __init__(self, *, clock: Callable[[], float] = time.time) -> None:
-        function("clock", clock)
+        check_callable("clock", clock)
         self._clock = clock
         self._lock = Lock()
         self._sessions: dict[str, Session] = {}

@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 
 from anyio.lowlevel import RunVar, current_token
 
-from ..._support.arguments import count
+from ..._support.arguments import check_count
 from ...errors import ConfigurationError, StoreUnavailable
 from ...revocation.revoked import MARGIN, Ends, Revocation
 from ..rotation import Opening, Outcome, Rotation, Session
@@ -53,7 +53,7 @@ class RedisStore:
             raise ConfigurationError(f"prefix must be a text without braces that is not empty, not {prefix!r}")
         self._make_client = server if callable(server) else _from_address(server)
         self._prefix = f"{{{prefix}}}:"
-        self._wait_replicas = count("wait_replicas", wait_replicas)
+        self._wait_replicas = check_count("wait_replicas", wait_replicas)
         self._errors = (redis.RedisError, OSError)
         self._refused = redis.ResponseError
         # Connections belong to an event loop, and with that to a process.

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from anyio import CapacityLimiter, to_thread
 from anyio.lowlevel import RunVar
 
-from ..._support.arguments import function
+from ..._support.arguments import check_callable
 from ...errors import ConfigurationError, StoreUnavailable
 from ...revocation.revoked import MARGIN, Revocation
 from ..rotation import Opening, Outcome, Rotation, Session, rotated
@@ -59,7 +59,7 @@ class SQLiteStore:
             raise ConfigurationError(f"path: there is no directory {str(self._path.parent)!r}")
         if self._path.is_dir():
             raise ConfigurationError(f"path: {str(self._path)!r} is a directory; name a file in it")
-        function("clock", clock)
+        check_callable("clock", clock)
         self._clock = clock
         # Readers do not wait for writers. By process, since a fork of one may find a lock held for ever.
         self._writers: dict[int, _Connection] = {}
