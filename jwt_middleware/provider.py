@@ -104,8 +104,9 @@ class Provider:
     ``subject_claim``
         The claim that names the user. Default ``sub``; another one is required to be there, and may be a number.
     ``scope_claim``
-        The claim that lists the scopes, as a string with spaces or as a list; a dotted path leads into nested objects
-        (``realm_access.roles``). Default None: ``scope``, else ``scp``.
+        The claim that lists the scopes; a dotted path leads into nested objects (``realm_access.roles``). A list holds
+        one scope per entry. A string is split at spaces in ``scope`` and ``scp`` only: in any other claim it is one
+        scope, because the names of roles may hold spaces. Default None: ``scope``, else ``scp``.
     ``validate``
         One or several ``validate(token)``, sync or async, run after every other check, when it is settled that the
         token is this provider's. Anything but a true result refuses with ``invalid_claim``; a raised ``Refusal``

@@ -245,7 +245,9 @@ class ClaimRules:
         if value is None:
             return ()
         if isinstance(value, str):
-            return value
+            # Only these two are lists of words (RFC 6749 3.3, RFC 8693 4.2). Elsewhere a space is part of a name, and
+            # the role "admin read-only" must never become the role "admin".
+            return value if name in _WORD_LISTS else tuple(filter(None, (value,)))
         if isinstance(value, list) and all(isinstance(scope, str) for scope in value):
             return tuple(value)
         raise InvalidClaim(claim=name)
@@ -261,6 +263,8 @@ def is_scope(value: str) -> bool:
     """Whether ``value`` is one scope (RFC 6749 3.3): printable ASCII without spaces, quotes and backslashes."""
     return _SCOPE.fullmatch(value) is not None
 
+
+_WORD_LISTS = frozenset(("scope", "scp"))
 
 _SCOPE = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]+")
 
