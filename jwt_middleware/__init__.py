@@ -13,6 +13,8 @@ from .revocation.view import RevocationView
 from .verifying.claims import Token
 from .verifying.verifier import Verifier
 
+__version__ = "0.1.0"
+
 __all__ = [
     "ANY",
     "ConfigurationError",
