@@ -15,7 +15,7 @@ from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
 
 from jwt_middleware.keys.loading import PrivateKey
 
-from . import b64, claims
+from .tokens import b64, claims
 
 SECRET_64 = b"a secret of sixty-four bytes is long enough for each of the HMAC"
 

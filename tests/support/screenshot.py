@@ -1,4 +1,4 @@
-"""The picture of the demo's page in the README. A program: python -m tests.screenshot"""
+"""The picture of the demo's page in the README. A program: python -m tests.support.screenshot"""
 
 from pathlib import Path
 from tempfile import TemporaryDirectory
