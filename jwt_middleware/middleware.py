@@ -56,7 +56,8 @@ class JWTMiddleware:
     ``allow_anonymous``
         True: a request without a token passes as nobody; one with a bad token is refused all the same. Default False.
     ``public``
-        Paths that need no token: ``/health``, ``/docs/*``, ``GET /items/*``; a good token attaches its user there too.
+        Paths that need no token: ``/health``, ``GET /items/{id}``, ``/docs/*``. See ``PublicPaths``. A good token
+        attaches its user there too.
     ``allow_preflight``
         True: CORS preflights pass without a token, for apps whose CORS middleware sits inside this one. Default False.
     ``sources``

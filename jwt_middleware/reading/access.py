@@ -1,7 +1,8 @@
 """Which requests need no token? Public paths and CORS preflights. Pure."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from ..errors import ConfigurationError
@@ -10,40 +11,85 @@ _METHOD = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 
 
 class PublicPaths:
-    """Paths that need no token: ``/health``, ``/docs/*`` (all below ``/docs/``), ``GET /items/*``.
+    """Paths that need no token: ``/health``, ``GET /items/{id}``, ``/docs/*``.
 
-    An entry without a method is for all methods and for WebSockets. Requests with OPTIONS and HEAD count as GET. Raises
-    ``ConfigurationError`` for an entry that could not match what its author meant.
+    ``{name}`` stands for one segment that is not empty, ``/*`` at the end for everything below. An entry without a
+    method is for all methods and for WebSockets. HEAD and OPTIONS count as GET. Raises ``ConfigurationError`` for an
+    entry that could not match what its author meant.
     """
 
     def __init__(self, entries: Iterable[str]) -> None:
         if isinstance(entries, str) or not isinstance(entries, Iterable):
-            raise ConfigurationError(f"public must be a list of paths, for instance ['/health'], not {entries!r}")
-        # Path or prefix to methods; None stands for all. So a look-up costs the same however many entries there are.
-        self._exact: dict[str, frozenset[str] | None] = {}
-        self._below: dict[str, frozenset[str] | None] = {}
-        for entry in entries:
-            method, path = _parsed(entry)
-            table, path = (self._below, path[:-1]) if path.endswith("/*") else (self._exact, path)
-            others = table.get(path, frozenset())
-            table[path] = None if method is None or others is None else others | {method}
+            raise ConfigurationError(
+                f"public must be a list of paths, for instance ['/health'], not {type(entries).__name__}"
+            )
+        self._root = _Node()
+        self._count = 0
+        # No entry has more segments than this, so no look-up goes deeper.
+        self._depth = 0
+        for position, entry in enumerate(entries, 1):
+            method, path = _parse(position, entry)
+            below = path.endswith("/*")
+            segments = path.removesuffix("/*").split("/")[1:]
+            node = self._root
+            for segment in segments:
+                node = node.add(segment)
+            if below:
+                node.below = _allow(node.below, method)
+            else:
+                node.here = _allow(node.here, method)
+            self._count += 1
+            self._depth = max(self._depth, len(segments))
 
     def __len__(self) -> int:
-        return len(self._exact) + len(self._below)
+        return self._count
 
     def __contains__(self, scope: Mapping[str, Any]) -> bool:
-        """Whether the request of this ASGI ``scope`` (http or websocket) is for a public path."""
+        """Whether the request of this ASGI ``scope`` (http or websocket) is for a public path.
+
+        The time is linear in the path, however many slashes it has.
+        """
         if not _is_plain(scope["path"], scope.get("raw_path")):
             return False
         path, method = _route_path(scope), _method(scope)
-        if _admits(self._exact, path, method):
-            return True
-        end = path.find("/") if self._below else -1
-        while end != -1:
-            if _admits(self._below, path[: end + 1], method):
+        # One segment more than the deepest entry has: the rest of the path, slashes included.
+        segments = path.split("/", self._depth + 1)
+        # What stands before the first slash. A path that does not begin with one matches nothing.
+        if segments.pop(0) or not segments:
+            return False
+        nodes = [self._root]
+        for segment in segments:
+            if any(_is_allowed(node.below, method) for node in nodes):
                 return True
-            end = path.find("/", end + 1)
-        return False
+            nodes = [child for node in nodes for child in node.match(segment)]
+        return any(_is_allowed(node.here, method) for node in nodes)
+
+
+@dataclass(slots=True)
+class _Node:
+    """What the entries that begin with the same segments allow."""
+
+    here: frozenset[str] | None = frozenset()
+    """The methods of the path itself. None stands for all methods and for WebSockets."""
+    below: frozenset[str] | None = frozenset()
+    """The methods of every path below."""
+    literal: "dict[str, _Node]" = field(default_factory=dict)
+    placeholder: "_Node | None" = None
+    """Where a segment ``{name}`` leads."""
+
+    def add(self, segment: str) -> "_Node":
+        if not segment.startswith("{"):
+            return self.literal.setdefault(segment, _Node())
+        if self.placeholder is None:
+            self.placeholder = _Node()
+        return self.placeholder
+
+    def match(self, segment: str) -> "Iterator[_Node]":
+        literal = self.literal.get(segment)
+        if literal is not None:
+            yield literal
+        if self.placeholder is not None and segment:
+            yield self.placeholder
 
 
 def is_preflight(scope: Mapping[str, Any]) -> bool:
@@ -55,7 +101,7 @@ def is_preflight(scope: Mapping[str, Any]) -> bool:
         return False
     seen: dict[bytes, list[bytes]] = {}
     for name, value in scope["headers"]:
-        seen.setdefault(name, []).append(value)
+        seen.setdefault(name, []).append(value.strip(b" \t"))
     origins, methods = seen.get(b"origin", []), seen.get(b"access-control-request-method", [])
     return (
         len(origins) == len(methods) == 1
@@ -65,22 +111,27 @@ def is_preflight(scope: Mapping[str, Any]) -> bool:
     )
 
 
-def _parsed(entry: str) -> tuple[str | None, str]:
+def _parse(position: int, entry: object) -> tuple[str | None, str]:
+    """The method and the path of a public entry. ``position`` names it where its text could be a secret."""
     if not isinstance(entry, str):
-        raise ConfigurationError(f"public entry {entry!r} must be a string")
+        raise ConfigurationError(f"public entry {position} must be a string, not {type(entry).__name__}")
     method, space, path = entry.rpartition(" ")
     if not path.startswith("/"):
-        raise ConfigurationError(f"public entry {entry!r} must start with '/', or with a method and '/'")
+        raise ConfigurationError(f"public entry {position} must start with '/', or with a method, a space and '/'")
     if space and not (_METHOD.fullmatch(method) and method == method.upper()):
         raise ConfigurationError(f"public entry {entry!r} must be a method in capitals, one space and a path")
     if method in ("HEAD", "OPTIONS"):
-        # "OPTIONS /*" is meant for preflights; counted as GET it would open every page.
+        # "OPTIONS /*" is meant for preflights. Counted as GET it would open every page.
         raise ConfigurationError(
-            f"public entry {entry!r} cannot stand apart from GET; CORS preflights belong to a CORS middleware outside, "
-            "or to allow_preflight=True"
+            f"public entry {entry!r} cannot differ from GET; leave CORS preflights to a CORS middleware outside this "
+            "one, or set allow_preflight=True"
         )
-    if not {"*", "{", "}"}.isdisjoint(path.removesuffix("/*")):
-        raise ConfigurationError(f"public entry {entry!r} can have '*' as its whole last segment, and no other pattern")
+    for segment in path.removesuffix("/*").split("/"):
+        if not {"*", "{", "}"}.isdisjoint(segment) and not _PLACEHOLDER.fullmatch(segment):
+            raise ConfigurationError(
+                f"public entry {entry!r} can have '{{name}}' as a whole segment and '*' as the whole last segment, and "
+                "no other pattern"
+            )
     if not _is_plain(path, None) or _ENCODED.search(path):
         raise ConfigurationError(
             f"public entry {entry!r} would never match: write it as the app sees it, decoded, without '//', '.', '..', "
@@ -89,15 +140,18 @@ def _parsed(entry: str) -> tuple[str | None, str]:
     return method or None, path
 
 
+_PLACEHOLDER = re.compile(r"\{[A-Za-z_][A-Za-z0-9_]*\}")
+
+
 def _route_path(scope: Mapping[str, Any]) -> str:
-    # What routers see: `path` less `root_path`, where that is a prefix of whole segments.
+    # What routers see: `path` without `root_path`, where that is a prefix of whole segments.
     path: str = scope["path"]
     root_path: str = scope.get("root_path", "")
     rest = path.removeprefix(root_path)
     return rest if not rest or rest.startswith("/") else path
 
 
-# What some router or proxy would read as another path than the one that is compared here.
+# What a router or proxy could read as a path other than the one that is compared here.
 _NOT_PLAIN = re.compile(r"//|\\|/\.\.?(?:[/;]|$)|%(?:2e|2f|5c)|[?#\x00-\x1f\x7f]", re.IGNORECASE)
 _ENCODED = re.compile(r"%[0-9a-f]{2}", re.IGNORECASE)
 _ENCODED_SLASH = re.compile(rb"%(?:2f|5c)", re.IGNORECASE)
@@ -114,6 +168,9 @@ def _method(scope: Mapping[str, Any]) -> str | None:
     return "GET" if method in ("HEAD", "OPTIONS") else method
 
 
-def _admits(table: Mapping[str, frozenset[str] | None], path: str, method: str | None) -> bool:
-    methods = table.get(path, frozenset())
+def _allow(methods: frozenset[str] | None, method: str | None) -> frozenset[str] | None:
+    return None if method is None or methods is None else methods | {method}
+
+
+def _is_allowed(methods: frozenset[str] | None, method: str | None) -> bool:
     return methods is None or method in methods
