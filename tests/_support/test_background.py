@@ -13,6 +13,9 @@ import pytest
 
 from jwt_middleware._support.background import Background, Signal
 
+from ..support import logged
+from ..support.logs import records
+
 request_id: ContextVar[str] = ContextVar("request_id", default="none")
 
 
@@ -98,10 +101,8 @@ async def test_work_that_fails_is_logged_and_ends_nothing_else(caplog: pytest.Lo
     Background("the test's work").start(fail, ended=over.set)
     await over.wait()
     await anyio.sleep(0.01)
-    assert [
-        (record.name, record.levelname, record.getMessage()) for record in caplog.records if record.name != "asyncio"
-    ] == [("jwt_middleware", "ERROR", "the test's work: a detached task failed")]
-    assert caplog.records[-1].exc_info is not None
+    assert logged(caplog) == [(logging.ERROR, "the test's work: a detached task failed")]
+    assert records(caplog)[0].exc_info is not None
 
 
 @pytest.mark.anyio
@@ -243,4 +244,4 @@ def test_nothing_is_logged_when_work_ends_well(caplog: pytest.LogCaptureFixture,
         await over.wait()
 
     anyio.run(main, backend=backend)
-    assert [record for record in caplog.records if record.name == "jwt_middleware"] == []
+    assert logged(caplog) == []

@@ -23,7 +23,7 @@ from starlette.types import Message, Scope
 from jwt_middleware import ConfigurationError, JWTMiddleware, Refusal
 from jwt_middleware.issuing import MemoryStore, Sessions, Throttle, TokenIssuer, auth_routes, password_check
 
-from ..support import NOW, SECRET, bare_client, bearer, claims, echo, signed
+from ..support import NOW, SECRET, Clock, bare_client, bearer, claims, echo, signed
 from ..support.keys import RSA, SECRET_64
 from ..support.redis_server import redis_server
 
@@ -38,18 +38,6 @@ class User:
     identity: Any = "ada"
     scopes: Any = ()
     claims: Any = field(default_factory=dict)
-
-
-class Clock:
-    """Stands still until it is set; ``step`` seconds pass at each look."""
-
-    def __init__(self, now: float = NOW, step: float = 0) -> None:
-        self.now = now
-        self.step = step
-
-    def __call__(self) -> float:
-        self.now += self.step
-        return self.now
 
 
 def check(username: str, password: str) -> str | None:

@@ -16,8 +16,8 @@ from starlette.testclient import TestClient
 from jwt_middleware import ConfigurationError, JWTMiddleware
 from jwt_middleware.issuing import MemoryStore, Sessions, Throttle, TokenIssuer, auth_routes
 
-from ..support import NOW, SECRET, bare_client, bearer, echo, logged, signed
-from .test_sessions import Broken, Clock, Hanging, User, read
+from ..support import NOW, SECRET, Clock, bare_client, bearer, echo, logged, signed
+from .test_sessions import Broken, Hanging, User, read
 
 GOOD = {"username": "ada", "password": "lovelace"}
 NO_STORE = {"cache-control": "no-store", "pragma": "no-cache"}

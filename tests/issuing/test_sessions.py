@@ -20,21 +20,13 @@ from jwt_middleware.issuing.stores.memory import SWEEP
 from jwt_middleware.issuing.users import ScopeNotGranted
 from jwt_middleware.revocation.revoked import MARGIN
 
-from ..support import NOW, SECRET, bearer, echo, http, logged, sent, signed, until
+from ..support import NOW, SECRET, Clock, bearer, echo, http, logged, sent, signed, until
 from ..support.keys import ED25519, RSA, SECRET_64, SIGNERS, jwk, pem, private_pem
 
 pytestmark = pytest.mark.anyio
 GRACE = 10
 DAY = 24 * 3600
 OTHER_SECRET = "another secret of thirty-two bytes"
-
-
-@dataclass
-class Clock:
-    now: float = NOW
-
-    def __call__(self) -> float:
-        return self.now
 
 
 @dataclass

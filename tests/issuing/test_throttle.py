@@ -20,6 +20,7 @@ from jwt_middleware.issuing import Throttle
 from jwt_middleware.issuing.counts import MemoryCounts
 from jwt_middleware.issuing.throttle import MAX_NAME, Attempt, LoginRefused
 
+from ..support import Clock, logged
 from ..support.processes import python
 from ..support.redis_server import RedisServer, free_port, redis_server
 
@@ -47,14 +48,6 @@ def storage(request: pytest.FixtureRequest) -> str | None:
         return None
     server: RedisServer = request.getfixturevalue("server")
     return server.url
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 1_000.25
-
-    def __call__(self) -> float:
-        return self.now
 
 
 def request(address: str = "203.0.113.9", **headers: str) -> dict[str, Any]:
@@ -216,7 +209,7 @@ def test_a_hundred_threads_with_event_loops_of_their_own_are_no_more_either(stor
 
 @pytest.mark.anyio
 async def test_failed_logins_are_forgotten_a_period_after_the_first() -> None:
-    clock = Clock()
+    clock = Clock(1_000.25)
     throttle = Throttle(account_failures=2, period=60, clock=clock)
     await fails(throttle)
     clock.now += 50
@@ -232,7 +225,7 @@ async def test_failed_logins_are_forgotten_a_period_after_the_first() -> None:
 
 @pytest.mark.anyio
 async def test_the_period_begins_with_a_failed_login_and_not_with_a_good_one() -> None:
-    clock = Clock()
+    clock = Clock(1_000.25)
     throttle = Throttle(account_failures=1, address_failures=1, period=60, clock=clock)
     await succeeds(throttle)
     clock.now += 50
@@ -485,13 +478,11 @@ async def test_without_its_redis_no_login_is_tried_until_it_is_back(
     with redis_server(tmp_path, port=server.port):
         await again(throttle)
         await fails(throttle)
-    # Not asyncio's, which says in development mode what took long.
-    messages = [record.getMessage() for record in caplog.records if record.name == "jwt_middleware"]
-    assert [message.partition(" with 503: ")[0] for message in messages] == [
+    assert [message.partition(" with 503: ")[0] for _, message in logged(caplog)] == [
         "login throttle: its storage cannot be asked, logins are answered",
         "login throttle: its storage is there again",
     ]
-    assert "ConnectionError" in messages[0]
+    assert "ConnectionError" in logged(caplog)[0][1]
 
 
 @pytest.mark.anyio

@@ -25,7 +25,8 @@ from jwt_middleware.keys.loading import public_jwk
 from jwt_middleware.keys.remote import KeysHealth, ProviderKeys, RemoteKeys
 from jwt_middleware.testing.identity_provider import SigningKey, signing_key
 
-from ..support import token
+from ..support import Clock, token
+from ..support.logs import records
 
 ADDRESS = "https://login.example/jwks"
 OLD, NEW = signing_key(kid="old"), signing_key(kid="new")
@@ -55,20 +56,8 @@ class Fetcher:
         return Answer(self.status, json.dumps({"keys": self.keys}).encode(), self.headers)
 
 
-class Clock:
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
 def remote(fetch: Fetcher, **options: Any) -> RemoteKeys:
     return RemoteKeys(ADDRESS, fetch=fetch, **options)
-
-
-def said(caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
-    return [record for record in caplog.records if record.name == "jwt_middleware"]
 
 
 async def settled(keys: RemoteKeys) -> KeySet:
@@ -310,7 +299,7 @@ async def test_the_last_good_keys_go_on_through_an_outage_until_they_are_too_old
     assert keys.health.keys == 0
     with pytest.raises(KeysUnavailable):
         await keys.refreshed("old", "ES256")
-    assert [record.getMessage() for record in said(caplog) if record.levelname == "ERROR"] == [
+    assert [record.getMessage() for record in records(caplog) if record.levelname == "ERROR"] == [
         f"keys of {ADDRESS}: not fetched for 3600 s, no longer used; last error: {ADDRESS} answered 500"
     ]
     fetch.status = 200
@@ -642,7 +631,7 @@ async def test_a_broken_key_among_good_ones_is_skipped_and_logged_once(caplog: p
     assert len(first.find(None, "ES256")) == 4
     clock.now += 600
     assert await settled(keys) is first
-    skipped = [record.getMessage() for record in said(caplog)]
+    skipped = [record.getMessage() for record in records(caplog)]
     assert skipped == [
         f"keys of {ADDRESS}: skipped {text} (said once)"
         for text in (
@@ -684,7 +673,7 @@ async def test_the_log_has_a_line_for_each_change_of_state_and_no_more(caplog: p
         for _ in range(5):
             _ = keys.current
         clock.now += 600
-    assert [(record.levelname, record.getMessage()) for record in said(caplog)] == [
+    assert [(record.levelname, record.getMessage()) for record in records(caplog)] == [
         (level, f"keys of {ADDRESS}: {text}")
         for level, text in (
             ("WARNING", f"not fetched: {ADDRESS} answered 500; there are none: its tokens are answered with 503"),
