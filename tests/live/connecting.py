@@ -17,47 +17,21 @@ from jwt_middleware.errors import (
 )
 from jwt_middleware.live.connections import TICK, Timer
 
-from ..support import NOW, SECRET, http, token, websocket
+from ..support import NOW, SECRET, Clock, http, token, until, websocket
+from ..support.logs import records
 
 LEEWAY = 5
-
-
 SOON = token(exp=NOW + 1)
-
-
 LATER = token(exp=NOW + 1000)
 
 
 LONG_ENOUGH = 2 * TICK
-
-
 CLOSED = {"type": "websocket.close", "code": 3000, "reason": "expired"}
-
-
 DISCONNECT = {"type": "websocket.disconnect", "code": 3000, "reason": "expired"}
 
 
-async def until(condition: Callable[[], bool]) -> None:
-    with anyio.fail_after(5):
-        while True:
-            if condition():
-                return
-            await anyio.sleep(0.01)
-
-
 def warnings(caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
-    """Our own: a busy event loop has its own to say, in Python's development mode."""
-    return [record for record in caplog.records if record.levelno > logging.INFO and record.name == "jwt_middleware"]
-
-
-class Clock:
-    """Stands still until it is set."""
-
-    def __init__(self) -> None:
-        self.now: float = NOW
-
-    def __call__(self) -> float:
-        return self.now
+    return [record for record in records(caplog) if record.levelno > logging.INFO]
 
 
 class Revoking:

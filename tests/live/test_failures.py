@@ -11,8 +11,8 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from jwt_middleware import JWTMiddleware
 
-from ..support import NOW, SECRET
-from .connecting import CLOSED, Clock, Listener, Server, opened, running, until, warnings
+from ..support import NOW, SECRET, Clock, until
+from .connecting import CLOSED, Listener, Server, opened, running, warnings
 
 pytestmark = [pytest.mark.anyio, pytest.mark.virtual_time]
 

@@ -13,15 +13,8 @@ from starlette.types import Receive, Scope, Send
 from jwt_middleware import JWTMiddleware
 from jwt_middleware.live.connections import Ended
 
-from ..support import NOW, SECRET
-from .connecting import (
-    CLOSED,
-    Clock,
-    Listener,
-    Server,
-    opened,
-    running,
-)
+from ..support import NOW, SECRET, Clock
+from .connecting import CLOSED, Listener, Server, opened, running
 
 pytestmark = [pytest.mark.anyio, pytest.mark.virtual_time]
 

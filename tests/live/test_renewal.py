@@ -21,8 +21,8 @@ from jwt_middleware.errors import (
     WrongIssuer,
 )
 
-from ..support import NOW, SECRET, http, token, websocket
-from .connecting import CLOSED, LATER, LEEWAY, LONG_ENOUGH, SOON, Revoking, opened, renewed, renewing, running, until
+from ..support import NOW, SECRET, http, token, until, websocket
+from .connecting import CLOSED, LATER, LEEWAY, LONG_ENOUGH, SOON, Revoking, opened, renewed, renewing, running
 
 pytestmark = [pytest.mark.anyio, pytest.mark.virtual_time]
 

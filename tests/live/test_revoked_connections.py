@@ -7,8 +7,8 @@ import pytest
 from jwt_middleware import JWTMiddleware, Token
 from jwt_middleware.live.connections import TICK
 
-from ..support import NOW, SECRET, token
-from .connecting import CLOSED, LATER, LONG_ENOUGH, Clock, Listener, Revoking, Server, opened, running, until
+from ..support import NOW, SECRET, Clock, token, until
+from .connecting import CLOSED, LATER, LONG_ENOUGH, Listener, Revoking, Server, opened, running
 
 pytestmark = [pytest.mark.anyio, pytest.mark.virtual_time]
 

@@ -10,8 +10,8 @@ from starlette.types import Message, Receive, Scope, Send
 
 from jwt_middleware import renew
 
-from ..support import NOW, http
-from .connecting import CLOSED, LATER, LONG_ENOUGH, Listener, opened, running, streaming, until, warnings
+from ..support import NOW, http, until
+from .connecting import CLOSED, LATER, LONG_ENOUGH, Listener, opened, running, streaming, warnings
 
 pytestmark = [pytest.mark.anyio, pytest.mark.virtual_time]
 

@@ -14,8 +14,8 @@ from jwt_middleware.errors import (
 )
 from jwt_middleware.live.connections import TICK, Connection, Timer
 
-from ..support import NOW
-from .connecting import Clock, Revoking, until
+from ..support import NOW, Clock, until
+from .connecting import Revoking
 
 pytestmark = [pytest.mark.anyio, pytest.mark.virtual_time]
 

@@ -18,20 +18,18 @@ from jwt_middleware.errors import (
 from jwt_middleware.live.connections import Connections
 from jwt_middleware.refuser import Refuser
 
-from ..support import NOW, SECRET, token, websocket
+from ..support import NOW, SECRET, Clock, token, until, websocket
 from .connecting import (
     CLOSED,
     DISCONNECT,
     LATER,
     LEEWAY,
     LONG_ENOUGH,
-    Clock,
     Listener,
     Server,
     opened,
     running,
     streaming,
-    until,
     warnings,
 )
 
