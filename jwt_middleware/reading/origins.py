@@ -78,7 +78,8 @@ def _normal(origin: str) -> str | None:
 
 
 def _lines(scope: Mapping[str, Any], name: bytes) -> list[str]:
-    return [value.decode("latin-1") for header, value in scope["headers"] if header == name]
+    # RFC 9110 5.5: white space around the value is not part of it. Not every server strips it.
+    return [value.strip(b" \t").decode("latin-1") for header, value in scope["headers"] if header == name]
 
 
 def _scheme(scope: Mapping[str, Any]) -> str:

@@ -31,7 +31,7 @@ from ..errors import (
 from ..keys.key_set import KeySet
 from ..keys.remote import KeysHealth
 from ..provider import Provider, StaticKeys
-from ..reading.sources import BEARER, bearer_token
+from ..reading.sources import BEARER, WHITE_SPACE, bearer_token
 from ..revocation.revoked import MARGIN, Revocations
 from . import compact
 from .claims import Facts, Token
@@ -164,7 +164,7 @@ class Verifier:
             return self._answered(token) if self._has_more_to_ask else token
         if authorization.startswith(BEARER) and len(authorization) <= len(BEARER) + self.max_token_size:
             raw = authorization[len(BEARER) :]
-            if raw and not raw.startswith(b" "):
+            if raw and not raw.startswith(b" ") and raw[-1] not in WHITE_SPACE:
                 return self._judged(authorization, raw)
         other = bearer_token(authorization, self.max_token_size)
         return None if other is None else self.judge(other)

@@ -30,6 +30,8 @@ def vouched_for(*headers: tuple[str, str], origins: Any = (), **request: Any) ->
         pytest.param([("origin", OWN)], id="its own Origin"),
         pytest.param([("origin", "https://app.example:443")], id="its own Origin, with the default port"),
         pytest.param([("origin", OWN), ("sec-fetch-site", "same-origin")], id="both"),
+        pytest.param([("origin", f"{OWN} ")], id="its own Origin, from a server that strips no white space"),
+        pytest.param([("sec-fetch-site", "same-origin\t")], id="same-origin, from a server that strips no white space"),
         # With Referrer-Policy: no-referrer, browsers send this from the very same page.
         pytest.param([("origin", "null"), ("sec-fetch-site", "same-origin")], id="null, and same-origin"),
     ],

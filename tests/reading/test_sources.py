@@ -11,6 +11,7 @@ from jwt_middleware.errors import AmbiguousToken, MalformedToken, Refusal, Token
 from jwt_middleware.reading.sources import Sources, read_bearer
 
 from ..support import http, websocket
+from ..support.steps import steps
 
 LIMIT = 100
 
@@ -27,6 +28,10 @@ def found(*authorization: bytes) -> bytes | None:
         pytest.param(b"BEARER a.b.c", id="upper case"),
         pytest.param(b"bEaReR a.b.c", id="mixed case"),
         pytest.param(b"Bearer    a.b.c", id="several spaces"),
+        pytest.param(b"Bearer a.b.c ", id="a space after it, from a server that strips no white space"),
+        pytest.param(b"Bearer a.b.c \t ", id="tabs and spaces after it"),
+        pytest.param(b" \tBearer a.b.c", id="white space before it"),
+        pytest.param(b" Bearer a.b.c" + b" " * 1000, id="any amount of white space around it"),
     ],
 )
 def test_the_token_is_found_however_its_scheme_is_spelled(line: bytes) -> None:
@@ -46,7 +51,6 @@ def test_the_token_is_found_however_its_scheme_is_spelled(line: bytes) -> None:
         pytest.param(b"Beare a.b.c", id="a shorter name"),
         pytest.param(b"DPoP a.b.c", id="DPoP"),
         pytest.param(b"a.b.c", id="a token alone"),
-        pytest.param(b" Bearer a.b.c", id="a space before it, which a server would have cut"),
         pytest.param(b"Basic " + b"x" * 1000, id="another scheme, however long"),
         pytest.param(b"Bearerish " + b"x" * 1000, id="a longer name, however long"),
         pytest.param("B\u0435arer a.b.c".encode(), id="a Cyrillic letter"),
@@ -67,6 +71,7 @@ def test_without_an_authorization_header_there_is_no_token() -> None:
         pytest.param(b"Bearer", id="no token"),
         pytest.param(b"Bearer ", id="no token after a space"),
         pytest.param(b"Bearer    ", id="no token after spaces"),
+        pytest.param(b"Bearer \t ", id="no token among white space"),
         pytest.param(b"Bearer:", id="a colon"),
         pytest.param(b"Bearer: a.b.c", id="a colon and a token"),
         pytest.param(b"Bearer\ta.b.c", id="a tab"),
@@ -86,7 +91,8 @@ def test_a_bearer_scheme_without_a_token_behind_it_is_malformed(line: bytes) -> 
 @pytest.mark.parametrize(
     ("line", "token"),
     [
-        pytest.param(b"Bearer a.b.c ", b"a.b.c ", id="a trailing space"),
+        pytest.param(b"Bearer a.b.c\n", b"a.b.c\n", id="a line feed after it"),
+        pytest.param(b"Bearer a.b.c\xa0", b"a.b.c\xa0", id="a no-break space after it"),
         pytest.param(b"Bearer  \ta.b.c", b"\ta.b.c", id="a tab after the spaces"),
         pytest.param(b"Bearer a.b.c, Bearer d.e.f", b"a.b.c, Bearer d.e.f", id="two joined by a comma"),
         pytest.param(b"Bearer a.b.c d.e.f", b"a.b.c d.e.f", id="two words"),
@@ -179,6 +185,11 @@ def raw(sources: Sources, scope: Scope) -> bytes | None:
         pytest.param(["theme=access=a.b.c"], None, id="in another's value"),
         pytest.param([";;; =x; ; access=a.b.c;"], b"a.b.c", id="among debris"),
         pytest.param([f"theme={'x' * 1000}; access=a.b.c"], b"a.b.c", id="beside a large one"),
+        pytest.param(["access=a.b.c \t"], b"a.b.c", id="with white space after it"),
+        pytest.param([" \t access=a.b.c \t ; lang=en"], b"a.b.c", id="with white space around it"),
+        pytest.param(["access ; lang=en"], None, id="without an equals sign, with white space"),
+        pytest.param(["lang=en x access=a.b.c"], None, id="after a space in another's value"),
+        pytest.param(["accessaccess=a.b.c; access=d.e.f"], b"d.e.f", id="after a name that repeats it"),
     ],
 )
 def test_a_cookie_is_found_by_its_name(lines: list[str], token: bytes | None) -> None:
@@ -193,11 +204,38 @@ def test_a_cookie_is_found_by_its_name(lines: list[str], token: bytes | None) ->
         pytest.param(["access=a.b.c", "access=d.e.f"], id="in two lines"),
         pytest.param(["access=; access=a.b.c"], id="an empty one, then a token"),
         pytest.param(["access=a.b.c; access"], id="a token, then a bare name"),
+        pytest.param(["access=a.b.c; access "], id="a token, then a bare name and a space"),
     ],
 )
 def test_a_cookie_that_stands_twice_is_ambiguous(lines: list[str]) -> None:
     with pytest.raises(AmbiguousToken):
         raw(places(cookie("access")), http(headers=cookies(*lines)))
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        pytest.param(";" * 100_000, id="semicolons"),
+        pytest.param("; " * 100_000, id="empty pairs"),
+        pytest.param("a=b; " * 100_000, id="other cookies"),
+        pytest.param("a=" * 100_000, id="equals signs"),
+    ],
+)
+def test_a_long_cookie_header_is_no_work(line: str) -> None:
+    scope = http(headers=cookies(line, f"{line};access=a.b.c"))
+    sources = places(cookie("access"))
+    assert raw(sources, scope) == b"a.b.c"
+    assert steps(lambda: raw(sources, scope)) < 1_000
+
+
+@pytest.mark.parametrize(
+    "line", [pytest.param("access=", id="names"), pytest.param("  access", id="names and white space")]
+)
+def test_a_cookie_header_that_imitates_the_name_takes_linear_time(line: str) -> None:
+    sources = places(cookie("access"))
+    short, long = (http(headers=cookies(f"x{line * size}")) for size in (100, 1_000))
+    assert raw(sources, long) is None
+    assert steps(lambda: raw(sources, long)) < 11 * steps(lambda: raw(sources, short))
 
 
 @pytest.mark.parametrize(
@@ -340,6 +378,7 @@ def test_of_two_cookies_the_one_that_is_named_first_is_good() -> None:
         pytest.param("a.b.c", b"a.b.c", id="str"),
         pytest.param(b"a.b.c", b"a.b.c", id="bytes"),
         pytest.param("", b"", id="an empty one, for the parser to refuse"),
+        pytest.param(" a.b.c\t", b"a.b.c", id="the value of a header with white space around it"),
     ],
 )
 def test_a_function_gives_a_token_or_none(given: Any, token: bytes | None) -> None:
