@@ -1,77 +1,11 @@
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 
 from jwt_middleware import errors
 from jwt_middleware.errors import InsufficientScope, KeysUnavailable, Refusal, Revoked, quoted
 
-
-class Answer(NamedTuple):
-    """What a client gets, to the letter."""
-
-    status: int
-    error: str
-    description: str
-    headers: dict[str, str]
-
-
-def challenge(status: int, error: str, description: str, more: str = "") -> Answer:
-    said = f'Bearer realm="api", error="{error}", error_description="{description}"{more}'
-    return Answer(status, error, description, {"www-authenticate": said})
-
-
-def invalid_token(description: str) -> Answer:
-    return challenge(401, "invalid_token", description)
-
-
-ANSWERS = {
-    "missing_token": Answer(
-        401,
-        "missing_token",
-        "This resource needs an access token: Authorization: Bearer <token>.",
-        {"www-authenticate": 'Bearer realm="api"'},
-    ),
-    "ambiguous_token": challenge(400, "invalid_request", "The request carries more than one credential."),
-    "token_too_large": challenge(400, "invalid_request", "The access token is too large."),
-    "malformed_token": invalid_token("The access token is not a well-formed JSON Web Token."),
-    "encrypted_token": invalid_token("The access token is encrypted; only signed tokens are accepted."),
-    "unknown_issuer": invalid_token("The access token comes from an issuer that is not accepted here."),
-    "unknown_key": invalid_token("The access token names a key that is not known here."),
-    "algorithm_not_allowed": invalid_token("The access token is signed with an algorithm that is not accepted here."),
-    "bad_signature": invalid_token("The signature of the access token does not verify."),
-    "expired": invalid_token("The access token has expired."),
-    "not_yet_valid": invalid_token("The access token is not valid yet."),
-    "too_old": invalid_token("The access token was issued too long ago."),
-    "wrong_issuer": invalid_token("The access token comes from another issuer."),
-    "wrong_audience": invalid_token("The access token is meant for another audience."),
-    "wrong_type": invalid_token("The token is of another type than an access token."),
-    "missing_claim": invalid_token("The access token lacks a claim that is needed here."),
-    "invalid_claim": invalid_token("The access token has a claim that is not acceptable."),
-    "sender_constrained": invalid_token(
-        "The access token is bound to its sender and cannot be used as a Bearer token."
-    ),
-    "revoked": invalid_token("The access token has been revoked."),
-    "user_refused": invalid_token("The user of the access token is not accepted."),
-    "insufficient_scope": challenge(
-        403,
-        "insufficient_scope",
-        "The access token lacks a scope that is needed here.",
-        ', scope="orders:write orders:admin"',
-    ),
-    "cross_site": Answer(403, "cross_site", "The request comes from another site.", {}),
-    "keys_unavailable": Answer(
-        503,
-        "keys_unavailable",
-        "The keys that verify the access token cannot be had at the moment.",
-        {"retry-after": "5"},
-    ),
-    "revocations_unavailable": Answer(
-        503,
-        "revocations_unavailable",
-        "Whether the access token is revoked cannot be told at the moment.",
-        {"retry-after": "5"},
-    ),
-}
+from .support.refusals import ANSWERS
 
 # Bases that name no answer of their own.
 BASES = {"refused", "invalid_request", "invalid_token", "unavailable"}

@@ -17,7 +17,7 @@ from starlette.requests import HTTPConnection, Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Mount, Route
 from starlette.testclient import TestClient, WebSocketDenialResponse
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from jwt_middleware import (
     ConfigurationError,
@@ -30,81 +30,28 @@ from jwt_middleware import (
     Token,
 )
 from jwt_middleware.errors import (
-    CrossSite,
-    InsufficientScope,
-    KeysUnavailable,
     MissingToken,
-    RevocationsUnavailable,
-    Revoked,
 )
 
-from .support import NOW, SECRET, b64, bare_client, bearer, claims, client, echo, http, sent, signed, token, websocket
+from .support import (
+    NOW,
+    SECRET,
+    bare_client,
+    bearer,
+    claims,
+    client,
+    echo,
+    http,
+    provider,
+    sent,
+    signed,
+    token,
+    websocket,
+)
 from .support.logs import records
-from .test_errors import ANSWERS
+from .support.refusals import ANSWERS, ISSUER, REFUSED, raising, refusing, unreachable
 
-ISSUER = "https://login.example"
 OPTIONS: dict[str, Any] = {"key": SECRET, "audience": "orders", "clock": lambda: NOW}
-
-
-def raising(error: Exception) -> Callable[[Token], Any]:
-    async def hook(token: Token) -> Any:
-        raise error
-
-    return hook
-
-
-def provider(name: str, **options: Any) -> Provider:
-    return Provider(**{"name": name, "key": SECRET, "audience": "orders", **options})
-
-
-# Each code: the options and the Authorization lines that lead to it.
-REFUSED: dict[str, tuple[dict[str, Any], list[str]]] = {
-    "missing_token": ({}, []),
-    "ambiguous_token": ({}, [f"Bearer {token()}", f"Bearer {token()}"]),
-    "token_too_large": ({"max_token_size": 100}, [f"Bearer {token()}"]),
-    "malformed_token": ({}, ["Bearer not-a-token"]),
-    "encrypted_token": ({}, ["Bearer a.b.c.d.e"]),
-    "unknown_issuer": (
-        {"providers": [provider("a", issuer="https://a.example"), provider("b", issuer="https://b.example")]},
-        [f"Bearer {token(iss=ISSUER)}"],
-    ),
-    "unknown_key": (
-        {"key": {"kty": "oct", "k": b64(SECRET.encode()).decode(), "kid": "current"}},
-        [f"Bearer {token(header={'kid': 'old'})}"],
-    ),
-    "algorithm_not_allowed": ({}, [f"Bearer {signed({'alg': 'none'}, claims())}"]),
-    "bad_signature": ({}, [f"Bearer {token('another secret of thirty-two bytes')}"]),
-    "expired": ({}, [f"Bearer {token(exp=NOW - 5)}"]),
-    "not_yet_valid": ({}, [f"Bearer {token(nbf=NOW + 6)}"]),
-    "too_old": ({"max_token_age": 60}, [f"Bearer {token(iat=NOW - 65)}"]),
-    "wrong_issuer": ({"issuer": ISSUER}, [f"Bearer {token(iss='https://evil.example')}"]),
-    "wrong_audience": ({}, [f"Bearer {token(aud='billing')}"]),
-    "wrong_type": ({"token_type": "at+jwt"}, [f"Bearer {token()}"]),
-    "missing_claim": ({}, [f"Bearer {token(exp=None)}"]),
-    "invalid_claim": ({}, [f"Bearer {signed({'alg': 'HS256'}, claims(sub=5))}"]),
-    "sender_constrained": ({}, [f"Bearer {token(cnf={'jkt': 'thumbprint'})}"]),
-    "revoked": ({"validate": raising(Revoked())}, [f"Bearer {token()}"]),
-    "user_refused": ({"load_user": lambda token: None}, [f"Bearer {token()}"]),
-    "insufficient_scope": (
-        {"load_user": raising(InsufficientScope(["orders:write", "orders:admin"]))},
-        [f"Bearer {token()}"],
-    ),
-    "cross_site": ({"load_user": raising(CrossSite())}, [f"Bearer {token()}"]),
-    "keys_unavailable": ({"validate": raising(KeysUnavailable())}, [f"Bearer {token()}"]),
-    "revocations_unavailable": ({"validate": raising(RevocationsUnavailable())}, [f"Bearer {token()}"]),
-}
-
-
-async def unreachable(scope: Scope, receive: Receive, send: Send) -> None:
-    raise AssertionError("the app was reached")
-
-
-def refusing(code: str, app: ASGIApp = unreachable, **more: Any) -> tuple[JWTMiddleware, list[bytes]]:
-    """``app`` behind the middleware, and the Authorization lines that it refuses with ``code``."""
-    options, lines = REFUSED[code]
-    keys: dict[str, Any] = {} if "providers" in options else {"key": SECRET, "audience": "orders"}
-    options = {"clock": lambda: NOW, **keys, **options, **more}
-    return JWTMiddleware(app, **options), [line.encode() for line in lines]
 
 
 def test_every_code_is_reached_below() -> None:
@@ -288,13 +235,13 @@ def test_where_none_is_required_a_missing_token_is_forgotten_whoever_says_so(
     ],
 )
 async def test_a_bad_token_leaves_nothing_to_the_garbage_collector(raw: str, providers: int) -> None:
-    app = JWTMiddleware(unreachable, providers=[provider(name) for name in "abc"[:providers]], clock=lambda: NOW)
+    app = JWTMiddleware(unreachable, providers=[provider(name=name) for name in "abc"[:providers]], clock=lambda: NOW)
     assert await left_to_the_garbage_collector(app, [raw] * 51) < 50
 
 
 @pytest.mark.anyio
 async def test_a_good_token_that_another_provider_refuses_leaves_nothing_to_the_garbage_collector() -> None:
-    app = JWTMiddleware(echo, providers=[provider("a", key=SECRET[::-1]), provider("b")], clock=lambda: NOW)
+    app = JWTMiddleware(echo, providers=[provider(name="a", key=SECRET[::-1]), provider(name="b")], clock=lambda: NOW)
     assert await left_to_the_garbage_collector(app, [token(jti=str(number)) for number in range(51)]) < 50
 
 
@@ -814,7 +761,7 @@ async def test_an_attackers_kid_cannot_forge_a_log_line(caplog: pytest.LogCaptur
         pytest.param({"key": None}, "key is required", id="no key"),
         pytest.param({"audience": None}, "audience is required", id="no audience"),
         pytest.param(
-            {"providers": [provider("a")]}, "key, audience cannot stand beside providers=", id="both ways at once"
+            {"providers": [provider(name="a")]}, "key, audience cannot stand beside providers=", id="both ways at once"
         ),
     ],
 )
@@ -825,7 +772,9 @@ def test_an_argument_that_cannot_work_is_refused_at_construction(options: dict[s
     assert SECRET not in str(refused.value)
 
 
-@pytest.mark.parametrize("providers", [provider("a"), [provider("a")], (provider("a"), provider("b", issuer=ISSUER))])
+@pytest.mark.parametrize(
+    "providers", [provider(name="a"), [provider(name="a")], (provider(name="a"), provider(name="b", issuer=ISSUER))]
+)
 def test_providers_may_be_one_or_several(providers: Any) -> None:
     assert client(providers=providers).get("/", headers=bearer(token())).json()["provider"] == "a"
 

@@ -26,7 +26,8 @@ from jwt_middleware.errors import (
 from jwt_middleware.refuser import Refuser
 
 from .support import http, sent, websocket
-from .test_errors import ANSWERS, made
+from .support.refusals import ANSWERS
+from .test_errors import made
 
 DENIAL: dict[str, Any] = {"extensions": {"websocket.http.response": {}}}
 

@@ -1,6 +1,6 @@
 """What the tests share. What most of them need is imported from here; the rest stands in modules by subject."""
 
-from .clients import bare_client, bearer, client, echo
+from .clients import bare_client, bearer, client, echo, provider
 from .clock import NOW, Clock
 from .logs import logged
 from .scopes import http, sent, websocket
@@ -19,6 +19,7 @@ __all__ = [
     "echo",
     "http",
     "logged",
+    "provider",
     "sent",
     "signed",
     "token",

@@ -7,7 +7,7 @@ from starlette.testclient import TestClient
 from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocket
 
-from jwt_middleware import JWTMiddleware
+from jwt_middleware import JWTMiddleware, Provider
 
 from .clock import NOW
 from .tokens import SECRET
@@ -35,6 +35,11 @@ async def echo(scope: Scope, receive: Receive, send: Send) -> None:
         await websocket.close()
     else:
         await JSONResponse(seen)(scope, receive, send)
+
+
+def provider(**options: Any) -> Provider:
+    """A provider with SECRET and the audience orders, unless ``options`` say otherwise."""
+    return Provider(**{"key": SECRET, "audience": "orders", **options})
 
 
 def client(app: Any = echo, *, backend: str = "asyncio", **options: Any) -> TestClient:

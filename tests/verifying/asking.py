@@ -9,14 +9,10 @@ from jwt_middleware import Provider, Refusal, Token, Verifier
 from jwt_middleware.errors import KeysUnavailable
 from jwt_middleware.keys.key_set import KeySet
 
-from ..support import NOW, SECRET, b64, claims, token
+from ..support import NOW, SECRET, b64, claims, provider, token
 
 # For the large tables: where nothing waits, one event loop tells as much as two.
 one_loop = pytest.mark.parametrize("anyio_backend", ["asyncio"])
-
-
-def provider(**options: Any) -> Provider:
-    return Provider(**{"key": SECRET, "audience": "orders", **options})
 
 
 async def verify(raw: str | bytes, *providers: Provider, now: float = NOW, **options: Any) -> Token:

@@ -10,7 +10,7 @@ from jwt_middleware import ConfigurationError, Refusal, Verifier
 from jwt_middleware.errors import AlgorithmNotAllowed, BadSignature, MalformedToken, UnknownKey
 from jwt_middleware.keys.key_set import KeySet, load_keys
 
-from ..support import NOW, SECRET, b64, claims, signed, token
+from ..support import NOW, SECRET, b64, claims, provider, signed, token
 from ..support.keys import (
     ED25519,
     RSA,
@@ -24,7 +24,7 @@ from ..support.keys import (
     signature,
     token_by,
 )
-from .asking import GOOD, Rotating, named, one_loop, provider, refused, verify
+from .asking import GOOD, Rotating, named, one_loop, refused, verify
 
 pytestmark = pytest.mark.anyio
 

@@ -16,9 +16,9 @@ from jwt_middleware.errors import (
 )
 from jwt_middleware.keys.key_set import KeySet, load_keys
 
-from ..support import NOW, SECRET, b64, claims, signed, token
+from ..support import NOW, SECRET, b64, claims, provider, signed, token
 from ..support.keys import RSA, token_by
-from .asking import Rotating, Unreachable, by, named, one_loop, provider, refused, token_of, verify
+from .asking import Rotating, Unreachable, by, named, one_loop, refused, token_of, verify
 
 pytestmark = pytest.mark.anyio
 

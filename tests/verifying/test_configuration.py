@@ -8,8 +8,8 @@ import pytest
 
 from jwt_middleware import ConfigurationError, Provider, Verifier
 
-from ..support import NOW, SECRET, b64, claims, signed
-from .asking import by, named, provider
+from ..support import NOW, SECRET, b64, claims, provider, signed
+from .asking import by, named
 
 
 @pytest.mark.parametrize(

@@ -10,9 +10,9 @@ from jwt_middleware import Provider, Verifier
 from jwt_middleware.errors import AlgorithmNotAllowed, BadSignature, EncryptedToken, MalformedToken, TokenTooLarge
 from jwt_middleware.verifying.verifier import MAX_TOKEN_SIZE
 
-from ..support import NOW, SECRET, b64, claims, signed, token
+from ..support import NOW, SECRET, b64, claims, provider, signed, token
 from ..support.keys import ED25519, RSA, SECRET_64, certificate, jwk, token_by
-from .asking import GOOD, one_loop, provider, refused, verify
+from .asking import GOOD, one_loop, refused, verify
 
 pytestmark = pytest.mark.anyio
 

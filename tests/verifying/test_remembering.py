@@ -11,9 +11,9 @@ from jwt_middleware.errors import BadSignature, Expired, InvalidClaim, Malformed
 from jwt_middleware.keys.key_set import KeySet, load_keys
 from jwt_middleware.verifying.verifier import MAX_HEADERS
 
-from ..support import NOW, SECRET, Clock, b64, claims, token
+from ..support import NOW, SECRET, Clock, b64, claims, provider, token
 from ..support.keys import pem
-from .asking import Rotating, named, one_loop, provider
+from .asking import Rotating, named, one_loop
 
 pytestmark = pytest.mark.anyio
 

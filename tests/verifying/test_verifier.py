@@ -18,8 +18,8 @@ from jwt_middleware.errors import (
     WrongType,
 )
 
-from ..support import NOW, SECRET, claims, signed, token
-from .asking import one_loop, provider, refused, verify
+from ..support import NOW, SECRET, claims, provider, signed, token
+from .asking import one_loop, refused, verify
 
 pytestmark = pytest.mark.anyio
 
