@@ -466,6 +466,24 @@ class Advice(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class UnexpectedError(Event):
+    """Something raised an exception that nothing expects: a mistake of this package, or of a function of the app's.
+
+    The log line has the traceback. The work that failed is tried again where that makes sense.
+    """
+
+    about = "details"
+    severity = logging.ERROR
+
+    where: str
+    """What was being done."""
+    error: str
+
+    def __str__(self) -> str:
+        return f"{self.where} failed: {self.error}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Detail(Event):
     """What only somebody who looks for a fault in this package wants to know."""
 

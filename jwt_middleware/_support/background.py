@@ -1,14 +1,14 @@
-"""Who owns work that no request may own? An asyncio task or a system task of trio, one event loop's and process's.
+"""Who owns work that no request may own? A task of the event loop itself, for as long as the loop runs.
 
-anyio has no task outside a task group, and a request's task must not own what others wait for: it may be cancelled at
-any moment, and a test client without ``with`` ends its event loop after each request.
+anyio has no task outside a task group, and a request's task must not own what other requests wait for: it can be
+cancelled at any moment, and a test client without ``with`` ends its event loop after each request.
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from contextvars import Context
 from dataclasses import dataclass
 from math import inf
@@ -17,26 +17,27 @@ from typing import TYPE_CHECKING, cast
 
 import anyio
 from anyio import CancelScope, Event
-from anyio.lowlevel import RunVar, current_token
+from anyio.lowlevel import current_token
+
+from ..events import Events, UnexpectedError
+from .loops import PerLoop
 
 if TYPE_CHECKING:
     from trio.lowlevel import TrioToken
-
-logger = logging.getLogger("jwt_middleware")
 
 
 class Background:
     """The detached tasks of one owner, on whichever event loops they run.
 
-    A task outlives the request that started it, and ends with its event loop at the latest. ``patience`` is how long
-    ``stop`` waits, in seconds, for work that does not end when it is cancelled.
+    A task outlives the request that started it, and ends with its event loop at the latest. ``name`` names the work in
+    logs. ``patience`` is how many seconds ``stop`` waits for work that does not end when it is cancelled.
     """
 
-    def __init__(self, name: str, *, patience: float = 5) -> None:
+    def __init__(self, name: str, *, patience: float = 5, events: Events | None = None) -> None:
         self._name = name
         self._patience = patience
-        # Of the running event loop alone. A forked process runs a loop of its own, and so begins with none.
-        self._tasks: RunVar[set[_Task]] = RunVar(name)
+        self._events = Events() if events is None else events
+        self._tasks: PerLoop[set[_Task]] = PerLoop(set, drop=_abandon)
 
     def start(
         self,
@@ -45,37 +46,34 @@ class Background:
         ended: Callable[[], None] | None = None,
         at_most: float = inf,
     ) -> None:
-        """Run ``work()`` on the running event loop, in a context of its own; what it raises is logged.
+        """Run ``work()`` on the running event loop, in a context of its own. An exception that it raises is logged.
 
-        It is cancelled after ``at_most`` seconds. ``ended()`` is called when it is over, however it ended: also where
-        its loop ended before it began.
+        The work is cancelled after ``at_most`` seconds. ``ended()`` is called when it is over, however it ended, and
+        also where the loop ended before the work began. Where a loop is closed without cancelling its tasks,
+        ``ended()`` is called as soon as this object is used on another loop.
         """
-        tasks = self._tasks.get(None)
-        if tasks is None:
-            tasks = set()
-            self._tasks.set(tasks)
-        task = _Task(CancelScope() if at_most == inf else CancelScope(deadline=anyio.current_time() + at_most))
+        tasks = self._tasks.get()
+        task = _Task(CancelScope() if at_most == inf else CancelScope(deadline=anyio.current_time() + at_most), ended)
 
         async def run() -> None:
             with task.scope:
                 try:
                     await work()
-                except Exception:
-                    # Out of a system task of trio it would end the whole program.
-                    logger.exception("%s: a detached task failed", self._name)
+                except Exception as error:  # noqa: BLE001  # a system task of trio would end the whole program with it
+                    self._events.tell(UnexpectedError(where=self._name, error=type(error).__name__), exc_info=error)
 
         def finish(_: object = None) -> None:
             tasks.discard(task)
-            if ended is not None:
-                ended()
+            if task.ended is not None:
+                task.ended()
             if task.over is not None:
                 task.over.set()
 
         loop = current_token().native_token
         tasks.add(task)
         if isinstance(loop, asyncio.AbstractEventLoop):
-            # The loop itself holds its tasks weakly. A callback, since a task that is cancelled before its first step
-            # never gets to a `finally` of its own.
+            # The loop holds its tasks weakly, so something else must hold this one. `finish` is a callback because a
+            # task that is cancelled before its first step never reaches a `finally` of its own.
             task.strong = loop.create_task(run(), name=self._name, context=Context())
             task.strong.add_done_callback(finish)
         else:
@@ -90,9 +88,9 @@ class Background:
             spawn_system_task(run_and_finish, name=self._name)
 
     async def stop(self) -> None:
-        """Cancel the tasks on the running event loop, and wait until they are over, or patience is at its end."""
+        """Cancel the tasks on the running event loop and wait for their end, for ``patience`` seconds at most."""
         waiting = []
-        for task in tuple(self._tasks.get(set())):
+        for task in tuple(self._tasks.get()):
             if task.over is None:
                 task.over = Event()
             waiting.append(task.over)
@@ -105,13 +103,23 @@ class Background:
 @dataclass(eq=False, slots=True)
 class _Task:
     scope: CancelScope
+    ended: Callable[[], None] | None
     over: Event | None = None
-    """Where somebody waits for it."""
+    """Set at the end, where somebody waits for it."""
     strong: asyncio.Task[None] | None = None
 
 
+def _abandon(tasks: set[_Task]) -> None:
+    """Give up the tasks of an event loop that was closed without ending them."""
+    abandoned = list(tasks)
+    tasks.clear()
+    for task in abandoned:
+        if task.ended is not None:
+            task.ended()
+
+
 class Signal:
-    """Something that happens once, awaited from any event loop of the process."""
+    """Something that happens once. Tasks on any event loop of the process can wait for it."""
 
     def __init__(self) -> None:
         self._lock = Lock()
@@ -119,21 +127,20 @@ class Signal:
         self._events: dict[object, Event] = {}
 
     def set(self) -> None:
-        """It happened: all who wait go on, each on its event loop."""
+        """Let everybody who waits go on, each on its own event loop."""
         with self._lock:
             self._happened = True
             events, self._events = self._events, {}
         for loop, event in events.items():
-            try:
+            # The loop may have ended; then nobody waits on it.
+            with suppress(RuntimeError):
                 if isinstance(loop, asyncio.AbstractEventLoop):
                     loop.call_soon_threadsafe(event.set)
                 else:
                     cast("TrioToken", loop).run_sync_soon(event.set)
-            except RuntimeError:
-                logger.debug("an event loop ended before what it waited for")
 
     async def wait(self) -> None:
-        """Return when it has happened."""
+        """Return as soon as it has happened."""
         with self._lock:
             if self._happened:
                 return

@@ -1,36 +1,31 @@
-"""How is a function of the app's called? On the event loop where it is async, else in a worker thread."""
+"""How is a function of the app called? On the event loop if it is async, else in a worker thread."""
 
 from collections.abc import Callable
 from inspect import isawaitable, iscoroutinefunction
 from typing import Any
 
 from anyio import CapacityLimiter, to_thread
-from anyio.lowlevel import RunVar
+
+from .loops import PerLoop
 
 WORKER_THREADS = 40
-"""Threads that one sync hook occupies at most: apart from those that sync endpoints share."""
+"""How many threads one sync hook occupies at most. They are apart from the threads that sync endpoints share."""
 
 
 class Hook:
-    """Makes ``function``, sync or async, a coroutine function; a sync one runs ``threads`` times at once, at most."""
+    """Calls ``function``, sync or async, from a coroutine. A sync one runs in at most ``threads`` threads at a time."""
 
     def __init__(self, function: Callable[..., Any], *, threads: int = WORKER_THREADS) -> None:
         self._function = function
-        self._threads = threads
-        # Objects with an async `__call__` do not look it.
+        # An object with an async `__call__` is no coroutine function itself.
         self._is_async = iscoroutinefunction(function) or iscoroutinefunction(type(function).__call__)
-        # A limiter belongs to one event loop; tests and servers with threads have several.
-        self._limiter: RunVar[CapacityLimiter] = RunVar("jwt_middleware.hook")
+        self._limiter: PerLoop[CapacityLimiter] = PerLoop(lambda: CapacityLimiter(threads))
 
     async def __call__(self, *arguments: Any) -> Any:
-        """What ``function(*arguments)`` gives, awaited where need be."""
+        """The result of ``function(*arguments)``, awaited if need be."""
         if self._is_async:
             return await self._function(*arguments)
-        limiter = self._limiter.get(None)
-        if limiter is None:
-            limiter = CapacityLimiter(self._threads)
-            self._limiter.set(limiter)
-        # What is async and does not look it at all, such as a lambda, gives its coroutine in the thread; in a tuple,
-        # since trio refuses to pass one on.
-        (result,) = await to_thread.run_sync(lambda: (self._function(*arguments),), limiter=limiter)
+        # A function that is async but does not look it, such as a lambda, returns its coroutine from the thread. It
+        # comes in a tuple because trio refuses to pass a bare coroutine on.
+        (result,) = await to_thread.run_sync(lambda: (self._function(*arguments),), limiter=self._limiter.get())
         return await result if isawaitable(result) else result

@@ -853,7 +853,7 @@ async def test_a_thousand_cancelled_requests_leave_nothing_behind() -> None:
     await keys.stop()
     assert keys._process.flight is None
     assert not keys._process.lock.locked()
-    assert not keys._background._tasks.get(set())
+    assert not keys._background._tasks.get()
     with anyio.fail_after(5):
         while True:
             try:

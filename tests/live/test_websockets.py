@@ -244,7 +244,7 @@ async def test_a_client_that_takes_nothing_is_waited_for_no_longer_than_patience
         together.start_soon(verifying, opened(), server.receive, server.send)
         await server.has_sent("websocket.send")
         clock.now = NOW + 60
-        await until(lambda: not verifying._connections.background._tasks.get(set()))
+        await until(lambda: not verifying._connections.background._tasks.get())
         together.cancel_scope.cancel()
     server.close()
 
