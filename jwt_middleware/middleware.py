@@ -10,7 +10,7 @@ from typing import Any, TypeAlias, Unpack
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from ._support.arguments import check_bool, check_callable
+from ._support.arguments import check_bool, check_callable, check_token_hook
 from ._support.hooks import Hook
 from .errors import ConfigurationError, CrossSite, MissingToken, Refusal, UserRefused
 from .identity import JWTCredentials, JWTUser
@@ -108,7 +108,7 @@ class JWTMiddleware:
         check_bool("allow_preflight", allow_preflight)
         check_bool("close_streams_on_expiry", close_streams_on_expiry)
         if load_user is not None:
-            check_callable("load_user", load_user, "token")
+            check_token_hook("load_user", load_user)
         self.verifier = Verifier(
             _providers(providers, provider),
             max_token_size=max_token_size,
@@ -148,6 +148,7 @@ class JWTMiddleware:
         token: Token | None = None
         user: Any = None
         refusal: Refusal | None = None
+        is_missing = True
         try:
             headers = scope["headers"]
             if type(headers) is not list and not isinstance(headers, list | tuple):
@@ -168,8 +169,10 @@ class JWTMiddleware:
         except Refusal as raised:
             # Without what holds this frame, which would hold the refusal: a circle for the garbage collector.
             refusal = raised.with_traceback(None)
+            # A hook can raise MissingToken too. A token that was presented and refused is not missing, though.
+            is_missing = False
         if refusal is not None:
-            if not self._may_pass(scope, refusal):
+            if not self._may_pass(scope, is_missing):
                 await self._refuser(refusal, scope, receive, send)
                 return
             token, user = None, JWTUser(None)
@@ -221,15 +224,10 @@ class JWTMiddleware:
             raise
         return user
 
-    def _may_pass(self, scope: Scope, refusal: Refusal) -> bool:
+    def _may_pass(self, scope: Scope, is_missing: bool) -> bool:
         if self._public is not None and scope in self._public:
             return True
-        if not isinstance(refusal, MissingToken):
-            return False
-        # One that `load_user` or `validate` raises: where a request brings none, it is not asked that far.
-        if self._allow_anonymous:
-            return True
-        if not is_preflight(scope):
+        if not (is_missing and is_preflight(scope)):
             return False
         if not (self._allow_preflight or self._preflight_logged):
             self._preflight_logged = True

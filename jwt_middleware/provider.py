@@ -2,10 +2,11 @@
 
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from enum import Enum
+from inspect import isclass
 from os import PathLike
 from typing import Any, Final, Literal, Protocol, TypeAlias, TypedDict
 
-from ._support.arguments import check_bool, check_callables, check_seconds, check_strings
+from ._support.arguments import check_bool, check_callables, check_seconds, check_strings, check_token_hook
 from .errors import ConfigurationError
 from .keys.fetching import is_address
 from .keys.key_set import Key, KeySet, check_algorithms, load_keys
@@ -108,9 +109,9 @@ class Provider:
         one scope per entry. A string is split at spaces in ``scope`` and ``scp`` only: in any other claim it is one
         scope, because the names of roles may hold spaces. Default None: ``scope``, else ``scp``.
     ``validate``
-        One or several ``validate(token)``, sync or async, run after every other check, when it is settled that the
-        token is this provider's. Anything but a true result refuses with ``invalid_claim``; a raised ``Refusal``
-        refuses as it says.
+        One or several ``validate(token)``, sync or async, called with this provider's tokens after every other check.
+        True accepts the token and False refuses it with ``invalid_claim``; anything else is a ``TypeError``. A
+        ``Refusal`` that it raises refuses the token as it says.
 
     Raises ``ConfigurationError`` where an argument cannot work.
     """
@@ -177,6 +178,10 @@ class Provider:
             scope_claim=scope_claim,
         )
         self.validators = check_callables("validate", validate, "token")
+        for validator in self.validators:
+            check_token_hook("validate", validator)
+            if isclass(validator):
+                raise ConfigurationError("validate must return True or False; a class returns an object of its own")
 
     def __repr__(self) -> str:
         return f"Provider(name={self.name!r}, issuer={self.issuers!r})"

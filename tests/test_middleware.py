@@ -28,6 +28,7 @@ from jwt_middleware import (
     Refusal,
     RemoteKeys,
     Token,
+    bearer_header,
 )
 from jwt_middleware.errors import (
     MissingToken,
@@ -210,18 +211,63 @@ async def test_a_bad_token_is_refused_even_when_none_is_required(code: str) -> N
     assert (start["status"], json.loads(body["body"])["code"]) == (ANSWERS[code].status, code)
 
 
+async def generated(token: Token) -> Any:
+    yield False
+
+
+class Misleading:
+    """Revocations that raise what they must not."""
+
+    def is_revoked(self, token: Token) -> bool | None:
+        raise MissingToken
+
+    async def catch_up(self) -> None:
+        raise MissingToken
+
+    async def stop(self) -> None:
+        pass
+
+
+class Unsure(Misleading):
+    def is_revoked(self, token: Token) -> bool | None:
+        return None
+
+
+class NoTokenThatCounts(MissingToken):
+    pass
+
+
+def raise_missing(scope: Scope) -> str | None:
+    raise MissingToken
+
+
+@pytest.mark.anyio
 @pytest.mark.parametrize(
     "options",
     [
         pytest.param({"load_user": raising(MissingToken())}, id="load_user"),
         pytest.param({"validate": raising(MissingToken())}, id="validate"),
+        pytest.param({"validate": raising(NoTokenThatCounts())}, id="validate, with a class of its own"),
+        pytest.param({"revocations": Misleading()}, id="is_revoked"),
+        pytest.param({"revocations": Unsure()}, id="catch_up"),
+        pytest.param({"sources": [bearer_header(), raise_missing]}, id="a source"),
     ],
 )
-def test_where_none_is_required_a_missing_token_is_forgotten_whoever_says_so(
-    options: dict[str, Any], backend: str
+@pytest.mark.parametrize("passing", [{"allow_anonymous": True}, {"allow_preflight": True}], ids=repr)
+@pytest.mark.parametrize("make", [http, websocket], ids=["http", "websocket"])
+async def test_a_token_that_was_presented_is_not_missing_whatever_a_hook_raises(
+    options: dict[str, Any], passing: dict[str, Any], make: Callable[..., Scope]
 ) -> None:
-    app = client(allow_anonymous=True, backend=backend, **options)
-    assert app.get("/", headers=bearer(token())).json()["user"] == ""
+    app = JWTMiddleware(unreachable, **OPTIONS, **options, **passing)
+    preflight = {"origin": "https://app.example", "access-control-request-method": "POST"}
+    scope = make("/", f"Bearer {token()}".encode())
+    if "allow_preflight" in passing and scope["type"] == "http":
+        # An Authorization header makes it no preflight. A token from elsewhere does not.
+        scope["method"] = "OPTIONS"
+        scope["headers"] = [(name.encode(), value.encode()) for name, value in preflight.items()]
+        app = JWTMiddleware(unreachable, **{**OPTIONS, "sources": [lambda scope: token()], **options}, **passing)
+    messages = await sent(app, scope)
+    assert messages[0].get("status", 403) in (401, 403)
 
 
 @pytest.mark.anyio
@@ -747,6 +793,10 @@ async def test_an_attackers_kid_cannot_forge_a_log_line(caplog: pytest.LogCaptur
         pytest.param({"allow_anonymous": "no"}, "allow_anonymous must be True or False", id="allow_anonymous"),
         pytest.param({"allow_preflight": 1}, "allow_preflight must be True or False", id="allow_preflight"),
         pytest.param({"load_user": "ada"}, r"load_user must be callable as \(token\)", id="load_user"),
+        pytest.param({"load_user": lambda: None}, r"load_user must be callable as \(token\)", id="load_user's arity"),
+        pytest.param({"load_user": generated}, "load_user must return its result; a generator", id="a generator"),
+        pytest.param({"validate": generated}, "validate must return its result; a generator", id="another"),
+        pytest.param({"validate": dict}, "validate must return True or False; a class", id="a class"),
         pytest.param({"refusal_response": {}}, "refusal_response must be callable", id="refusal_response"),
         pytest.param({"realm": "a\nb"}, "realm must be printable ASCII", id="realm"),
         pytest.param({"public": "/health"}, "public must be a list of paths", id="public"),

@@ -1,6 +1,7 @@
 """Can this argument work? Checks that constructors share. Pure."""
 
 from collections.abc import Callable, Collection
+from inspect import Parameter, isasyncgenfunction, isgeneratorfunction, signature
 from typing import Any
 
 from ..errors import ConfigurationError
@@ -44,6 +45,31 @@ def check_callables(name: str, value: object, *arguments: str) -> tuple[Callable
     return several
 
 
+def check_token_hook(name: str, function: object) -> bool:
+    """Check a hook that is called with a token; return whether it is called with the connection as well.
+
+    It is, if it has a second positional parameter without a default. Raises ``ConfigurationError`` for what cannot be
+    called like this, and for generator functions: they return an object that is true, whatever they yield.
+    """
+    check_callable(name, function, "token")
+    if any(map(_is_generator_function, (function, type(function).__call__))):
+        raise ConfigurationError(f"{name} must return its result; a generator function, with yield, cannot")
+    try:
+        parameters = signature(function).parameters.values()  # type: ignore[arg-type]  # it is callable
+    except (TypeError, ValueError):
+        # Some builtins do not say what they take.
+        return False
+    positional = [p for p in parameters if p.kind in (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)]
+    required = sum(p.default is Parameter.empty for p in positional)
+    takes_any_number = any(p.kind is Parameter.VAR_POSITIONAL for p in parameters)
+    needs_a_keyword = any(p.kind is Parameter.KEYWORD_ONLY and p.default is Parameter.empty for p in parameters)
+    if needs_a_keyword or required > 2 or not (positional or takes_any_number):
+        raise ConfigurationError(
+            f"{name} must be callable as (token), or as (token, connection), with no other argument that it needs"
+        )
+    return required == 2
+
+
 def check_bool(name: str, value: object) -> None:
     """Raises ``ConfigurationError`` unless ``value`` is True or False."""
     if not isinstance(value, bool):
@@ -52,3 +78,7 @@ def check_bool(name: str, value: object) -> None:
 
 # Added to a date, it still gives a number that is exact. The comparison keeps NaN and infinities out, too.
 _LONGEST = 2**53
+
+
+def _is_generator_function(function: object) -> bool:
+    return isgeneratorfunction(function) or isasyncgenfunction(function)

@@ -239,9 +239,14 @@ class Verifier:
     async def _validated(self, token: Token) -> Token:
         try:
             for validate in self._validators.get(token.provider, ()):
-                good = validate(token)
-                if not (await good if isawaitable(good) else good):
+                result = validate(token)
+                if isawaitable(result):
+                    result = await result
+                if result is False:
                     raise InvalidClaim
+                if result is not True:
+                    # Many things are true that mean no: an error text, (False, "reason"), an async generator.
+                    raise TypeError(f"validate must return True or False, not {type(result).__name__}")
         except Refusal as refusal:
             refusal.provider, refusal.kid, refusal.subject = token.provider, token.kid, token.subject
             raise

@@ -1,9 +1,17 @@
 from collections.abc import Collection
+from functools import partial
 from typing import Any
 
 import pytest
 
-from jwt_middleware._support.arguments import check_bool, check_callable, check_count, check_seconds, check_strings
+from jwt_middleware._support.arguments import (
+    check_bool,
+    check_callable,
+    check_count,
+    check_seconds,
+    check_strings,
+    check_token_hook,
+)
 from jwt_middleware.errors import ConfigurationError
 
 
@@ -85,3 +93,88 @@ def test_a_switch_is_on_or_off(value: bool) -> None:
 def test_a_switch_is_nothing_else(value: object) -> None:
     with pytest.raises(ConfigurationError, match=r"^allow_weak_keys must be True or False, not "):
         check_bool("allow_weak_keys", value)
+
+
+async def load(token: object, strict: bool = True) -> bool:
+    return strict
+
+
+class Loads:
+    async def __call__(self, token: object) -> bool:
+        return True
+
+
+class User:
+    def __init__(self, token: object) -> None:
+        self.token = token
+
+    def method(self, token: object, connection: object) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(
+    ("function", "wants_connection"),
+    [
+        pytest.param(lambda token: True, False, id="one parameter"),
+        pytest.param(lambda anything: True, False, id="of any name"),
+        pytest.param(lambda *arguments: True, False, id="any number"),
+        pytest.param(lambda *arguments, **others: True, False, id="anything"),
+        pytest.param(lambda token, strict=True: True, False, id="a second one with a default"),
+        pytest.param(lambda token, *, strict=True: True, False, id="a keyword with a default"),
+        pytest.param(lambda token=None: True, False, id="one with a default"),
+        pytest.param(lambda token, connection: True, True, id="two parameters"),
+        pytest.param(lambda token, scope, /: True, True, id="two that are positional only"),
+        pytest.param(lambda token, connection, strict=True: True, True, id="two, and a default"),
+        pytest.param(User(None).method, True, id="a method"),
+        pytest.param(User, False, id="a class"),
+        pytest.param(partial(lambda name, token: True, "x"), False, id="a partial"),
+        pytest.param(load, False, id="an async function"),
+        pytest.param(Loads(), False, id="an object with an async call"),
+        pytest.param(max, False, id="a builtin that does not say what it takes"),
+    ],
+)
+def test_a_hook_gets_the_connection_if_it_needs_a_second_argument(function: Any, wants_connection: bool) -> None:
+    assert check_token_hook("validate", function) is wants_connection
+
+
+async def async_generator(token: object) -> Any:
+    yield True
+
+
+def generator(token: object) -> Any:
+    yield True
+
+
+class Generates:
+    def __call__(self, token: object) -> Any:
+        yield True
+
+
+class GeneratesAsync:
+    async def __call__(self, token: object) -> Any:
+        yield True
+
+    async def method(self, token: object) -> Any:
+        yield True
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        pytest.param(None, r"callable as \(token\)", id="None"),
+        pytest.param("load", r"callable as \(token\)", id="a name"),
+        pytest.param(lambda: True, r"callable as \(token\), or as \(token, connection\)", id="no parameter"),
+        pytest.param(lambda a, b, c: True, r"callable as \(token\), or as", id="three parameters"),
+        pytest.param(lambda token, *, strict: True, r"callable as \(token\), or as", id="a keyword that it needs"),
+        pytest.param(lambda **others: True, r"callable as \(token\), or as", id="keywords only"),
+        pytest.param(generator, "generator function", id="a generator function"),
+        pytest.param(async_generator, "generator function", id="an async generator function"),
+        pytest.param(partial(async_generator), "generator function", id="a partial of one"),
+        pytest.param(Generates(), "generator function", id="an object that generates"),
+        pytest.param(GeneratesAsync(), "generator function", id="an object that generates asynchronously"),
+        pytest.param(GeneratesAsync().method, "generator function", id="a method that does"),
+    ],
+)
+def test_a_hook_that_cannot_work_is_refused_at_construction(function: Any, message: str) -> None:
+    with pytest.raises(ConfigurationError, match=f"^validate must.*{message}"):
+        check_token_hook("validate", function)

@@ -111,25 +111,51 @@ class AsyncCall:
         return token.subject != "ada"
 
 
+async def returns_false(token: Token) -> bool:
+    return False
+
+
 async def returns_none(token: Token) -> Any:
     return None
+
+
+async def generates(token: Token) -> Any:
+    yield False
 
 
 @pytest.mark.parametrize(
     "validate",
     [
         pytest.param(lambda token: False, id="False"),
-        pytest.param(lambda token: None, id="None"),
-        pytest.param(lambda token: 0, id="zero"),
-        pytest.param(lambda token: token.claims.get("admin"), id="a missing claim"),
-        pytest.param(returns_none, id="an async function"),
+        pytest.param(returns_false, id="an async function"),
         pytest.param(AsyncCall(), id="an object with an async __call__"),
         pytest.param([lambda token: True, lambda token: False], id="the second of two"),
     ],
 )
-async def test_what_validate_finds_not_true_is_refused(validate: Any) -> None:
+async def test_a_token_for_which_validate_returns_false_is_refused(validate: Any) -> None:
     refusal = await refused(InvalidClaim, token(header={"kid": "a"}), validate=validate)
     assert (refusal.provider, refusal.kid, refusal.subject, refusal.claim) == ("jwt", "a", "ada", None)
+
+
+@pytest.mark.parametrize(
+    "validate",
+    [
+        pytest.param(lambda token: None, id="None"),
+        pytest.param(lambda token: 0, id="zero"),
+        pytest.param(lambda token: 1, id="one"),
+        pytest.param(lambda token: token.claims.get("admin"), id="a missing claim"),
+        pytest.param(lambda token: (False, "no"), id="a tuple"),
+        pytest.param(lambda token: "not an admin", id="an error text"),
+        pytest.param(lambda token: UserRefused, id="a class"),
+        pytest.param(lambda token: generates(token), id="an async generator"),
+        pytest.param(lambda token: returns_none, id="a function"),
+        pytest.param(returns_none, id="an async function that returns None"),
+        pytest.param([lambda token: True, lambda token: "ada"], id="the second of two"),
+    ],
+)
+async def test_validate_returns_a_bool_and_nothing_else(validate: Any) -> None:
+    with pytest.raises(TypeError, match="validate must return True or False, not "):
+        await verify(token(), validate=validate)
 
 
 async def test_validate_may_refuse_in_its_own_words() -> None:
