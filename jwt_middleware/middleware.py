@@ -185,16 +185,24 @@ class JWTMiddleware:
             await self._websocket(scope, receive, send)
 
     async def _lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async def send_when_ready(message: Message) -> None:
+        running = True
+
+        async def send_in_order(message: Message) -> None:
+            nonlocal running
             if message["type"] == "lifespan.startup.complete":
                 await self.verifier.start()
+            elif message["type"] in _LAST_MESSAGES:
+                # First: hypercorn cancels this task as soon as it has the message.
+                running = False
+                await self.verifier.stop()
             await send(message)
 
         try:
-            # What the app raises tells the server that it knows no lifespan: it gets through as it is.
-            await self.app(scope, receive, send_when_ready)
+            # An exception of the app tells the server that the app knows no lifespan, so it passes unchanged.
+            await self.app(scope, receive, send_in_order)
         finally:
-            await self.verifier.stop()
+            if running:
+                await self.verifier.stop()
 
     def _judge_anywhere(self, scope: Scope) -> Token | Coroutine[Any, Any, Token] | None:
         presented = self._sources.find(scope, self.verifier.max_token_size)
@@ -236,6 +244,9 @@ class JWTMiddleware:
                 "it, set allow_preflight=True (said once)"
             )
         return self._allow_preflight
+
+
+_LAST_MESSAGES = frozenset(("lifespan.shutdown.complete", "lifespan.shutdown.failed"))
 
 
 def _answering(answer: str, offered: Collection[str], send: Send) -> Send:
