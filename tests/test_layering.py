@@ -1,6 +1,8 @@
-"""Dependencies point one way, and a file that says it is pure is."""
+"""Dependencies point one way, a file that says it is pure is, and optional packages stay optional."""
 
 import ast
+import sys
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
@@ -19,6 +21,43 @@ WAITING = {
 """What waits, reads or writes: no pure file imports it, nor anything of ours that does."""
 
 
+ALWAYS_THERE = {"anyio", "cryptography", "jwt", "jwt_middleware", "starlette", *sys.stdlib_module_names}
+"""What any file may import at its top: the package's declared dependencies and the standard library."""
+
+INTEGRATIONS = {
+    "jwt_middleware.fastapi": {"fastapi", "pydantic", "typing_extensions"},
+    "jwt_middleware.issuing.testing": {"pytest"},
+    "jwt_middleware.pytest_plugin": {"pytest"},
+    "jwt_middleware.testing.store_contract": {"pytest"},
+}
+"""Files and folders that are about an optional package, and what they may import at their top."""
+
+MAX_LINES = 450
+CATALOGUES = {"jwt_middleware.events"}
+"""Files that may be longer: many small classes, to be looked up and not to be read through."""
+
+STILL_TOO_LONG = {
+    "jwt_middleware.issuing.sessions",
+    "jwt_middleware.keys.remote",
+    "jwt_middleware.live.connections",
+    "jwt_middleware.verifying.verifier",
+}
+STILL_LOGGING = {
+    "jwt_middleware._support.background",
+    "jwt_middleware.issuing.passwords",
+    "jwt_middleware.issuing.session_endpoints",
+    "jwt_middleware.issuing.sessions",
+    "jwt_middleware.issuing.stores.redis",
+    "jwt_middleware.issuing.stores.sqlite",
+    "jwt_middleware.issuing.throttle",
+    "jwt_middleware.keys.remote",
+    "jwt_middleware.live.connections",
+    "jwt_middleware.middleware",
+    "jwt_middleware.refuser",
+    "jwt_middleware.revocation.view",
+    "jwt_middleware.verifying.verifier",
+}
+
 ISSUING = ("jwt_middleware.issuing", "jwt_middleware.testing.store_contract")
 """The issuing half, and the contract of its stores."""
 
@@ -32,12 +71,38 @@ MODULES = {module(path): path for path in FILES}
 
 
 @cache
+def tree(name: str) -> ast.Module:
+    return ast.parse(MODULES[name].read_text("utf-8"))
+
+
+@cache
 def imports(name: str) -> frozenset[str]:
     """Every module that ``name``, one of ours, imports anywhere in its text, by its whole name."""
-    path = MODULES[name]
-    package = name if path.name == "__init__.py" else name.rpartition(".")[0]
+    return frozenset(imported(name, ast.walk(tree(name))))
+
+
+@cache
+def imports_at_start(name: str) -> frozenset[str]:
+    """The modules that are imported as soon as ``name``, one of ours, is."""
+    return frozenset(imported(name, at_start(tree(name))))
+
+
+def at_start(node: ast.AST) -> Iterator[ast.AST]:
+    """What runs when ``node`` is imported: all but the bodies of functions, and what is for type checkers alone."""
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            continue
+        if isinstance(child, ast.If) and ast.unparse(child.test) == "TYPE_CHECKING":
+            continue
+        yield child
+        yield from at_start(child)
+
+
+def imported(name: str, nodes: Iterator[ast.AST]) -> set[str]:
+    """The modules that ``nodes`` of ``name`` import."""
+    package = name if MODULES[name].name == "__init__.py" else name.rpartition(".")[0]
     found: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+    for node in nodes:
         if isinstance(node, ast.Import):
             found.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -46,7 +111,7 @@ def imports(name: str) -> frozenset[str]:
             # `from . import compact` names modules, `from .compact import decode` what is in one.
             inner = {f"{base}.{alias.name}" for alias in node.names}
             found |= (inner & MODULES.keys()) or {base}
-    return frozenset(found)
+    return found
 
 
 @cache
@@ -62,7 +127,7 @@ def reached(name: str) -> frozenset[str]:
 
 
 def is_pure(path: Path) -> bool:
-    docstring = ast.get_docstring(ast.parse(path.read_text("utf-8"))) or ""
+    docstring = ast.get_docstring(tree(module(path))) or ""
     return docstring.partition("\n\n")[0].endswith("Pure.")
 
 
@@ -108,3 +173,30 @@ def test_the_imports_of_a_file_are_found_in_every_form() -> None:
     assert "jwt_middleware.verifying.compact" in imports("jwt_middleware.issuing.issuer")
     assert "jwt_middleware.issuing.issuer" in imports("jwt_middleware.issuing")
     assert "starlette.requests" in reached("jwt_middleware")
+
+
+def integration(name: str) -> set[str]:
+    """The optional packages that ``name`` is about."""
+    about = [packages for ours, packages in INTEGRATIONS.items() if f"{name}.".startswith(f"{ours}.")]
+    return set().union(*about)
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_an_optional_package_is_imported_where_it_is_used(name: str) -> None:
+    packages = {each.partition(".")[0] for each in imports_at_start(name)}
+    assert packages <= ALWAYS_THERE | integration(name)
+
+
+@pytest.mark.parametrize("name", [name for name in MODULES if not integration(name)])
+def test_nothing_imports_an_integration_unasked(name: str) -> None:
+    assert not {imported for imported in imports_at_start(name) & MODULES.keys() if integration(imported)}
+
+
+@pytest.mark.parametrize("name", sorted(MODULES.keys() - {"jwt_middleware.events"} - STILL_LOGGING))
+def test_events_alone_are_logged(name: str) -> None:
+    assert "getLogger" not in MODULES[name].read_text("utf-8")
+
+
+@pytest.mark.parametrize("name", sorted(MODULES.keys() - CATALOGUES - STILL_TOO_LONG))
+def test_a_file_can_be_read_in_one_sitting(name: str) -> None:
+    assert len(MODULES[name].read_text("utf-8").splitlines()) <= MAX_LINES
