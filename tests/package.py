@@ -18,7 +18,6 @@ from zipfile import ZipFile
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = "jwt_middleware"
-SDIST_FILES = {"CHANGELOG.rst", "LICENSE", "MANIFEST.in", "PKG-INFO", "README.rst", "pyproject.toml", "setup.cfg"}
 
 # Every module, in an environment that holds nothing but what the package asks for; plugin and contract are
 # pytest's to import.
@@ -32,16 +31,25 @@ for module in pkgutil.walk_packages({PACKAGE}.__path__, "{PACKAGE}."):
 
 def main(directory: Path) -> None:
     source, dist = directory / "source", directory / "dist"
-    shutil.copytree(ROOT, source, ignore=shutil.ignore_patterns(".*", "*.egg-info", "build", "dist", "__pycache__"))
+    files = tracked()
+    for name in files:
+        (source / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, source / name)
     run(sys.executable, "-m", "build", "--outdir", str(dist), str(source))
     (wheel,) = dist.glob("*.whl")
     (sdist,) = dist.glob("*.tar.gz")
     run(sys.executable, "-m", "twine", "check", "--strict", str(wheel), str(sdist))
-    modules = {path.relative_to(ROOT).as_posix() for path in (ROOT / PACKAGE).rglob("*.py")}
-    check_wheel(wheel, modules | {f"{PACKAGE}/py.typed"})
-    check_sdist(sdist, modules | {f"{PACKAGE}/py.typed"} | SDIST_FILES)
+    check_wheel(wheel, {name for name in files if name.startswith(f"{PACKAGE}/")})
+    # Whoever has the sdist can run the tests and build the documentation; what is hidden is for the repository.
+    check_sdist(sdist, {name for name in files if not name.startswith(".")} | {"PKG-INFO"})
     for archive in (wheel, sdist):
         check_install(archive, directory / f"venv{archive.suffix}")
+
+
+def tracked() -> set[str]:
+    """The files of the project: what an earlier build or a run left behind is none."""
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    return {name for name in listed.split("\0") if name and (ROOT / name).exists()}
 
 
 def check_wheel(wheel: Path, expected: set[str]) -> None:

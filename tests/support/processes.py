@@ -23,12 +23,14 @@ def python(*arguments: str, log: Path, ready: Callable[[str], bool]) -> Abstract
 
 
 @contextmanager
-def program(*command: str, log: Path, ready: Callable[[str], bool]) -> Iterator[subprocess.Popen[bytes]]:
-    """``command``, run from the project's root, once ``ready(its output)``; its output goes to ``log``."""
+def program(
+    *command: str, log: Path, ready: Callable[[str], bool], folder: Path = ROOT
+) -> Iterator[subprocess.Popen[bytes]]:
+    """``command``, run in ``folder``, once ``ready(its output)``; its output goes to ``log``."""
     with log.open("wb") as output:
         process = subprocess.Popen(
             command,
-            cwd=ROOT,
+            cwd=folder,
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,

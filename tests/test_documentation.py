@@ -1,0 +1,283 @@
+"""What the README and the documentation show works, and what they list is all there is."""
+
+import inspect
+import os
+import re
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import jwt
+import pytest
+from starlette.testclient import TestClient
+
+import jwt_middleware
+from jwt_middleware import JWTMiddleware, Provider, RevocationView, __version__, errors, issuing, testing
+from jwt_middleware.issuing import Sessions, Throttle
+from jwt_middleware.testing.identity_provider import IdentityProvider
+
+from .support.clients import bearer, echo
+from .support.documents import DOCUMENTS, ROOT, Block, blocks, example, python_blocks, run, text
+from .support.processes import need, program
+from .support.tokens import signed
+
+README = text("README.rst")
+SECRET = "a secret that has thirty-two bytes or more"
+FAR = 4_000_000_000
+BETWEEN = "-- the next command --"
+
+
+def token(**claims: Any) -> dict[str, str]:
+    return bearer(jwt.encode({"sub": "ada", "aud": "orders", "exp": FAR, **claims}, SECRET))
+
+
+@pytest.fixture(autouse=True)
+def _in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.parametrize("block", python_blocks(), ids=str)
+def test_every_python_block_runs_alone(block: Block) -> None:
+    run(block)
+
+
+def test_the_readme_is_short() -> None:
+    assert README.count("\n") <= 200
+    assert len([line for line in blocks("README.rst")[0].text.splitlines() if line]) == 6
+
+
+def test_the_first_lines_protect_an_app() -> None:
+    client = TestClient(example("README.rst", "hello")["app"])
+    assert client.get("/").status_code == 401
+    assert client.get("/", headers=token()).text == "hello ada"
+
+
+def served() -> list[tuple[Block, str]]:
+    """Each program that a reader saves as main.py and serves, with the commands that follow it."""
+    found = []
+    for document in DOCUMENTS:
+        main, commands = None, ""
+        for block in (*blocks(document), None):
+            if main is not None and commands and (block is None or block.caption == "main.py"):
+                found.append((main, commands))
+            if block is None or block.caption == "main.py":
+                main, commands = block, ""
+            elif block.language == "console":
+                commands += block.text
+    return found
+
+
+def commands_in(shown: str) -> list[tuple[str, list[str]]]:
+    """The commands of a console block, each with the lines of output that are shown below it."""
+    found: list[tuple[str, list[str]]] = []
+    for line in shown.splitlines():
+        if line.startswith("$ "):
+            found.append((line.removeprefix("$ "), []))
+        elif line:
+            found[-1][1].append(line)
+    return found
+
+
+@pytest.mark.parametrize(("main", "shown"), [pytest.param(*both, id=str(both[0])) for both in served()])
+def test_a_served_program_answers_as_shown(main: Block, shown: str, tmp_path: Path) -> None:
+    need("curl")
+    (tmp_path / "main.py").write_text(main.text, encoding="utf-8")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = str(free.getsockname()[1])
+    server, *commands = commands_in(shown.replace("127.0.0.1:8000", f"127.0.0.1:{port}"))
+    assert server == ("uvicorn main:app", [])
+    serve = [sys.executable, "-m", "uvicorn", "--port", port, "main:app"]
+    with program(*serve, log=tmp_path / "log", ready=lambda output: "startup complete" in output, folder=tmp_path):
+        script = f"\necho; echo '{BETWEEN}'\n".join(command for command, _ in commands)
+        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        environment = {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT)}
+        shell = subprocess.run(
+            ["bash", "-c", script], capture_output=True, text=True, timeout=30, check=True, env=environment
+        )
+    answers = shell.stdout.replace("\r", "").split(BETWEEN)
+    for (command, lines), answer in zip(commands, answers, strict=True):
+        for line in lines:
+            # An ellipsis stands for what differs each time.
+            pattern = ".*".join(re.escape(part) for part in line.split("..."))
+            assert re.search(f"^{pattern}$", answer, re.MULTILINE), f"{command}\n{answer}{shell.stderr}"
+
+
+def test_a_chat_is_renewed_by_a_message() -> None:
+    app = example("docs/connections.rst", 'message["token"]')["app"]
+    good = token()["authorization"].removeprefix("Bearer ")
+    with TestClient(app).websocket_connect("/", headers=token()) as websocket:
+        for sent, received in ((good, {"expires_at": FAR}), ("x", {"refused": "malformed_token"})):
+            websocket.send_json({"token": sent})
+            assert websocket.receive_json() == received
+
+
+def test_starlette_apps_see_the_user_and_demand_scopes() -> None:
+    client = TestClient(example("docs/requires.rst", "def create_order")["app"])
+    assert client.get("/me", headers=token()).json()["user"] == "ada"
+    assert client.post("/orders", headers=token()).status_code == 403
+    assert client.post("/orders", headers=token(scope="orders:write")).status_code == 201
+
+
+def test_fastapi_apps_demand_scopes_and_show_the_authorize_button() -> None:
+    client = TestClient(example("docs/fastapi.rst", "OAuth2PasswordBearer")["app"])
+    assert client.get("/orders", headers=token(scope="orders:read")).json() == ["an order of ada"]
+    assert client.get("/orders", headers=token()).status_code == 403
+    assert "OAuth2PasswordBearer" in client.get("/openapi.json").json()["components"]["securitySchemes"]
+
+
+@pytest.mark.anyio
+async def test_tokens_are_verified_without_asgi(capsys: pytest.CaptureFixture[str]) -> None:
+    subject_of = example("docs/keys.rst", "verifier.verify")["subject_of"]
+    assert await subject_of(token()["authorization"].removeprefix("Bearer ")) == "ada"
+    assert await subject_of(token(exp=1)["authorization"].removeprefix("Bearer ")) is None
+    assert capsys.readouterr().out == "expired exp\n"
+
+
+def test_claims_and_users_are_demanded_as_shown() -> None:
+    client = TestClient(JWTMiddleware(echo, providers=example("docs/claims.rst", "is_verified")["provider"]))
+    good = {"sub": "ada", "aud": "orders", "client_id": "shop", "iat": time.time(), "exp": FAR}
+    for claims, code in (({"email_verified": True}, None), ({}, "invalid_claim")):
+        raw = jwt.encode({**good, **claims}, SECRET, headers={"typ": "at+jwt"})
+        assert client.get("/", headers=bearer(raw)).json().get("code") == code
+    client = TestClient(example("docs/claims.rst", "async def load_user")["app"])
+    assert client.get("/", headers=token()).status_code == 404
+    assert client.get("/", headers=token(sub="eve")).json()["code"] == "user_refused"
+
+
+def test_public_paths_are_open_as_shown() -> None:
+    client = TestClient(example("docs/public.rst", "allow_preflight")["app"])
+    opened = {path: client.get(path).status_code for path in ("/health", "/docs/a", "/items/1", "/docs", "/items/1/2")}
+    assert opened == {"/health": 404, "/docs/a": 404, "/items/1": 404, "/docs": 401, "/items/1/2": 401}
+
+
+def test_pages_of_other_origins_read_our_challenge() -> None:
+    client = TestClient(example("docs/public.rst", "CORSMiddleware")["app"])
+    origin = {"origin": "https://pages.example"}
+    preflight = {**origin, "access-control-request-method": "GET", "access-control-request-headers": "authorization"}
+    assert client.options("/", headers=preflight).status_code == 200
+    response = client.get("/", headers=origin)
+    assert response.status_code == 401
+    assert response.headers["access-control-expose-headers"] == "WWW-Authenticate"
+
+
+def test_users_log_in_renew_and_log_out() -> None:
+    with TestClient(example("docs/sessions.rst", "SQLiteStore(")["app"]) as client:
+        assert client.post("/auth/login", data={"username": "ada", "password": "wrong"}).status_code == 400
+        login = client.post("/auth/login", data={"username": "ada", "password": "lovelace"}).json()
+        assert list(login) == ["access_token", "token_type", "expires_in", "refresh_token"]
+        assert client.get("/me", headers=bearer(login["access_token"])).json()["user"] == "ada"
+        refreshed = client.post("/auth/refresh", data={"refresh_token": login["refresh_token"]}).json()
+        assert refreshed["expires_in"] == 900
+        assert client.post("/auth/logout", data={"token": refreshed["refresh_token"]}).status_code == 200
+        assert client.get("/me", headers=bearer(login["access_token"])).json()["code"] == "revoked"
+        assert client.get("/auth/jwks.json").json() == {"keys": []}
+
+
+def test_an_app_opens_shows_and_ends_sessions() -> None:
+    with TestClient(example("docs/sessions.rst", "log_out_everywhere")["app"]) as client:
+        headers = bearer(client.get("/single-sign-on").json()["access_token"])
+        assert [session["device"] for session in client.get("/sessions", headers=headers).json()] == ["testclient"]
+        assert client.delete("/sessions", headers=headers).status_code == 204
+        assert client.get("/sessions", headers=headers).json()["code"] == "revoked"
+
+
+def test_another_service_sees_revocations() -> None:
+    stack = example("docs/sessions.rst", "RevocationView(")["app"].build_middleware_stack()
+    assert isinstance(stack.app.verifier.revocations, RevocationView)
+
+
+def test_users_log_in_without_a_store() -> None:
+    client = TestClient(example("docs/sessions.rst", "session_lifetime=8 * 3600")["app"])
+    login = client.post("/login", data={"username": "ada", "password": "lovelace"}).json()
+    assert list(login) == ["access_token", "token_type", "expires_in"]
+    assert client.post("/refresh", headers=bearer(login["access_token"])).json()["expires_in"] == 900
+
+
+def test_a_page_logs_in_by_cookies_that_it_cannot_read() -> None:
+    app = example("docs/browsers.rst", 'cookies="all"')["app"]
+    browser = TestClient(app, base_url="https://testserver")
+    own = {"origin": "https://testserver"}
+    login = browser.post("/auth/login", data={"username": "ada", "password": "lovelace"}, headers=own)
+    assert login.json() == {"token_type": "bearer", "expires_in": 900}
+    assert browser.get("/me").json()["user"] == "ada"
+    assert browser.post("/auth/logout", headers={"origin": "https://evil.example"}).status_code == 403
+    assert browser.post("/auth/logout", headers=own).json() == {}
+    assert browser.get("/me").status_code == 401
+
+
+def test_tokens_of_fastapi_users_stay_good() -> None:
+    old = signed({"alg": "HS256"}, {"user_id": "9221ffc9", "aud": "fastapi-users:auth", "exp": FAR}, "SECRET")
+    client = TestClient(example("docs/coming-from/fastapi-users.rst", "fastapi-users:auth")["app"])
+    assert client.get("/", headers=bearer(old)).status_code == 404
+    assert client.get("/", headers=token()).status_code == 401
+
+
+def test_an_app_behind_an_identity_provider_survives_its_outage(identity_provider: IdentityProvider) -> None:
+    example("docs/testing.rst", "survive_an_outage")["test_orders_survive_an_outage"](identity_provider)
+
+
+def test_an_app_is_tested_with_tokens_of_its_own() -> None:
+    names = example("docs/testing.rst", "test_ada_is_greeted")
+    names["test_ada_is_greeted"]()
+    names["test_an_anonymous_request_is_refused"]()
+
+
+def test_failed_logins_are_throttled() -> None:
+    client = TestClient(example("docs/throttle.rst", "Throttle(")["app"])
+    assert client.post("/login", data={"username": "ada", "password": "lovelace"}).status_code == 200
+    wrong = {"username": "eve", "password": "lovelace"}
+    assert [client.post("/login", data=wrong).status_code for _ in range(11)] == [400] * 10 + [429]
+
+
+def test_refusals_are_answered_in_another_form() -> None:
+    response = TestClient(example("docs/refusals.rst", "in_plain_text")["app"]).get("/")
+    assert response.text == "This resource needs an access token: Authorization: Bearer <token>."
+    assert response.headers["www-authenticate"] == 'Bearer realm="api"'
+    provider = example("docs/refusals.rst", "TermsNotAccepted")["provider"]
+    refused = TestClient(JWTMiddleware(echo, providers=provider)).get("/", headers=token())
+    assert refused.json()["code"] == "terms_not_accepted"
+
+
+@pytest.mark.parametrize("function", [Provider, JWTMiddleware, Sessions, Throttle])
+def test_every_argument_is_in_the_settings(function: Any) -> None:
+    settings = text("docs/settings.rst")
+    missing = [name for name in inspect.signature(function).parameters if f"    * - ``{name}``\n" not in settings]
+    assert [name for name in missing if name not in ("app", "provider")] == [], "add them to docs/settings.rst"
+
+
+def test_every_refusal_is_explained() -> None:
+    explained = text("docs/refusals.rst").partition("Every code\n")[2].partition("Challenges\n")[0]
+    leaves = [kind for kind in vars(errors).values() if inspect.isclass(kind) and issubclass(kind, errors.Refusal)]
+    codes = {kind.code for kind in leaves if not kind.__subclasses__()}
+    assert set(re.findall(r"^    \* - ``([a-z_]+)``$", explained, re.MULTILINE)) == codes, "see docs/refusals.rst"
+
+
+def test_there_are_two_set_up_commands_and_both_work_from_nothing() -> None:
+    commands = re.findall(r"^ *\$ (python3 -m venv .*)$", README, re.MULTILINE)
+    assert len(commands) == len(re.findall("-m venv", README)) == 2
+    for command, part in zip(commands, ("examples/demo.py", "-m pytest"), strict=True):
+        assert command.startswith("python3 -m venv .venv && .venv/bin/pip install ")
+        assert part in command
+
+
+def test_links_to_files_lead_somewhere() -> None:
+    for document in DOCUMENTS:
+        folder = (ROOT / document).parent
+        linked = re.findall(r"<([\w./-]+\.rst)>`_|^ *\.\. image:: (\S+)$", text(document), re.MULTILINE)
+        for target in filter(None, (name for pair in linked for name in pair)):
+            assert (folder / target).exists(), f"{document}: {target}"
+
+
+def test_the_version_is_one() -> None:
+    assert re.fullmatch(r"\d+\.\d+\.\d+", __version__)
+    assert "version = attr: jwt_middleware.__version__\n" in text("setup.cfg")
+
+
+@pytest.mark.parametrize("package", [jwt_middleware, issuing, testing], ids=lambda package: package.__name__)
+def test_every_public_name_is_in_the_reference(package: ModuleType) -> None:
+    shown = set(re.findall(r"^\.\. auto\w+:: (\S+)$", text("docs/reference.rst"), re.MULTILINE))
+    assert [name for name in package.__all__ if f"{package.__name__}.{name}" not in shown] == []
