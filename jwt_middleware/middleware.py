@@ -16,7 +16,7 @@ from .errors import ConfigurationError, CrossSite, MissingToken, Refusal, UserRe
 from .identity import JWTCredentials, JWTUser
 from .live.connections import Connections
 from .provider import Provider, ProviderOptions
-from .reading.access import PublicPaths, is_preflight
+from .reading.access import PublicPaths, PublicRequests, ScopeTest, ask, check_scope_test, is_preflight
 from .reading.origins import Origins
 from .reading.sources import Custom, Source, Sources, authorization_line, bearer_header
 from .refuser import MISSING, RefusalResponse, Refuser
@@ -54,10 +54,12 @@ class JWTMiddleware:
         Several ``Provider`` objects, or one. Without it, the other keywords of ``Provider`` (``key``, ``audience``,
         ...) are taken here and make the only one.
     ``allow_anonymous``
-        True: a request without a token passes as nobody; one with a bad token is refused all the same. Default False.
+        True: a request without a token passes as nobody; one with a bad token is refused all the same. A plain function
+        of the ASGI scope says so for one request at a time; only True lets it pass. Default False.
     ``public``
         Paths that need no token: ``/health``, ``GET /items/{id}``, ``/docs/*``. See ``PublicPaths``. A good token
-        attaches its user there too.
+        attaches its user there too. Or a plain function of the ASGI scope that says True for a public request; see
+        ``PublicRequests``.
     ``allow_preflight``
         True: CORS preflights pass without a token, for apps whose CORS middleware sits inside this one. Default False.
     ``sources``
@@ -88,8 +90,8 @@ class JWTMiddleware:
         app: ASGIApp,
         *,
         providers: Provider | Iterable[Provider] | None = None,
-        allow_anonymous: bool = False,
-        public: Iterable[str] = (),
+        allow_anonymous: bool | ScopeTest = False,
+        public: Iterable[str] | ScopeTest = (),
         allow_preflight: bool = False,
         sources: Iterable[Source | Custom] = (bearer_header(),),
         origins: Iterable[str] = (),
@@ -104,7 +106,10 @@ class JWTMiddleware:
         **provider: Unpack[ProviderOptions],
     ) -> None:
         check_callable("app", app, "scope", "receive", "send")
-        check_bool("allow_anonymous", allow_anonymous)
+        if callable(allow_anonymous):
+            check_scope_test("allow_anonymous", allow_anonymous)
+        else:
+            check_bool("allow_anonymous", allow_anonymous)
         check_bool("allow_preflight", allow_preflight)
         check_bool("close_streams_on_expiry", close_streams_on_expiry)
         if load_user is not None:
@@ -121,9 +126,10 @@ class JWTMiddleware:
         self._sources = Sources(sources)
         self._origins = Origins(origins)
         self._header_only = self._sources.header_only
-        self._refuser = Refuser(realm, refusal_response)
+        self.refuser = Refuser(realm, refusal_response)
+        """Answers refusals in this middleware's name, as ``scope["auth"].refuser``."""
         # None where there are none: an empty one is asked at the price of a call.
-        self._public = PublicPaths(public) or None
+        self._public = PublicRequests(public) if callable(public) else PublicPaths(public) or None
         self._allow_anonymous = allow_anonymous
         self._allow_preflight = allow_preflight
         self._preflight_logged = False
@@ -132,7 +138,7 @@ class JWTMiddleware:
             good_until=self.verifier.good_until,
             authenticate=self._authenticated,
             revocations=revocations,
-            refuser=self._refuser,
+            refuser=self.refuser,
             clock=clock,
         )
         self.app = partial(self._connections.stream, app) if close_streams_on_expiry else app
@@ -162,10 +168,12 @@ class JWTMiddleware:
             if outcome is not None:
                 token = outcome if isinstance(outcome, Token) else await outcome
                 user = JWTUser(token) if self._load_user is None else await self._loaded_user(token, self._load_user)
-            elif self._allow_anonymous:
+            elif self._allow_anonymous and (
+                self._allow_anonymous is True or ask("allow_anonymous", self._allow_anonymous, scope)
+            ):
                 user = JWTUser(None)
             else:
-                refusal = MISSING if self._refuser.is_default else MissingToken()
+                refusal = MISSING if self.refuser.is_default else MissingToken()
         except Refusal as raised:
             # Without what holds this frame, which would hold the refusal: a circle for the garbage collector.
             refusal = raised.with_traceback(None)
@@ -173,11 +181,11 @@ class JWTMiddleware:
             is_missing = False
         if refusal is not None:
             if not self._may_pass(scope, is_missing):
-                await self._refuser(refusal, scope, receive, send)
+                await self.refuser(refusal, scope, receive, send)
                 return
             token, user = None, JWTUser(None)
         # In place, as Starlette's own middleware does: routers add to this dict what outer tracing reads from it.
-        scope["auth"] = JWTCredentials(token, self._refuser)
+        scope["auth"] = JWTCredentials(token, self.refuser)
         scope["user"] = user
         if kind == "http":
             await self.app(scope, receive, send)

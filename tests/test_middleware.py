@@ -854,3 +854,40 @@ async def test_headers_that_can_be_read_once_are_there_for_the_app() -> None:
     scope["headers"] = iter(scope["headers"])
     _, body = await sent(middleware, scope)
     assert body["body"] == b"2"
+
+
+# Functions of the scope
+
+
+def test_a_function_says_which_requests_may_be_anonymous(backend: str) -> None:
+    service = client(allow_anonymous=lambda scope: scope["path"] == "/guests", backend=backend)
+    assert service.get("/guests").json() == NOBODY
+    assert service.get("/members").json()["code"] == "missing_token"
+    assert service.get("/guests", headers=bearer("x")).json()["code"] == "malformed_token"
+    assert service.get("/guests", headers=bearer(token())).json()["user"] == "ada"
+    with service.websocket_connect("/guests") as connection:
+        assert connection.receive_json() == NOBODY
+
+
+def test_a_function_says_which_requests_are_public() -> None:
+    service = client(public=lambda scope: scope["path"] == "/health")
+    assert service.get("/health").json() == NOBODY
+    assert service.get("/health", headers=bearer("x")).json() == NOBODY
+    assert service.get("/orders").status_code == 401
+
+
+def test_a_function_that_gives_no_bool_lets_nobody_in() -> None:
+    service = client(allow_anonymous=lambda scope: 1)
+    with pytest.raises(TypeError, match="allow_anonymous"):
+        service.get("/")
+
+
+async def asynchronous(scope: Any) -> bool:
+    return False
+
+
+@pytest.mark.parametrize("option", ["public", "allow_anonymous"])
+def test_a_function_of_the_scope_cannot_be_async(option: str) -> None:
+    options: dict[str, Any] = {option: asynchronous}
+    with pytest.raises(ConfigurationError, match=f"{option} must be a plain function"):
+        client(echo, **options)

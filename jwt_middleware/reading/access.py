@@ -1,11 +1,15 @@
 """Which requests need no token? Public paths and CORS preflights. Pure."""
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
 from dataclasses import dataclass, field
-from typing import Any
+from inspect import iscoroutinefunction
+from typing import Any, TypeAlias
 
 from ..errors import ConfigurationError
+
+ScopeTest: TypeAlias = Callable[[MutableMapping[str, Any]], bool]
+"""A plain function of the ASGI scope. Its answer is True or False; anything else is a ``TypeError``."""
 
 _METHOD = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 
@@ -90,6 +94,37 @@ class _Node:
             yield literal
         if self.placeholder is not None and segment:
             yield self.placeholder
+
+
+class PublicRequests:
+    """Requests that need no token because ``test(scope)`` is True.
+
+    It is not asked about paths that a router or proxy could read in another way: those are never public. Raises
+    ``ConfigurationError`` for a coroutine function.
+    """
+
+    def __init__(self, test: ScopeTest) -> None:
+        self._test = check_scope_test("public", test)
+
+    def __contains__(self, scope: MutableMapping[str, Any]) -> bool:
+        """Whether the request of this ASGI ``scope`` is public. Raises ``TypeError`` for another answer than a bool."""
+        return _is_plain(scope["path"], scope.get("raw_path")) and ask("public", self._test, scope)
+
+
+def check_scope_test(name: str, test: ScopeTest) -> ScopeTest:
+    """``test``; raises ``ConfigurationError`` where its answer would have to be awaited."""
+    if iscoroutinefunction(test) or iscoroutinefunction(type(test).__call__):
+        raise ConfigurationError(f"{name} must be a plain function of the scope: an async one is not awaited")
+    return test
+
+
+def ask(name: str, test: ScopeTest, scope: MutableMapping[str, Any]) -> bool:
+    """What ``test`` says of ``scope``; raises ``TypeError`` for anything but True and False."""
+    answer = test(scope)
+    if answer is not True and answer is not False:
+        # A coroutine, or a match object, is true: what was meant as a refusal would open the path.
+        raise TypeError(f"{name}(scope) must return True or False, not {type(answer).__name__}")
+    return answer
 
 
 def is_preflight(scope: Mapping[str, Any]) -> bool:

@@ -5,7 +5,7 @@ import pytest
 from starlette.types import Scope
 
 from jwt_middleware.errors import ConfigurationError
-from jwt_middleware.reading.access import PublicPaths, is_preflight
+from jwt_middleware.reading.access import PublicPaths, PublicRequests, is_preflight
 
 from ..support import http, websocket
 from ..support.steps import steps
@@ -291,3 +291,42 @@ def test_a_preflight_is_recognised(headers: dict[bytes, bytes]) -> None:
 )
 def test_what_only_looks_like_a_preflight_is_none(scope: Scope) -> None:
     assert not is_preflight(scope)
+
+
+# A function
+
+
+def test_a_function_says_which_requests_are_public() -> None:
+    public = PublicRequests(lambda scope: scope["path"] == "/health")
+    assert http("/health") in public
+    assert http("/orders") not in public
+
+
+@pytest.mark.parametrize("path", ["/docs/../admin", "//docs", "/docs%2f"])
+def test_a_function_is_not_asked_about_a_path_that_never_matches(path: str) -> None:
+    asked = []
+    public = PublicRequests(lambda scope: not asked.append(scope["path"]))  # type: ignore[func-returns-value]
+    assert http(path) not in public
+    assert http("/docs", raw_path=b"/a%2f..%2fdocs") not in public
+    assert asked == []
+
+
+@pytest.mark.parametrize("answer", [1, "yes", object(), None, 0, ""])
+def test_a_function_must_answer_with_a_bool(answer: Any) -> None:
+    with pytest.raises(TypeError, match="must return True or False"):
+        http("/") in PublicRequests(lambda scope: answer)  # noqa: B015
+
+
+async def asynchronous(scope: Any) -> bool:
+    return False
+
+
+class Asynchronous:
+    async def __call__(self, scope: Any) -> bool:
+        return False
+
+
+@pytest.mark.parametrize("function", [asynchronous, Asynchronous()], ids=["function", "object"])
+def test_a_function_that_would_have_to_be_awaited_is_refused_at_construction(function: Any) -> None:
+    with pytest.raises(ConfigurationError, match="public must be a plain function"):
+        PublicRequests(function)
