@@ -33,7 +33,7 @@ INTEGRATIONS = {
 """Files and folders that are about an optional package, and what they may import at their top."""
 
 MAX_LINES = 450
-CATALOGUES = {"jwt_middleware.events"}
+CATALOGUES = {"jwt_middleware.events", "jwt_middleware.explanation"}
 """Files that may be longer: many small classes, to be looked up and not to be read through."""
 
 STILL_TOO_LONG = {
@@ -58,8 +58,13 @@ STILL_LOGGING = {
     "jwt_middleware.verifying.verifier",
 }
 
-ISSUING = ("jwt_middleware.issuing", "jwt_middleware.testing.store_contract")
-"""The issuing half, and the contract of its stores."""
+ISSUING = (
+    "jwt_middleware.issuing",
+    "jwt_middleware.testing.store_contract",
+    "jwt_middleware.cli",
+    "jwt_middleware.__main__",
+)
+"""The issuing half, and what uses both halves: the contract of its stores and the command line."""
 
 
 def module(path: Path) -> str:

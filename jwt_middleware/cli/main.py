@@ -1,0 +1,100 @@
+"""``asgi-jwt``: which command was asked for? Exit status 0: good; 1: refused, or something to mend; 2: wrong usage."""
+
+import sys
+from argparse import ArgumentParser, RawDescriptionHelpFormatter, _SubParsersAction
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from typing import Any, TypeAlias
+
+from .inputs import UsageError
+from .output import warn
+
+_HISTORY = (
+    "Give tokens and keys on standard input (-) or as @FILE: as arguments, the shell's history and the list of "
+    "processes would show them."
+)
+
+_Commands: TypeAlias = "_SubParsersAction[ArgumentParser]"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command that ``argv`` names, by default that of the process; gives the exit status."""
+    parser = _parser()
+    arguments = parser.parse_args(argv)
+    # Each command is imported when it is asked for.
+    run: Callable[[Any], int] = import_module(f"{__package__}.{arguments.module}").run
+    try:
+        return run(arguments)
+    except UsageError as error:
+        warn(f"{parser.prog} {arguments.command}: {error}")
+        return 2
+    except BrokenPipeError:
+        # The reader of our output has seen enough.
+        sys.stderr.close()
+        return 0
+
+
+def _parser() -> ArgumentParser:
+    parser = ArgumentParser(
+        prog="asgi-jwt",
+        description="Find out why a token is refused, check a service's settings, and make tokens and keys.",
+        epilog=f"{_HISTORY} Exit status: 0 good, 1 refused or something to mend, 2 wrong usage.",
+        formatter_class=RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    _add_explain(commands)
+    _add_inspect(commands)
+    _add_mint(commands)
+    _add_keygen(commands)
+    _add_serve_idp(commands)
+    return parser
+
+
+def _add(commands: _Commands, name: str, text: str, **defaults: Any) -> ArgumentParser:
+    command = commands.add_parser(name, help=text, description=text, epilog=_HISTORY)
+    command.set_defaults(module=name.replace("-", "_"), **defaults)
+    command.add_argument("--json", action="store_true", help="print JSON for programs")
+    return command
+
+
+def _add_explain(commands: _Commands) -> None:
+    explain = _add(commands, "explain", "Say why a token is refused, and what would pass.")
+    explain.add_argument("token", nargs="?", help="the token: - for standard input (the default), @FILE, or the text")
+    explain.add_argument("--app", help="use the settings of this app, such as main:app; this RUNS the app's code")
+    explain.add_argument("--issuer", action="append", default=[], help="the issuer that is accepted; repeatable")
+    explain.add_argument("--audience", action="append", default=[], help="the audience that is accepted; repeatable")
+    explain.add_argument("--key", help="what verifies: @FILE with a secret, a PEM, a JWK or a JWK Set")
+    explain.add_argument("--jwks", help="the address or the file of a JWK Set")
+    explain.add_argument("--at", type=float, metavar="TIME", help="judge it at this Unix time instead of now")
+
+
+def _add_inspect(commands: _Commands) -> None:
+    inspect = _add(commands, "inspect", "Show what a token says. Nothing is verified.")
+    inspect.add_argument("token", nargs="?", help="the token: - for standard input (the default), @FILE, or the text")
+
+
+def _add_mint(commands: _Commands) -> None:
+    mint = _add(commands, "mint", "Sign a token with a key of your own.")
+    mint.add_argument("--key", required=True, help="what signs: @FILE with a secret, a private PEM or a private JWK")
+    mint.add_argument("--audience", required=True, help="the aud claim")
+    mint.add_argument("--subject", required=True, help="the sub claim")
+    mint.add_argument("--issuer", help="the iss claim")
+    mint.add_argument("--scope", action="append", default=[], help="a scope; repeatable")
+    mint.add_argument("--claims", help="further claims, as a JSON object")
+    mint.add_argument("--algorithm", help="default: the usual one of the key")
+    mint.add_argument("--lifetime", type=int, default=900, metavar="SECONDS", help="default: 900")
+
+
+def _add_keygen(commands: _Commands) -> None:
+    keygen = _add(commands, "keygen", "Make a secret or a key pair.")
+    keygen.add_argument("kind", choices=("secret", "RSA", "EC", "Ed25519"))
+    keygen.add_argument("--jwk", action="store_true", help="print JWKs with a kid instead of PEM")
+
+
+def _add_serve_idp(commands: _Commands) -> None:
+    serve = _add(commands, "serve-idp", "Serve a fake identity provider on loopback, to try a service.")
+    serve.add_argument("--audience", default="orders", help="the aud claim of the token that is printed")
+    serve.add_argument("--subject", default="ada", help="its sub claim")
+    serve.add_argument("--scope", action="append", default=[], help="a scope of it; repeatable")
+    serve.add_argument("--algorithm", choices=("ES256", "RS256", "EdDSA"), default="ES256")
+    serve.add_argument("--seconds", type=float, help="stop by itself after this time")

@@ -1,0 +1,308 @@
+"""The command line, called as a program calls it and as people do."""
+
+import io
+import json
+import runpy
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from jwt_middleware import JWTMiddleware, Provider, Verifier
+from jwt_middleware.cli.inputs import MAX_BYTES
+from jwt_middleware.cli.main import main
+from jwt_middleware.cli.output import paint, show
+from jwt_middleware.testing import IdentityProvider
+
+from ..support import NOW, SECRET, claims, token
+from ..support.processes import ROOT
+
+
+class Result(NamedTuple):
+    status: int
+    out: str
+    err: str
+
+
+Run = Callable[..., Result]
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
+    def call(*arguments: str, stdin: str | bytes = b"") -> Result:
+        data = stdin.encode() if isinstance(stdin, str) else stdin
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data)))
+        try:
+            status = main(arguments)
+        except SystemExit as exit:
+            status = int(exit.code or 0)
+        captured = capsys.readouterr()
+        return Result(status, captured.out, captured.err)
+
+    return call
+
+
+@pytest.fixture
+def secret(tmp_path: Path) -> str:
+    path = tmp_path / "secret"
+    path.write_text(SECRET + "\n")
+    return f"@{path}"
+
+
+APP = f"""
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.routing import Mount, Route
+from jwt_middleware import JWTMiddleware
+
+SETTINGS = {{"key": {SECRET!r}, "audience": "orders"}}
+inner = Starlette(routes=[Route("/", lambda request: None)])
+app = JWTMiddleware(inner, **SETTINGS)
+added = Starlette(middleware=[Middleware(JWTMiddleware, **SETTINGS)])
+mounted = Starlette(routes=[Mount("/api", app=app)])
+without = inner
+def make():
+    return added
+"""
+
+
+@pytest.fixture
+def app(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The name of a module with apps, in the current directory."""
+    name = f"cli_app_{time.monotonic_ns()}"
+    (tmp_path / f"{name}.py").write_text(APP)
+    monkeypatch.chdir(tmp_path)
+    return name
+
+
+def test_a_good_token_is_explained_with_status_0(run: Run, secret: str) -> None:
+    result = run("explain", "-", "--key", secret, "--audience", "orders", "--at", str(NOW), stdin=token())
+    assert (result.status, result.err) == (0, "")
+    assert result.out.startswith("accepted\n")
+    assert 'sub    "ada"' in result.out
+
+
+def test_a_refused_token_is_explained_with_status_1(run: Run, secret: str) -> None:
+    result = run("explain", "--key", secret, "--audience", "billing", "--at", str(NOW), stdin=token())
+    assert result.status == 1
+    assert "STOP  claims" in result.out
+    assert "The token is for the audience \"orders\"; accepted here: 'billing'." in result.out
+
+
+def test_an_explanation_is_json_for_programs(run: Run, secret: str) -> None:
+    result = run("explain", "--json", "--key", secret, "--at", str(NOW + 1000), stdin=token())
+    assert result.status == 1
+    assert json.loads(result.out)["code"] == "expired"
+
+
+def test_a_token_can_be_a_file_or_an_argument(run: Run, secret: str, tmp_path: Path) -> None:
+    path = tmp_path / "token"
+    path.write_text(token())
+    for argument in (f"@{path}", token()):
+        assert run("explain", argument, "--key", secret, "--at", str(NOW)).status == 0
+
+
+@pytest.mark.parametrize("name", ["app", "added", "mounted", "make()"])
+def test_an_app_brings_its_own_settings(run: Run, app: str, name: str) -> None:
+    result = run("explain", "--app", f"{app}:{name}", "--at", str(NOW), stdin=token(aud="billing"))
+    assert result.status == 1
+    assert "accepted here: 'orders'" in result.out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        pytest.param(["--app", "{app}"], "needs a module and a name", id="no name"),
+        pytest.param(["--app", "no_such_module:app"], "cannot import", id="no module"),
+        pytest.param(["--app", "{app}:nothing"], "has no 'nothing'", id="no attribute"),
+        pytest.param(["--app", "{app}:without"], "there is no JWTMiddleware", id="no middleware"),
+        pytest.param(["--app", "{app}:app", "--audience", "x"], "leave --issuer", id="both"),
+        pytest.param([], "--app main:app", id="nothing"),
+        pytest.param(["--key", "short"], "32", id="a weak key"),
+        pytest.param(["--key", "@/no/such/file"], "cannot read the key", id="no file"),
+        pytest.param(["--key", "{{}"], "not a JSON object", id="no JSON"),
+    ],
+)
+def test_wrong_usage_says_what_would_work_with_status_2(run: Run, app: str, arguments: list[str], message: str) -> None:
+    result = run("explain", *(argument.replace("{app}", app) for argument in arguments), stdin=token())
+    assert (result.status, result.out) == (2, "")
+    assert message in result.err
+    assert "Traceback" not in result.err
+
+
+def test_more_than_a_token_is_not_read(run: Run, secret: str) -> None:
+    result = run("explain", "--key", secret, stdin=b"x" * (MAX_BYTES + 1))
+    assert result.status == 2
+    assert str(MAX_BYTES) in result.err
+
+
+def test_keys_that_are_fetched_are_named_when_they_fail(run: Run) -> None:
+    with IdentityProvider() as provider:
+        raw = provider.mint(aud="orders")
+        assert run("explain", "--issuer", provider.issuer, "--audience", "orders", stdin=raw).status == 0
+        provider.fail()
+        result = run("explain", "--issuer", provider.issuer, "--audience", "orders", stdin=raw)
+    assert result.status == 1
+    assert "500" in result.out
+
+
+def test_inspect_shows_a_token_and_says_that_nothing_was_verified(run: Run) -> None:
+    result = run("inspect", stdin=token(name="Ada\x1b[31m"))
+    assert result.status == 0
+    assert '"HS256"' in result.out
+    assert "2030-03-17" in result.out
+    assert "\x1b" not in result.out
+    assert "Nothing was verified" in result.err
+    assert json.loads(run("inspect", "--json", stdin=token()).out)["claims"] == claims()
+
+
+def test_an_opaque_text_has_nothing_to_show(run: Run, secret: str) -> None:
+    result = run("explain", "opaque", "--key", secret)
+    assert result.status == 1
+    assert "The token says" not in result.out
+
+
+def test_inspect_of_no_token_is_wrong_usage(run: Run) -> None:
+    result = run("inspect", "opaque")
+    assert result.status == 2
+    assert "no JSON Web Token" in result.err
+
+
+@pytest.mark.anyio
+async def test_a_minted_token_is_accepted(run: Run, secret: str) -> None:
+    result = run(
+        "mint", "--key", secret, "--audience", "orders", "--subject", "ada", "--scope", "a", "--claims", '{"n":1}'
+    )
+    assert result.status == 0
+    verified = await Verifier(Provider(key=SECRET, audience="orders")).verify(result.out.strip())
+    assert (verified.subject, verified.scopes, verified.claims["n"]) == ("ada", ("a",), 1)
+
+
+def test_a_minted_token_is_json_for_programs(run: Run, secret: str) -> None:
+    result = run("mint", "--json", "--key", secret, "--audience", "orders", "--subject", "ada", "--lifetime", "60")
+    assert json.loads(result.out)["expires_in"] == 60
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [(["--claims", "[]"], "claims is not"), (["--claims", '{"sub": "eve"}'], "sub"), (["--lifetime", "0"], "lifetime")],
+)
+def test_what_cannot_be_minted_is_wrong_usage(run: Run, secret: str, arguments: list[str], message: str) -> None:
+    result = run("mint", "--key", secret, "--audience", "orders", "--subject", "ada", *arguments)
+    assert result.status == 2
+    assert message in result.err
+
+
+def test_a_new_secret_is_strong_enough(run: Run) -> None:
+    first, second = run("keygen", "secret").out.strip(), json.loads(run("keygen", "secret", "--json").out)["secret"]
+    assert first != second
+    for secret in (first, second):
+        Provider(key=secret, audience="orders")
+
+
+@pytest.mark.parametrize("kind", ["RSA", "EC", "Ed25519"])
+def test_a_new_key_pair_signs_and_verifies(run: Run, kind: str, tmp_path: Path) -> None:
+    pems = run("keygen", kind).out.split("\n\n")
+    assert [pem.splitlines()[0] for pem in pems] == ["-----BEGIN PRIVATE KEY-----", "-----BEGIN PUBLIC KEY-----"]
+    jwks = json.loads(run("keygen", kind, "--jwk").out)
+    assert jwks["private"]["kid"] == jwks["public"]["kid"]
+    assert "d" not in jwks["public"]
+    for private, public in (pems, (json.dumps(jwks["private"]), json.dumps(jwks["public"]))):
+        (tmp_path / "private").write_text(private)
+        (tmp_path / "public").write_text(public)
+        minted = run("mint", "--key", f"@{tmp_path / 'private'}", "--audience", "orders", "--subject", "ada").out
+        result = run("explain", "--key", f"@{tmp_path / 'public'}", "--audience", "orders", stdin=minted)
+        assert result.status == 0
+
+
+def test_the_fake_provider_prints_a_token_that_its_settings_accept_until_it_is_interrupted(run: Run) -> None:
+    command = [sys.executable, "-u", "-m", "jwt_middleware", "serve-idp", "--audience", "billing", "--scope", "a"]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as serving:
+        assert serving.stdout is not None
+        settings, _, curl = (serving.stdout.readline() for _ in range(3))
+        issuer = settings.partition('issuer="')[2].partition('"')[0]
+        raw = curl.partition("Bearer ")[2].partition("'")[0]
+        result = run("explain", raw, "--issuer", issuer, "--audience", "billing")
+        serving.send_signal(signal.SIGINT)
+        assert serving.wait(10) == 0
+    assert result.status == 0
+    assert 'scope  "a"' in result.out
+
+
+def test_an_interrupt_ends_the_fake_provider_without_a_traceback(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Interrupted:
+        def wait(self, seconds: float | None) -> None:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("jwt_middleware.cli.serve_idp.Event", Interrupted)
+    assert run("serve-idp").status == 0
+
+
+def test_the_fake_provider_stops_by_itself_where_it_is_told_to(run: Run) -> None:
+    assert run("serve-idp", "--seconds", "0").status == 0
+
+
+def test_colours_are_for_terminals_that_want_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    assert paint("text", "red", io.StringIO()) == "text"
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    assert paint("text", "red", Terminal()) == "\x1b[31mtext\x1b[0m"
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert paint("text", "red", Terminal()) == "text"
+
+
+def test_a_person_is_asked_to_paste(
+    run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Terminal(io.TextIOWrapper):
+        def isatty(self) -> bool:
+            return True
+
+    monkeypatch.setattr(sys, "stdin", Terminal(io.BytesIO(token().encode())))
+    assert main(["inspect"]) == 0
+    assert "Paste the token" in capsys.readouterr().err
+
+
+def test_a_reader_that_goes_away_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def break_pipe(*lines: str) -> None:
+        raise BrokenPipeError
+
+    monkeypatch.setattr("jwt_middleware.cli.inspect.show", break_pipe)
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    assert main(["inspect", token()]) == 0
+
+
+def test_a_command_is_needed(run: Run) -> None:
+    result = run()
+    assert result.status == 2
+    assert "COMMAND" in result.err
+    assert "explain" in run("--help").out
+
+
+def test_the_package_is_a_program(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["asgi-jwt", "keygen", "secret"])
+    with pytest.raises(SystemExit, match="0"):
+        runpy.run_module("jwt_middleware", run_name="__main__")
+    command = [sys.executable, "-W", "error", "-m", "jwt_middleware", "keygen", "secret"]
+    assert len(subprocess.run(command, cwd=ROOT, check=True, capture_output=True).stdout) > 64
+
+
+def test_what_is_not_printable_is_escaped(capsys: pytest.CaptureFixture[str]) -> None:
+    show("a\u202eb\rc")
+    assert capsys.readouterr().out == "a\\u202eb\\rc\n"
+
+
+def test_a_middleware_is_found_once(app: str) -> None:
+    from jwt_middleware.cli.apps import find_middleware, import_app
+
+    outer = import_app(f"{app}:app")
+    assert find_middleware(outer) == [outer]
+    assert isinstance(outer, JWTMiddleware)
