@@ -6,7 +6,7 @@ from inspect import isclass
 from os import PathLike
 from typing import Any, Final, Literal, Protocol, TypeAlias, TypedDict
 
-from ._support.arguments import check_bool, check_callables, check_seconds, check_strings, check_token_hook
+from ._support.arguments import check_bool, check_callables, check_seconds, check_strings, check_token_hook, show
 from .errors import ConfigurationError
 from .keys.fetching import is_address
 from .keys.key_set import Key, KeySet, check_algorithms, load_keys
@@ -141,13 +141,13 @@ class Provider:
             )
         check_bool("allow_weak_keys", allow_weak_keys)
         if not isinstance(name, str) or not name:
-            raise ConfigurationError(f"name must be a string that is not empty, not {name!r}")
+            raise ConfigurationError(f"name must be a string that is not empty, not {show(name)}")
         for option, claim in (
             ("subject_claim", subject_claim),
             ("scope_claim", "scope" if scope_claim is None else scope_claim),
         ):
             if not isinstance(claim, str) or not claim:
-                raise ConfigurationError(f"{option} must be the name of a claim, not {claim!r}")
+                raise ConfigurationError(f"{option} must be the name of a claim, not {show(claim)}")
         self.name = name
         self.issuers = () if issuer is None else check_strings("issuer", issuer)
         allowed = None if algorithms is None else check_algorithms(algorithms)

@@ -11,7 +11,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import Message, Receive, Scope, Send
 
 from . import errors
-from ._support.arguments import check_callable
+from ._support.arguments import check_callable, show
 from .errors import ConfigurationError, MissingToken, Refusal
 
 logger = logging.getLogger("jwt_middleware")
@@ -30,7 +30,7 @@ class Refuser:
 
     def __init__(self, realm: str = "api", refusal_response: RefusalResponse | None = None) -> None:
         if not isinstance(realm, str) or not (realm.isascii() and realm.isprintable()):
-            raise ConfigurationError(f"realm must be printable ASCII text, not {realm!r}")
+            raise ConfigurationError(f"realm must be printable ASCII text, and this {show(realm)} is not")
         if refusal_response is not None:
             check_callable("refusal_response", refusal_response, "connection", "refusal")
         self._realm = realm

@@ -6,6 +6,7 @@ import tracemalloc
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from inspect import signature
 from typing import Any
 
 import anyio
@@ -33,6 +34,7 @@ from jwt_middleware import (
 from jwt_middleware.errors import (
     MissingToken,
 )
+from jwt_middleware.provider import ProviderOptions
 
 from .support import (
     NOW,
@@ -820,6 +822,37 @@ def test_an_argument_that_cannot_work_is_refused_at_construction(options: dict[s
     with pytest.raises(ConfigurationError, match=message) as refused:
         JWTMiddleware(**arguments)
     assert SECRET not in str(refused.value)
+
+
+HIDDEN = "hunter2-hunter2-hunter2-hunter2-hunter2"
+ARGUMENTS = sorted({*signature(JWTMiddleware).parameters, *ProviderOptions.__optional_keys__} - {"provider"})
+
+
+@pytest.mark.parametrize("argument", ARGUMENTS)
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        pytest.param(HIDDEN, id="text"),
+        pytest.param("\u00e9" + HIDDEN, id="text that is not ASCII"),
+        pytest.param(f"https://user:{HIDDEN}@login.example:x/?{HIDDEN}", id="an address"),
+        pytest.param(HIDDEN.encode(), id="bytes"),
+        pytest.param([HIDDEN], id="a list"),
+        pytest.param([f"https://user:{HIDDEN}@login.example"], id="a list of addresses"),
+        pytest.param([f"{HIDDEN} /path"], id="a list with words"),
+        pytest.param([HIDDEN.encode()], id="a list of bytes"),
+        pytest.param({"password": HIDDEN}, id="a dict"),
+    ],
+)
+def test_no_configuration_error_shows_a_value_that_could_be_a_secret(argument: str, wrong: Any) -> None:
+    arguments: dict[str, Any] = {"app": echo, "key": SECRET, "audience": "orders", argument: wrong}
+    message = argument
+    try:
+        JWTMiddleware(**arguments)
+    except ConfigurationError as error:
+        message = str(error)
+    assert argument in message
+    # A text for jwks is the path of a file, which the operator must see.
+    assert "hunter2" not in message or argument == "jwks"
 
 
 @pytest.mark.parametrize(

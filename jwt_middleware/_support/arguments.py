@@ -7,38 +7,56 @@ from typing import Any
 from ..errors import ConfigurationError
 
 
+def show(value: object) -> str:
+    """How an error names a wrong value: numbers, booleans and None by themselves, anything else by its type.
+
+    A text could be a secret, or an address with a password, in the wrong place.
+    """
+    if value is None or isinstance(value, bool | float) or (isinstance(value, int) and abs(value) < _LARGE):
+        return repr(value)
+    if isinstance(value, str | bytes | Collection) and not value:
+        return f"an empty {type(value).__name__}"
+    return type(value).__name__
+
+
 def check_strings(name: str, value: object, *, at_least: int = 1) -> tuple[str, ...]:
-    """``value``, a string or several, as a tuple; raises ``ConfigurationError`` for too few, or for an empty one."""
+    """Return ``value``, one string or several, as a tuple.
+
+    Raises ``ConfigurationError`` for fewer than ``at_least``, for an empty string, and for anything else.
+    """
     several: tuple[Any, ...] = (value,) if isinstance(value, str) or not isinstance(value, Collection) else tuple(value)
-    if len(several) < at_least or not all(isinstance(string, str) and string for string in several):
-        raise ConfigurationError(f"{name} must be a string that is not empty, or several, not {value!r}")
+    wrong = [string for string in several if not (isinstance(string, str) and string)]
+    if wrong or len(several) < at_least:
+        shown = show(wrong[0]) if wrong else show(value)
+        raise ConfigurationError(f"{name} must be a string that is not empty, or a list of such strings, not {shown}")
     return several
 
 
 def check_seconds(name: str, value: object, *, minimum: int = 0) -> float:
-    """``value``, a number of seconds; raises ``ConfigurationError`` for anything else."""
+    """Return ``value``, a number of seconds. Raises ``ConfigurationError`` for anything else."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not minimum <= value <= _LONGEST:
-        raise ConfigurationError(f"{name} must be a number of seconds, {minimum} or more, not {value!r}")
+        raise ConfigurationError(f"{name} must be a number of seconds, {minimum} or more, not {show(value)}")
     return value
 
 
 def check_count(name: str, value: object, *, minimum: int = 0) -> int:
-    """``value``, a whole number; raises ``ConfigurationError`` for anything else."""
+    """Return ``value``, a whole number. Raises ``ConfigurationError`` for anything else."""
     if type(value) is not int or value < minimum:
-        raise ConfigurationError(f"{name} must be a whole number, {minimum} or more, not {value!r}")
+        raise ConfigurationError(f"{name} must be a whole number, {minimum} or more, not {show(value)}")
     return value
 
 
 def check_callable(name: str, value: object, *arguments: str) -> None:
-    """Raises ``ConfigurationError`` unless ``value`` can be called; ``arguments`` tell the reader with what."""
+    """Raise ``ConfigurationError`` unless ``value`` can be called. ``arguments`` tell the reader with what."""
     if not callable(value):
-        # A text may be an address with its password, or the secret itself, in the wrong place.
-        shown = type(value).__name__ if isinstance(value, str | bytes) else repr(value)
-        raise ConfigurationError(f"{name} must be callable as ({', '.join(arguments)}), not {shown}")
+        raise ConfigurationError(f"{name} must be callable as ({', '.join(arguments)}), not {show(value)}")
 
 
 def check_callables(name: str, value: object, *arguments: str) -> tuple[Callable[..., Any], ...]:
-    """``value``, a function or several, as a tuple; raises ``ConfigurationError`` as ``check_callable`` does."""
+    """Return ``value``, one function or several, as a tuple.
+
+    Raises ``ConfigurationError`` as ``check_callable`` does.
+    """
     several: tuple[Any, ...] = tuple(value) if isinstance(value, Collection) and not callable(value) else (value,)
     for one in several:
         check_callable(name, one, *arguments)
@@ -71,13 +89,16 @@ def check_token_hook(name: str, function: object) -> bool:
 
 
 def check_bool(name: str, value: object) -> None:
-    """Raises ``ConfigurationError`` unless ``value`` is True or False."""
+    """Raise ``ConfigurationError`` unless ``value`` is True or False."""
     if not isinstance(value, bool):
-        raise ConfigurationError(f"{name} must be True or False, not {value!r}")
+        raise ConfigurationError(f"{name} must be True or False, not {show(value)}")
 
 
-# Added to a date, it still gives a number that is exact. The comparison keeps NaN and infinities out, too.
+# Added to a date, it still gives an exact number. The comparison keeps out NaN and infinities, too.
 _LONGEST = 2**53
+
+# Python refuses to write numbers of thousands of digits.
+_LARGE = 10**100
 
 
 def _is_generator_function(function: object) -> bool:

@@ -9,6 +9,7 @@ from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 
+from .._support.arguments import show
 from ..errors import AlgorithmNotAllowed, ConfigurationError, UnknownKey
 from .loading import Material, PrivateKey, PublicKey, UnusableKey, load, load_jwk
 from .signatures import ALGORITHMS, Verify, verifier
@@ -167,7 +168,9 @@ def check_algorithms(algorithms: Iterable[str]) -> frozenset[str]:
         raise ConfigurationError("algorithms must be a list of names, for instance ['RS256']")
     for name in names:
         if not isinstance(name, str) or name not in ALGORITHMS:
-            raise ConfigurationError(f"algorithms: {name!r} is not known; these are: {', '.join(ALGORITHMS)}")
+            # A short text is a misspelled name. A longer one could be a secret.
+            shown = repr(name) if isinstance(name, str) and len(name) <= 8 else show(name)
+            raise ConfigurationError(f"algorithms: {shown} is not known; these are: {', '.join(ALGORITHMS)}")
     return frozenset(names)
 
 

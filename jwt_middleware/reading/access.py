@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from inspect import iscoroutinefunction
 from typing import Any, TypeAlias
 
+from .._support.arguments import show
 from ..errors import ConfigurationError
 
 ScopeTest: TypeAlias = Callable[[MutableMapping[str, Any]], bool]
@@ -24,9 +25,7 @@ class PublicPaths:
 
     def __init__(self, entries: Iterable[str]) -> None:
         if isinstance(entries, str) or not isinstance(entries, Iterable):
-            raise ConfigurationError(
-                f"public must be a list of paths, for instance ['/health'], not {type(entries).__name__}"
-            )
+            raise ConfigurationError(f"public must be a list of paths, for instance ['/health'], not {show(entries)}")
         self._root = _Node()
         self._count = 0
         # No entry has more segments than this, so no look-up goes deeper.
@@ -149,12 +148,12 @@ def is_preflight(scope: Mapping[str, Any]) -> bool:
 def _parse(position: int, entry: object) -> tuple[str | None, str]:
     """The method and the path of a public entry. ``position`` names it where its text could be a secret."""
     if not isinstance(entry, str):
-        raise ConfigurationError(f"public entry {position} must be a string, not {type(entry).__name__}")
+        raise ConfigurationError(f"public entry {position} must be a string, not {show(entry)}")
     method, space, path = entry.rpartition(" ")
     if not path.startswith("/"):
         raise ConfigurationError(f"public entry {position} must start with '/', or with a method, a space and '/'")
     if space and not (_METHOD.fullmatch(method) and method == method.upper()):
-        raise ConfigurationError(f"public entry {entry!r} must be a method in capitals, one space and a path")
+        raise ConfigurationError(f"public entry {position} must be a method in capitals, one space and a path")
     if method in ("HEAD", "OPTIONS"):
         # "OPTIONS /*" is meant for preflights. Counted as GET it would open every page.
         raise ConfigurationError(

@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from .._support.arguments import show
 from ..errors import ConfigurationError
 
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
@@ -17,8 +18,10 @@ class Origins:
 
     def __init__(self, entries: Iterable[str]) -> None:
         if isinstance(entries, str) or not isinstance(entries, Iterable):
-            raise ConfigurationError(f"origins must be a list, for instance ['https://app.example'], not {entries!r}")
-        self._trusted = frozenset(map(_configured, entries))
+            raise ConfigurationError(
+                f"origins must be a list, for instance ['https://app.example'], not {show(entries)}"
+            )
+        self._trusted = frozenset(_configured(position, entry) for position, entry in enumerate(entries, 1))
 
     def admit(self, scope: Mapping[str, Any]) -> bool:
         """Whether the request of this ASGI ``scope`` may be authenticated by a cookie.
@@ -52,12 +55,12 @@ class Origins:
         return origin is not None and origin == own
 
 
-def _configured(entry: object) -> str:
+def _configured(position: int, entry: object) -> str:
     origin = _normal(entry) if isinstance(entry, str) else None
     if origin is None:
         raise ConfigurationError(
-            f"origins entry {entry!r} must be scheme, host, and port if need be: 'https://app.example', without a path "
-            "or a slash at its end"
+            f"origins entry {position} must be a scheme, a host and, if it is not the default, a port, for instance "
+            f"'https://app.example', without user, path or final slash; this {show(entry)} is not"
         )
     return origin
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from inspect import iscoroutinefunction
 from typing import Any, ClassVar, TypeAlias
 
-from .._support.arguments import check_callable
+from .._support.arguments import check_callable, show
 from ..errors import AmbiguousToken, ConfigurationError, MalformedToken, TokenTooLarge
 
 Headers: TypeAlias = Iterable[tuple[bytes, bytes]]
@@ -107,13 +107,13 @@ class Sources:
 
     def __init__(self, sources: Iterable[Source | Custom]) -> None:
         if isinstance(sources, str) or not isinstance(sources, Iterable):
-            raise ConfigurationError(f"sources must be a list, for instance [bearer_header()], not {sources!r}")
+            raise ConfigurationError(f"sources must be a list, for instance [bearer_header()], not {show(sources)}")
         several = tuple(map(_source, sources))
         if not several:
             raise ConfigurationError("sources must name at least one place, for instance [bearer_header()]")
         for source in several:
             if several.count(source) > 1:
-                raise ConfigurationError(f"sources: {source!r} stands twice")
+                raise ConfigurationError("sources: the same source is listed twice")
         self._explicit = tuple(source for source in several if not source.is_ambient)
         self._ambient = tuple(source for source in several if source.is_ambient)
         self._subprotocols = frozenset(source.name for source in several if isinstance(source, _Subprotocol))
@@ -263,7 +263,7 @@ def _source(source: object) -> Source:
         raise ConfigurationError(f"sources: {getattr(source, '__name__', source)} must be called")
     check_callable("sources: each", source, "scope")
     if iscoroutinefunction(source):
-        raise ConfigurationError(f"sources: {source!r} must not be async: a source looks, and does not wait")
+        raise ConfigurationError("sources: a function that reads a request must not be async, because it must not wait")
     custom: Any = source
     return _Custom(custom)
 
@@ -274,7 +274,9 @@ _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 
 def _token(argument: str, name: object) -> str:
     if not isinstance(name, str) or not _TOKEN.fullmatch(name):
-        raise ConfigurationError(f"{argument}() needs a name of letters, digits and !#$%&'*+-.^_`|~, not {name!r}")
+        raise ConfigurationError(
+            f"{argument}() needs a name of letters, digits and !#$%&'*+-.^_`|~; this {show(name)} is no such name"
+        )
     return name
 
 

@@ -11,6 +11,7 @@ from jwt_middleware._support.arguments import (
     check_seconds,
     check_strings,
     check_token_hook,
+    show,
 )
 from jwt_middleware.errors import ConfigurationError
 
@@ -34,6 +35,28 @@ def test_what_is_no_string_is_refused_by_name(value: object) -> None:
         check_strings("audience", value)
 
 
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        (None, "None"),
+        (True, "True"),
+        (-1, "-1"),
+        (0.5, "0.5"),
+        (float("nan"), "nan"),
+        pytest.param(10**5000, "int", id="a number of 5,000 digits"),
+        ("", "an empty str"),
+        (b"", "an empty bytes"),
+        ([], "an empty list"),
+        ("hunter2", "str"),
+        (b"hunter2", "bytes"),
+        (["hunter2"], "list"),
+        ({"password": "hunter2"}, "dict"),
+    ],
+)
+def test_an_error_shows_no_value_that_could_be_a_secret(value: object, shown: str) -> None:
+    assert show(value) == shown
+
+
 @pytest.mark.parametrize("value", [0, 5, 0.5, 2**53])
 def test_seconds_are_a_number(value: float) -> None:
     assert check_seconds("leeway", value) == value
@@ -50,6 +73,7 @@ def test_seconds_are_a_number(value: float) -> None:
         pytest.param(float("nan"), id="NaN"),
         pytest.param(float("inf"), id="infinity"),
         pytest.param(10**400, id="more than a float holds"),
+        pytest.param(10**5000, id="more than Python writes"),
         pytest.param(1j, id="a complex number"),
     ],
 )

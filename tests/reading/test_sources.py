@@ -425,8 +425,8 @@ async def waits(scope: Scope) -> str | None:
         pytest.param([cookie], "cookie must be called", id="a cookie, not called"),
         pytest.param(["access"], r"sources: each must be callable as \(scope\)", id="a name"),
         pytest.param([waits], "must not be async", id="an async function"),
-        pytest.param([cookie("a"), bearer_header(), cookie("a")], "stands twice", id="one place twice"),
-        pytest.param([from_query, from_query], "stands twice", id="one function twice"),
+        pytest.param([cookie("a"), bearer_header(), cookie("a")], "listed twice", id="one place twice"),
+        pytest.param([from_query, from_query], "listed twice", id="one function twice"),
     ],
 )
 def test_sources_that_cannot_work_are_refused(sources: Any, message: str) -> None:
