@@ -16,6 +16,7 @@ import pytest
 from starlette.testclient import TestClient
 
 import jwt_middleware
+import setup
 from jwt_middleware import JWTMiddleware, Provider, RevocationView, __version__, errors, issuing, testing
 from jwt_middleware.issuing import Sessions, Throttle
 from jwt_middleware.testing.identity_provider import IdentityProvider
@@ -281,3 +282,14 @@ def test_the_version_is_one() -> None:
 def test_every_public_name_is_in_the_reference(package: ModuleType) -> None:
     shown = set(re.findall(r"^\.\. auto\w+:: (\S+)$", text("docs/reference.rst"), re.MULTILINE))
     assert [name for name in package.__all__ if f"{package.__name__}.{name}" not in shown] == []
+
+
+@pytest.mark.parametrize("address", ["", "https://forge.example/orders/middleware"])
+def test_the_readme_leads_nowhere_wrong_outside_the_repository(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (("ADDRESS", address), ("FILES", f"{address}/blob/main"), ("IMAGES", f"{address}/raw/main")):
+        monkeypatch.setattr(setup, name, value)
+    shown = setup.description(README)
+    links = re.findall(r"<([^>]*\.rst)>`_|^ *\.\. image:: (\S+)$", shown, re.MULTILINE)
+    targets = [target for pair in links for target in pair if target]
+    assert len(targets) == (0 if address == "" else len(re.findall(r"\.rst>`_|image:: ", README)))
+    assert all(target.startswith(f"{address}/") for target in targets)
