@@ -3,7 +3,7 @@
 from .errors import ConfigurationError, Refusal
 from .identity import JWTCredentials, JWTUser
 from .keys.remote import RemoteKeys
-from .live.connections import renew
+from .live.renewal import renew
 from .middleware import JWTMiddleware
 from .provider import ANY, Provider
 from .reading.sources import bearer_header, cookie, subprotocol

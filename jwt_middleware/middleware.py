@@ -10,11 +10,13 @@ from typing import Any, TypeAlias, Unpack
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from ._support.arguments import check_bool, check_callable, check_token_hook
+from ._support.arguments import check_bool, check_callable, check_seconds, check_token_hook
 from ._support.hooks import Hook
 from .errors import ConfigurationError, CrossSite, MissingToken, Refusal, UserRefused
 from .identity import JWTCredentials, JWTUser
 from .live.connections import Connections
+from .live.stream import serve_stream
+from .live.websocket import WebSocketConnection
 from .provider import Provider, ProviderOptions
 from .reading.access import PublicPaths, PublicRequests, ScopeTest, ask, check_scope_test, is_preflight
 from .reading.origins import Origins
@@ -71,6 +73,9 @@ class JWTMiddleware:
     ``close_streams_on_expiry``
         True: responses without a Content-Length, such as server-sent events, end when their token does: the client gets
         a clean end, the app a disconnect and ``OSError``. Default False.
+    ``authenticate_within``
+        Seconds after which a WebSocket is closed, with 3000 and ``missing_token``, that began without a token and on
+        which the app has not called ``renew`` with a good one. Default None: it stays open.
     ``load_user``
         ``load_user(token)``, sync (then in a worker thread, about 100 µs) or async: the app's own user for
         ``scope["user"]``, or None or False to refuse. Default: a ``JWTUser``.
@@ -96,6 +101,7 @@ class JWTMiddleware:
         sources: Iterable[Source | Custom] = (bearer_header(),),
         origins: Iterable[str] = (),
         close_streams_on_expiry: bool = False,
+        authenticate_within: float | None = None,
         load_user: LoadUser | None = None,
         revocations: Revocations | None = None,
         refusal_response: RefusalResponse | None = None,
@@ -112,6 +118,8 @@ class JWTMiddleware:
             check_bool("allow_anonymous", allow_anonymous)
         check_bool("allow_preflight", allow_preflight)
         check_bool("close_streams_on_expiry", close_streams_on_expiry)
+        if authenticate_within is not None:
+            check_seconds("authenticate_within", authenticate_within, minimum=1)
         if load_user is not None:
             check_token_hook("load_user", load_user)
         self.verifier = Verifier(
@@ -136,12 +144,18 @@ class JWTMiddleware:
         self._load_user = None if load_user is None else Hook(load_user)
         self._connections = Connections(
             good_until=self.verifier.good_until,
-            authenticate=self._authenticated,
+            authenticate=self._authenticate,
             revocations=revocations,
             refuser=self.refuser,
             clock=clock,
+            authenticate_within=authenticate_within,
         )
-        self.app = partial(self._connections.stream, app) if close_streams_on_expiry else app
+        self.app = partial(serve_stream, self._connections, app) if close_streams_on_expiry else app
+
+    @property
+    def open_connections(self) -> int:
+        """How many connections are open that end with their token: WebSockets, and streams where they are closed."""
+        return len(self._connections)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         kind = scope["type"]
@@ -224,9 +238,10 @@ class JWTMiddleware:
         answer = self._sources.take_out(scope)
         if answer is not None:
             send = _answering(answer, scope["subprotocols"], send)
-        await self._connections.websocket(self.app, scope, receive, send)
+        connection = WebSocketConnection(self._connections, scope["auth"].token, receive, send)
+        await connection.serve(self.app, scope)
 
-    async def _authenticated(self, raw: str | bytes) -> tuple[Token, Any]:
+    async def _authenticate(self, raw: str | bytes, scope: Scope) -> tuple[Token, Any]:
         token = await self.verifier.verify(raw)
         return token, JWTUser(token) if self._load_user is None else await self._loaded_user(token, self._load_user)
 

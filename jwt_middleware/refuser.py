@@ -59,13 +59,16 @@ class Refuser:
             await response(scope, receive, _without_content(send) if is_head else send)
 
     async def close(self, refusal: Refusal, send: Send) -> None:
-        """Close a WebSocket, accepted or not, with ``refusal``."""
+        """Refuse on a WebSocket, accepted or not, by closing it with the code and the reason of ``refusal``."""
         _log(refusal)
+        await self.end_websocket(refusal, send)
+
+    async def end_websocket(self, refusal: Refusal, send: Send) -> None:
+        """Close a WebSocket whose token is no longer good. ``ConnectionEnded`` tells of it, and not this method."""
         await send({"type": "websocket.close", "code": _close_code(refusal), "reason": refusal.code})
 
-    async def finish(self, refusal: Refusal, send: Send) -> None:
-        """End a response that is under way, so that it is whole for the client; ``refusal`` is why."""
-        _log(refusal)
+    async def end_stream(self, refusal: Refusal, send: Send) -> None:
+        """End a response that is under way. It is whole for the client. ``ConnectionEnded`` tells of it."""
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     def exception(self, refusal: Refusal, scope: Scope) -> HTTPException | WebSocketException:

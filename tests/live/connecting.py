@@ -15,7 +15,8 @@ from jwt_middleware.errors import (
     Refusal,
     RevocationsUnavailable,
 )
-from jwt_middleware.live.connections import TICK, Timer
+from jwt_middleware.live.connection import Connection
+from jwt_middleware.live.timer import TICK
 
 from ..support import NOW, SECRET, Clock, http, token, until, websocket
 from ..support.logs import records
@@ -95,18 +96,24 @@ class Server:
 class Running:
     """An app behind the middleware that serves one connection; ``over`` when it has returned."""
 
-    def __init__(self, middleware: JWTMiddleware, server: Server, clock: Clock) -> None:
+    def __init__(self, middleware: JWTMiddleware, scope: Scope, server: Server, clock: Clock) -> None:
         self.middleware = middleware
+        self.scope = scope
         self.server = server
         self.clock = clock
         self.over = anyio.Event()
 
     @property
-    def timer(self) -> Timer:
-        return self.middleware._connections.timer()
+    def open_connections(self) -> int:
+        return self.middleware.open_connections
 
-    async def ends(self) -> None:
-        with anyio.fail_after(5):
+    @property
+    def connection(self) -> Connection:
+        connection: Connection = self.scope["jwt_middleware.connection"]
+        return connection
+
+    async def ends(self, within: float = 5) -> None:
+        with anyio.fail_after(within):
             await self.over.wait()
 
 
@@ -121,7 +128,7 @@ async def running(app: ASGIApp, scope: Scope, server: Server | None = None, **op
     if server is None:
         first = {"type": "websocket.connect"} if scope["type"] == "websocket" else {"type": "http.request"}
         server = Server(first)
-    run = Running(middleware, server, clock)
+    run = Running(middleware, scope, server, clock)
 
     async def serve() -> None:
         try:
@@ -155,7 +162,7 @@ class Listener:
             self.received.append(await receive())
 
 
-def renewing(*, revocations: Revoking | None = None) -> tuple[ASGIApp, list[Any]]:
+def renewing() -> tuple[ASGIApp, list[Any]]:
     """An app that renews by what it receives, and what came of it: a user, or a refusal."""
     came: list[Any] = []
 

@@ -59,11 +59,11 @@ async def test_another_failure_after_the_end_is_logged(caplog: pytest.LogCapture
         raise ConnectionError("the database is gone")
 
     async with running(app, opened()) as run:
-        await until(lambda: len(run.timer) == 1)
+        await until(lambda: run.open_connections == 1)
         run.clock.now = NOW + 60
         await run.ends()
     (record,) = warnings(caplog)
-    assert "failed after its connection was ended" in record.getMessage()
+    assert "serving a closed connection failed" in record.getMessage()
     assert "the database is gone" in caplog.text
 
 
@@ -103,7 +103,7 @@ async def test_a_cancelled_app_stays_cancelled() -> None:
     async with running(Listener(), opened()) as run:
         await run.server.has_sent("websocket.accept")
     assert run.over.is_set()
-    assert len(run.timer) == 0
+    assert run.open_connections == 0
 
 
 async def test_a_server_that_cannot_close_any_more_is_left_alone(caplog: pytest.LogCaptureFixture) -> None:

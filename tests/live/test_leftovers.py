@@ -11,7 +11,7 @@ import pytest
 from starlette.types import Receive, Scope, Send
 
 from jwt_middleware import JWTMiddleware
-from jwt_middleware.live.connections import Ended
+from jwt_middleware.live.connection import Ended
 
 from ..support import NOW, SECRET, Clock
 from .connecting import CLOSED, Listener, Server, opened, running
@@ -52,8 +52,7 @@ async def test_nothing_is_left_whoever_ends_the_connection(who: str) -> None:
         server.close()
         del scope, server, together
     assert await tasks() == before
-    timer = middleware._connections.timer()
-    assert (len(timer), timer._ends) == (0, [])
+    assert middleware.open_connections == 0
     gc.collect()
     assert [reference() for reference in references] == [None] * 3
 

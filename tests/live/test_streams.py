@@ -111,10 +111,10 @@ async def test_an_app_that_starts_twice_is_ended_once() -> None:
 
     async with running(app, streaming("2.4"), close_streams_on_expiry=True) as run:
         await run.server.has_sent("http.response.start")
-        assert len(run.timer) == 1
+        assert run.open_connections == 1
         run.clock.now = NOW + 60
         await run.ends()
-    assert len(run.timer) == 0
+    assert run.open_connections == 0
     assert [message["type"] for message in run.server.sent].count("http.response.body") == 1
 
 
@@ -128,7 +128,7 @@ async def test_a_stream_whose_client_has_gone_is_not_ended_again() -> None:
     async with running(app, streaming("2.4"), close_streams_on_expiry=True) as run:
         await run.server.has_sent("http.response.start")
         run.server.comes({"type": "http.disconnect"})
-        await until(lambda: len(run.timer) == 0)
+        await until(lambda: run.open_connections == 0)
         run.clock.now = NOW + 60
         await anyio.sleep(LONG_ENOUGH)
     assert len(run.server.sent) == 1

@@ -1,5 +1,6 @@
 """Each connection ends in its own time."""
 
+import tracemalloc
 from itertools import pairwise
 from typing import Any
 
@@ -9,10 +10,8 @@ import pytest
 
 from jwt_middleware import Token
 from jwt_middleware._support.background import Background
-from jwt_middleware.errors import (
-    Refusal,
-)
-from jwt_middleware.live.connections import TICK, Connection, Timer
+from jwt_middleware.errors import Refusal
+from jwt_middleware.live.timer import TICK, Timer
 
 from ..support import NOW, Clock, until
 from .connecting import Revoking
@@ -24,42 +23,54 @@ def bare_timer(clock: Clock, revocations: Any = None) -> Timer:
     return Timer(Background("test"), revocations, clock)
 
 
-class Bare(Connection):
-    """A connection that only keeps when it was ended."""
+class Bare:
+    """A connection that only notes how it was closed."""
 
     def __init__(self, timer: Timer, good_until: float) -> None:
         self.good_until = good_until
-        self.token = Token(("jwt", b"", b"", None, "ada", (), None, None, 0))
-        self.ended: list[Refusal] = []
+        self.token: Token | None = Token(("jwt", b"", b"", None, "ada", (), None, None, 0))
+        self.refusal: Refusal | None = None
+        self.is_closed = False
         self.timer = timer
-        self.place = timer.add(self)
+        self.number = timer.watch(self)
 
-    def condemn(self, refusal: Refusal) -> None:
+    def block(self, refusal: Refusal) -> None:
         self.refusal = refusal
 
-    def end(self) -> Any:
-        self.timer.discard(self.place)
-        self.ended.append(self.refusal)
-
-    _say = _disconnect = _received = _sent = None  # type: ignore[assignment]  # never asked
+    def close(self) -> None:
+        assert self.refusal is not None
+        assert not self.is_closed
+        self.timer.forget(self.number)
+        self.is_closed = True
 
 
 async def test_renewals_and_departures_do_not_pile_up() -> None:
     clock = Clock()
     timer = bare_timer(clock)
     stays = Bare(timer, NOW + 1000)
-    for number in range(10_000):
-        Bare.__init__(passing := object.__new__(Bare), timer, NOW + 10_000 + number)
-        timer.discard(passing.place)
-        stays.good_until += 1
-        timer.move(stays.place)
-        assert len(timer._ends) <= 70
+
+    def come_and_go(times: int) -> None:
+        for number in range(times):
+            passing = Bare(timer, NOW + 100_000 + number)
+            timer.forget(passing.number)
+            stays.good_until += 1
+            timer.reschedule(stays.number)
+
+    come_and_go(1000)
+    tracemalloc.start()
+    try:
+        before = tracemalloc.get_traced_memory()[0]
+        come_and_go(9000)
+        # An entry that stayed would be a tuple of more than 50 bytes.
+        assert tracemalloc.get_traced_memory()[0] - before < 50 * 1000
+    finally:
+        tracemalloc.stop()
     clock.now = NOW + 10_999.5
     await anyio.sleep(2 * TICK)
-    assert not stays.ended
+    assert not stays.is_closed
     clock.now = NOW + 11_000
     await anyio.sleep(2 * TICK)
-    assert len(stays.ended) == 1
+    assert stays.is_closed
 
 
 async def test_each_connection_ends_in_its_own_time_whatever_their_order() -> None:
@@ -69,7 +80,7 @@ async def test_each_connection_ends_in_its_own_time_whatever_their_order() -> No
     for now in range(1, 6):
         clock.now = NOW + now
         await anyio.sleep(1.5 * TICK)
-        assert sorted(seconds for seconds, one in connections.items() if one.ended) == list(range(1, now + 1))
+        assert sorted(seconds for seconds, one in connections.items() if one.is_closed) == list(range(1, now + 1))
 
 
 async def test_many_that_end_at_once_let_others_have_their_turn() -> None:
@@ -80,7 +91,7 @@ async def test_many_that_end_at_once_let_others_have_their_turn() -> None:
     turns: list[int] = []
     with anyio.fail_after(5):
         while len(timer):
-            turns.append(sum(len(one.ended) for one in connections))
+            turns.append(sum(one.is_closed for one in connections))
             await anyio.lowlevel.checkpoint()
     assert max(after - before for before, after in pairwise(turns)) <= 100
 
@@ -90,11 +101,11 @@ async def test_a_timer_starts_again_after_it_had_nothing_to_do() -> None:
     timer = bare_timer(clock)
     for _ in range(3):
         connection = Bare(timer, clock.now + 1)
-        timer.discard(connection.place)
+        timer.forget(connection.number)
         connection = Bare(timer, clock.now + 1)
         clock.now += 2
         await anyio.sleep(1.5 * TICK)
-        assert len(connection.ended) == 1
+        assert connection.is_closed
 
 
 async def test_a_timer_whose_clock_fails_starts_again_with_the_next_connection(
@@ -115,7 +126,7 @@ async def test_a_timer_whose_clock_fails_starts_again_with_the_next_connection(
     clock.now = NOW + 2
     Bare(timer, NOW + 1000)
     await anyio.sleep(1.5 * TICK)
-    assert len(first.ended) == 1
+    assert first.is_closed
 
 
 async def test_the_look_at_many_revocations_lets_others_have_their_turn() -> None:
@@ -133,4 +144,4 @@ async def test_the_look_at_many_revocations_lets_others_have_their_turn() -> Non
             turns.append(revocations.looked)
             await anyio.lowlevel.checkpoint()
     assert max(after - before for before, after in pairwise(turns)) <= 1000
-    await until(lambda: sum(len(one.ended) for one in connections) >= 200)
+    await until(lambda: sum(one.is_closed for one in connections) >= 200)

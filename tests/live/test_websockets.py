@@ -2,23 +2,18 @@
 
 import logging
 from contextlib import suppress
-from typing import Any
 
 import anyio
 import anyio.lowlevel
 import pytest
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from jwt_middleware import JWTMiddleware, Token
 from jwt_middleware.errors import (
     Expired,
-    MalformedToken,
     Revoked,
 )
-from jwt_middleware.live.connections import Connections
-from jwt_middleware.refuser import Refuser
 
-from ..support import NOW, SECRET, Clock, token, until, websocket
+from ..support import NOW, logged, until, websocket
 from .connecting import (
     CLOSED,
     DISCONNECT,
@@ -76,7 +71,7 @@ async def test_a_handshake_that_takes_longer_than_its_token_is_refused() -> None
         await send({"type": "websocket.accept"})
 
     async with running(slow, opened()) as run:
-        await until(lambda: len(run.timer) == 1)
+        await until(lambda: run.open_connections == 1)
         run.clock.now = NOW + 60
         await run.ends()
     assert run.server.sent == [CLOSED]
@@ -132,10 +127,9 @@ async def test_a_message_that_comes_with_the_end_comes_too_late() -> None:
     app = Listener()
     async with running(app, opened()) as run:
         await run.server.has_sent("websocket.accept")
-        (connection,) = run.timer._open.values()
         run.server.comes({"type": "websocket.receive", "text": "too late"})
-        connection.condemn(Expired())
-        connection.end()
+        run.connection.block(Expired())
+        run.connection.close()
         await run.ends()
     assert [message["type"] for message in app.received] == ["websocket.connect", "websocket.disconnect"]
 
@@ -151,14 +145,13 @@ async def test_from_the_end_on_nothing_gets_through_though_others_are_told_first
 
     async with running(app, opened()) as run:
         await run.server.has_sent("websocket.accept")
-        (connection,) = run.timer._open.values()
-        connection.condemn(Expired())
-        connection.condemn(Revoked())
+        run.connection.block(Expired())
+        run.connection.block(Revoked())
         run.server.comes({"type": "websocket.receive", "text": "too late"})
         await run.ends()
     assert seen == [DISCONNECT]
     assert run.server.sent == [{"type": "websocket.accept"}, CLOSED]
-    assert len(run.timer) == 0
+    assert run.open_connections == 0
 
 
 async def test_the_close_comes_after_what_the_app_is_sending() -> None:
@@ -221,7 +214,7 @@ async def test_the_app_hears_at_once_of_an_end_that_its_client_does_not_answer()
 
 
 @pytest.mark.parametrize("stuck_at", ["websocket.send", "websocket.close"])
-async def test_a_client_that_takes_nothing_is_waited_for_no_longer_than_patience_lasts(stuck_at: str) -> None:
+async def test_a_client_that_takes_no_data_is_waited_for_half_a_minute(stuck_at: str) -> None:
     async def stuck(message: Message) -> None:
         if message["type"] == stuck_at:
             await anyio.sleep_forever()
@@ -236,17 +229,15 @@ async def test_a_client_that_takes_nothing_is_waited_for_no_longer_than_patience
                 pass
             together.cancel_scope.cancel()
 
-    server, clock = Server({"type": "websocket.connect"}), Clock()
+    server = Server({"type": "websocket.connect"})
     server.on_send = stuck
-    verifying = JWTMiddleware(app, key=SECRET, audience="orders", clock=clock)
-    verifying._connections.patience = 0.1
-    async with anyio.create_task_group() as together:
-        together.start_soon(verifying, opened(), server.receive, server.send)
+    async with running(app, opened(), server) as run:
         await server.has_sent("websocket.send")
-        clock.now = NOW + 60
-        await until(lambda: not verifying._connections.background._tasks.get())
-        together.cancel_scope.cancel()
-    server.close()
+        run.clock.now = NOW + 60
+        began = anyio.current_time()
+        await run.ends(within=40)
+        waited = anyio.current_time() - began
+    assert waited == pytest.approx(30 if stuck_at == "websocket.close" else 0, abs=1)
 
 
 async def closes(scope: Scope, receive: Receive, send: Send) -> None:
@@ -278,7 +269,7 @@ async def test_what_is_over_before_its_token_is_not_ended_again(app: ASGIApp) ->
         await until(lambda: bool(server.sent))
         if app is listens:
             server.comes({"type": "websocket.disconnect", "code": 1001})
-        await until(lambda: len(run.timer) == 0)
+        await until(lambda: run.open_connections == 0)
         sent = list(server.sent)
         run.clock.now = NOW + 60
         await anyio.sleep(LONG_ENOUGH)
@@ -290,7 +281,7 @@ async def test_without_a_token_nothing_ends() -> None:
     app = Listener()
     async with running(app, websocket(), public=["/"]) as run:
         await run.server.has_sent("websocket.accept")
-        assert len(run.timer) == 0
+        assert run.open_connections == 0
         run.server.comes({"type": "websocket.disconnect", "code": 1001})
         await run.ends()
     assert app.received[-1]["code"] == 1001
@@ -305,21 +296,11 @@ async def test_a_token_that_a_public_path_did_not_need_ends_its_connection_too()
 
 async def test_each_end_is_logged_with_its_reason(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "jwt_middleware")
-    async with running(Listener(), opened(token(exp=NOW + 1, header={"kid": "k"}))) as run:
+    async with running(Listener(), opened()) as run:
         await run.server.has_sent("websocket.accept")
         run.clock.now = NOW + 60
         await run.ends()
-    assert caplog.messages == ["refused: expired (provider=jwt kid='k' subject='ada' claim=exp)"]
-
-
-def test_connections_are_made_of_what_the_middleware_gives() -> None:
-    async def authenticate(raw: str | bytes) -> tuple[Token, Any]:
-        raise MalformedToken
-
-    connections = Connections(
-        good_until=lambda token: 5, authenticate=authenticate, revocations=None, refuser=Refuser(), clock=Clock()
-    )
-    assert connections.patience == 30
+    assert logged(caplog) == [(logging.INFO, "a connection of 'ada' was closed: expired (provider=jwt)")]
 
 
 @pytest.mark.parametrize("is_stream", [False, True])
@@ -344,10 +325,9 @@ async def test_an_app_whose_client_takes_nothing_more_ends_as_well(is_stream: bo
     server.on_send = stuck
     scope = streaming("2.4") if is_stream else opened()
     async with running(app, scope, server, close_streams_on_expiry=True) as run:
-        run.middleware._connections.patience = 0.1
         await server.has_sent(kind)
         run.clock.now = NOW + 60
-        await run.ends()
+        await run.ends(within=40)
     assert len(raised) == 1
 
 

@@ -66,7 +66,7 @@ async def events(request: Request) -> StreamingResponse:
 
 
 async def state(request: Request) -> JSONResponse:
-    return JSONResponse({"open": len(app._connections.timer()), "ended": ended})
+    return JSONResponse({"open": app.open_connections, "ended": ended})
 
 
 async def open_session(request: Request) -> JSONResponse:

@@ -1,0 +1,53 @@
+"""May an open connection go on with another token?"""
+
+from starlette.types import Scope
+
+from ..errors import InvalidClaim, MalformedToken, Refusal, WrongIssuer
+from ..verifying.claims import Token
+from .connection import KEY, Connection
+
+
+async def renew(scope: Scope, new_token: str | bytes) -> Token:
+    """Let the open connection of ``scope`` go on with ``new_token``. Returns the verified token.
+
+    1. The token is verified in full, with everything that a request's token must pass, ``load_user`` included.
+    2. It must be of the same provider, issuer and subject as the token before: ``wrong_issuer``, ``invalid_claim``.
+       Where tokens have no subject, the client (``client_id``, RFC 9068 2.2) must be the same.
+       On a connection that began without a token, the first one that is good decides who it belongs to.
+    3. ``scope["auth"]`` and ``scope["user"]`` are replaced, and the connection ends when the new token does.
+
+    Its scopes may differ from those before; no ``requires`` that has already let the connection in asks again.
+
+    Raises a ``Refusal``, and leaves everything as it was, where the token is not accepted or the connection is already
+    over. Raises ``RuntimeError`` where the scope has no open connection.
+    """
+    connection: Connection | None = scope.get(KEY)
+    if connection is None:
+        raise RuntimeError(
+            "renew() found no open connection: it is for WebSockets behind JWTMiddleware, and for other requests where "
+            "close_streams_on_expiry=True"
+        )
+    if not isinstance(new_token, str | bytes):
+        # It comes from the client and can be any JSON value.
+        raise MalformedToken
+    token, user = await connection.authenticate(new_token, scope)
+    if connection.token is not None:
+        _check_same_owner(connection.token, token)
+    connection.adopt(token, user, scope)
+    return token
+
+
+def _check_same_owner(before: Token, token: Token) -> None:
+    """Raise a ``Refusal`` unless both tokens are of the same provider, issuer and subject."""
+    if token.provider != before.provider or token.claims.get("iss") != before.claims.get("iss"):
+        raise _refusal(WrongIssuer, token, claim="iss")
+    if token.subject != before.subject:
+        raise _refusal(InvalidClaim, token, claim="sub")
+    if token.subject is None:
+        client = token.claims.get("client_id")
+        if not isinstance(client, str) or client != before.claims.get("client_id"):
+            raise _refusal(InvalidClaim, token, claim="client_id")
+
+
+def _refusal(kind: type[Refusal], token: Token, *, claim: str) -> Refusal:
+    return kind(provider=token.provider, kid=token.kid, subject=token.subject, claim=claim)

@@ -1,0 +1,51 @@
+"""How does a streamed response end with its token?"""
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from ..errors import Refusal
+from .connection import Connection
+from .connections import Connections
+
+
+async def serve_stream(connections: Connections, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
+    """Call ``app``. A response without a Content-Length ends with its token."""
+    if scope["type"] == "http":
+        await StreamConnection(connections, scope["auth"].token, receive, send).serve(app, scope)
+    else:
+        await app(scope, receive, send)
+
+
+class StreamConnection(Connection):
+    """A response that gets a clean end when its token is no longer good. One that names its length is left alone."""
+
+    _has_trailers = False
+
+    async def _send_end(self, refusal: Refusal) -> None:
+        await self._connections.refuser.end_stream(refusal, self._send)
+        if self._has_trailers:
+            await self._send({"type": "http.response.trailers", "headers": [], "more_trailers": False})
+
+    def _disconnect(self) -> Message:
+        return {"type": "http.disconnect"}
+
+    def _after_receive(self, message: Message) -> None:
+        if message["type"] == "http.disconnect":
+            self._leave()
+
+    def _before_send(self, message: Message) -> Message:
+        if message["type"] == "http.response.start":
+            # ASGI allows any iterable. The server must not find it used up.
+            message = {**message, "headers": list(message.get("headers", ()))}
+            self._has_trailers = message.get("trailers", False)
+            # To cut a response shorter than the length that it names would be an error of ours.
+            if not any(name.lower() == b"content-length" for name, _ in message["headers"]):
+                self._open()
+        return message
+
+    def _after_send(self, message: Message) -> None:
+        # Other messages, such as http.response.push, are not part of the body.
+        if message["type"] in _BODIES and not message.get("more_body", False):
+            self._leave()
+
+
+_BODIES = frozenset({"http.response.body", "http.response.zerocopysend", "http.response.pathsend"})

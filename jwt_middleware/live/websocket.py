@@ -1,0 +1,39 @@
+"""How does a WebSocket end with its token?"""
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from ..errors import Refusal
+from ..verifying.claims import Token
+from .connection import Connection
+from .connections import Connections
+
+
+class WebSocketConnection(Connection):
+    """A WebSocket that is closed with 3000 when its token is no longer good.
+
+    Where nobody has authenticated after ``authenticate_within`` seconds, it is closed as well.
+    """
+
+    def __init__(self, connections: Connections, token: Token | None, receive: Receive, send: Send) -> None:
+        super().__init__(connections, token, receive, send)
+        if token is None and connections.authenticate_within is not None:
+            self.good_until = connections.clock() + connections.authenticate_within
+
+    async def serve(self, app: ASGIApp, scope: Scope) -> None:
+        self._open()
+        await super().serve(app, scope)
+
+    async def _send_end(self, refusal: Refusal) -> None:
+        await self._connections.refuser.end_websocket(refusal, self._send)
+
+    def _disconnect(self) -> Message:
+        assert self._refusal is not None
+        return {"type": "websocket.disconnect", "code": 3000, "reason": self._refusal.code}
+
+    def _after_receive(self, message: Message) -> None:
+        if message["type"] == "websocket.disconnect":
+            self._leave()
+
+    def _after_send(self, message: Message) -> None:
+        if message["type"] in ("websocket.close", "websocket.http.response.start"):
+            self._leave()
