@@ -293,3 +293,9 @@ def test_the_readme_leads_nowhere_wrong_outside_the_repository(address: str, mon
     targets = [target for pair in links for target in pair if target]
     assert len(targets) == (0 if address == "" else len(re.findall(r"\.rst>`_|image:: ", README)))
     assert all(target.startswith(f"{address}/") for target in targets)
+
+
+def test_actions_are_pinned_by_their_commit() -> None:
+    for workflow in (ROOT / ".github").rglob("*.yml"):
+        for action in re.findall(r"uses: (\S.*)", workflow.read_text(encoding="utf-8")):
+            assert re.fullmatch(r"[\w/-]+@[0-9a-f]{40} # v[\d.]+", action), f"{workflow.name}: {action}"
