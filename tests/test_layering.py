@@ -142,9 +142,11 @@ PURE = [name for name, path in MODULES.items() if is_pure(path)]
 def test_the_core_says_that_it_is_pure() -> None:
     core = {
         "_support.arguments",
+        "_support.redaction",
         "errors",
         "keys.key_set",
         "keys.loading",
+        "keys.schedule",
         "keys.signatures",
         "reading.access",
         "reading.origins",

@@ -15,8 +15,8 @@ from anyio.lowlevel import RunVar
 
 from .._support.arguments import check_callable, check_count, check_seconds
 from .._support.hooks import WORKER_THREADS
+from .._support.redaction import redact, redact_address
 from ..errors import ConfigurationError
-from ..keys.fetching import shown, without_secrets
 from .addresses import Proxies
 from .counts import Counts, MemoryCounts, StoredCounts
 
@@ -178,7 +178,7 @@ def _account(username: str) -> str:
 def _redis(url: object) -> tuple[Any, "_Worker"]:
     if not isinstance(url, str) or not url.startswith(("redis://", "rediss://", "unix://")):
         raise ConfigurationError(
-            f"storage must be None, or start with redis://, rediss:// or unix://, not {shown(str(url))!r}"
+            f"storage must be None, or start with redis://, rediss:// or unix://, not {redact_address(str(url))!r}"
         )
     try:
         from limits.errors import StorageError
@@ -197,7 +197,7 @@ def _redis(url: object) -> tuple[Any, "_Worker"]:
     try:
         storage = RedisStorage(url, key_prefix="jwt_middleware:login", wrap_exceptions=True, **options)
     except (TypeError, ValueError) as error:
-        raise ConfigurationError(f"storage: {shown(url)!r} cannot be used ({type(error).__name__})") from None
+        raise ConfigurationError(f"storage: {redact_address(url)!r} cannot be used ({type(error).__name__})") from None
     return storage, _Worker(StorageError)
 
 
@@ -231,7 +231,7 @@ class _Worker:
                 result = await to_thread.run_sync(self._run, work, attempt, limiter=limiter, abandon_on_cancel=True)
             except (self._error, _NotAskedError) as error:
                 cause = error.__cause__ or error
-                reason = without_secrets(f"{type(cause).__name__}: {cause}")
+                reason = redact(f"{type(cause).__name__}: {cause}")
             else:
                 self._note(None)
                 return result

@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 import anyio
 from anyio import CancelScope, CapacityLimiter, to_thread
 
+from .._support.redaction import redact_address
 from ..errors import ConfigurationError, MalformedToken
 from ..verifying.compact import json_object
 
@@ -88,7 +89,7 @@ class Address:
         self._http = _http(fetch)
 
     def __str__(self) -> str:
-        return shown(self._url)
+        return redact_address(self._url)
 
     async def fetch(self, validator: Validator | None) -> Document:
         return await _jwk_set(self._http, self._url, validator)
@@ -105,7 +106,7 @@ class Discovery:
         parts = urlsplit(issuer)
         if parts.query or parts.fragment or issuer.endswith(("?", "#")):
             raise ConfigurationError(
-                f"issuer: {shown(issuer)!r} has a query or a fragment; an issuer has none (RFC 8414 2)"
+                f"issuer: {redact_address(issuer)!r} has a query or a fragment; an issuer has none (RFC 8414 2)"
             )
         self._issuer = issuer
         self._http = _http(fetch)
@@ -122,7 +123,7 @@ class Discovery:
         )
 
     def __str__(self) -> str:
-        return shown(self._issuer)
+        return redact_address(self._issuer)
 
     async def fetch(self, validator: Validator | None) -> Document:
         return await _jwk_set(self._http, await self._jwks_uri(), validator)
@@ -145,19 +146,19 @@ class Discovery:
         raise refused or FetchError("it has no metadata")
 
     def _read(self, address: str, answer: Answer) -> str:
-        metadata = _object(answer, shown(address))
+        metadata = _object(answer, redact_address(address))
         issuer, jwks_uri = metadata.get("issuer"), metadata.get("jwks_uri")
         # RFC 8414 3.3: identical, or the data MUST NOT be used.
         if issuer != self._issuer:
             slash = isinstance(issuer, str) and issuer.rstrip("/") == self._issuer.rstrip("/")
             raise FetchError(
-                f"{shown(address)} speaks for the issuer {shown(str(issuer))!r}, not {self._issuer!r}"
+                f"{redact_address(address)} speaks for the issuer {redact_address(str(issuer))!r}, not {self._issuer!r}"
                 + ("; they differ by a trailing slash only: configure it as the provider spells it" if slash else "")
             )
         if not isinstance(jwks_uri, str):
-            raise FetchError(f"{shown(address)} names no jwks_uri")
+            raise FetchError(f"{redact_address(address)} names no jwks_uri")
         if (fault := _fault(jwks_uri, loopback=_is_loopback(self._issuer))) is not None:
-            raise FetchError(f"{shown(address)} names a jwks_uri that is not fetched: {fault}")
+            raise FetchError(f"{redact_address(address)} names a jwks_uri that is not fetched: {fault}")
         return jwks_uri
 
 
@@ -218,26 +219,6 @@ def entries(document: bytes) -> list[object]:
     if not isinstance(keys, list):
         raise FetchError("it is no JWK Set: it has no list of keys")
     return [_entry(key) for key in keys]
-
-
-def shown(url: str) -> str:
-    """``url`` as logs may show it, be it an address or not: without user, query and fragment, where secrets are."""
-    return re.sub(r"(?s)[?#].*", "", re.sub(r"(//|^)[^/]*@", r"\1", url))[:200]
-
-
-def without_secrets(text: str) -> str:
-    """``text`` as logs may show it: in one line, its addresses without user, query and fragment."""
-    text = re.sub(r"(://)[^/\s]*@", r"\1", text)
-    return " ".join(re.sub(r"(://[^\s?#]*)[?#]\S*", r"\1", text).split())
-
-
-def described(error: BaseException) -> str:
-    """What logs may say of ``error``, raised by code that may be the user's."""
-    name, cause = type(error).__name__, error
-    # Some say nothing themselves, and raise from what does.
-    while not str(cause) and (cause.__cause__ or cause.__context__):
-        cause = cause.__cause__ or cause.__context__ or cause
-    return f"{name}: {without_secrets(str(cause))[:200]}"
 
 
 def is_address(value: object) -> bool:
@@ -337,7 +318,7 @@ async def _jwk_set(
     if answer.status_code == 304 and etag is not None:
         return Document(None, validator, max_age)
     found = headers.get("etag")
-    return Document(_content(answer, shown(url)), None if found is None else (url, found), max_age)
+    return Document(_content(answer, redact_address(url)), None if found is None else (url, found), max_age)
 
 
 def _content(answer: Answer, name: str) -> bytes:
@@ -401,22 +382,22 @@ def _max_age(headers: Mapping[str, str]) -> float | None:
 def _fault(url: object, *, loopback: bool = True) -> str | None:
     """What keeps ``url`` from being fetched; None where nothing does. ``loopback``: whether it may lead there."""
     if not isinstance(url, str) or not re.fullmatch(r"[!-\[\]-~]+", url):
-        return f"{shown(str(url))!r} is not an address in printable ASCII"
+        return f"{redact_address(str(url))!r} is not an address in printable ASCII"
     try:
         parts = urlsplit(url)
         host, _ = parts.hostname, parts.port
     except ValueError:
-        return f"{shown(url)!r} is not an address"
+        return f"{redact_address(url)!r} is not an address"
     if "@" in parts.netloc:
         return "an address with a user in it is not fetched; what the fetcher needs is the fetcher's matter"
     if not host:
-        return f"{shown(url)!r} names no host"
+        return f"{redact_address(url)!r} names no host"
     if _is_loopback(url):
         if parts.scheme in ("http", "https"):
-            return None if loopback else f"{shown(url)!r} leads to this machine"
+            return None if loopback else f"{redact_address(url)!r} leads to this machine"
     elif parts.scheme == "https":
         return None
-    return f"{shown(url)!r} must start with https:// (http is for loopback only)"
+    return f"{redact_address(url)!r} must start with https:// (http is for loopback only)"
 
 
 def _is_loopback(url: str) -> bool:

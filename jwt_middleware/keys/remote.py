@@ -1,82 +1,74 @@
-"""When are keys that others publish fetched, how long are they good, and what survives an outage? (I/O)"""
+"""How do keys that others publish come here and stay fresh? ``Schedule`` decides when; this file does it. (I/O)"""
 
-import logging
 import os
 import time
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field, replace
 from functools import partial
-from math import ceil, inf
+from math import ceil
 from os import PathLike
-from random import uniform
+from random import random
 from threading import Lock
 
 import anyio
+import anyio.lowlevel
 
 from .._support.arguments import check_bool, check_callable, check_seconds
 from .._support.background import Background, Signal
+from .._support.redaction import describe_error, redact_address
 from ..errors import ConfigurationError, KeysUnavailable
-from .fetching import (
-    Address,
-    Discovery,
-    Document,
-    Fetch,
-    FetchError,
-    File,
-    Source,
-    described,
-    entries,
-    in_thread,
-    is_address,
-    shown,
-)
+from ..events import Events, KeysExpired, KeysFailed, KeysFetched, KeySkipped
+from .fetching import Address, Discovery, Document, Fetch, FetchError, File, Source, entries, in_thread, is_address
 from .key_set import Key, KeySet, load_foreign_keys
+from .schedule import Rules, Schedule, Step
 from .signatures import ALGORITHMS
 
 MAX_KEYS = 100
-"""Entries of a JWK Set; one with more is taken for broken."""
+"""Entries of a JWK Set. A larger one is taken to be broken."""
 
-logger = logging.getLogger("jwt_middleware")
+MAX_KIDS_SHOWN = 8
+"""Key ids that an event names."""
 
 
 @dataclass(frozen=True, slots=True)
 class KeysHealth:
-    """How a provider's keys are, for readiness probes."""
+    """The state of a provider's keys, for readiness probes."""
 
     keys: int
-    """Keys that are good now. None at all: every token of this provider is answered with 503."""
+    """Keys in force. With none at all, every token of this provider is answered with 503."""
     fetched_at: float | None = None
     """Unix time when the keys were last found to be current. None: never, or they are static."""
     age: float | None = None
     """Seconds since then."""
     error: str | None = None
-    """Why the last attempt failed. None: it did not."""
+    """Why the last attempt failed. None: it succeeded."""
 
 
 class RemoteKeys:
-    """Keys that look after themselves. One object may serve several providers, event loops and threads.
+    """Keys that are fetched and kept fresh. One object may serve several providers, event loops and threads.
 
     ``jwks``
-        Where the JWK Set (RFC 7517 section 5) lies: an https address (http on loopback only), or a file's path.
+        The https address of a JWK Set (RFC 7517 section 5; http on loopback only), or the path of a file.
     ``issuer``
-        Instead of ``jwks``: the https address of an issuer whose metadata names it (OpenID Connect Discovery 1.0
-        section 4, RFC 8414 section 3; an issuer with a path is looked for in both their ways).
+        Instead of ``jwks``: the https address of an issuer whose metadata names the JWK Set (OpenID Connect Discovery
+        1.0 section 4, RFC 8414 section 3). An issuer with a path is looked up in both ways.
     ``fetch``
-        ``await fetch(url)`` gives a response with ``status_code``, ``headers`` and ``content``, and follows no
-        redirects: the ``get`` method of an ``AsyncClient`` of httpx or httpx2 with proxies, certificates and headers of
-        your own will do. Default: httpx2 (extra ``remote``), which also makes use of ETags. It reads nothing of the
-        environment: proxies and certificate authorities of your own are the fetcher's matter.
+        ``await fetch(url)`` returns a response with ``status_code``, ``headers`` and ``content``, and follows no
+        redirects. The ``get`` method of an ``AsyncClient`` of httpx or httpx2 works; that client can have proxies,
+        certificates and headers of your own. Default: httpx2 (extra ``remote``), which also uses ETags. The default
+        reads nothing from the environment: proxies and certificate authorities need a fetcher of your own.
     ``cooldown``
-        Seconds from the start of one attempt, good or not, to the next one. A key that is added is accepted within this
-        time. Default 30; for a file 1.
+        Seconds from the start of one attempt to the next, whether it succeeds or not. A key that is added is accepted
+        within this time. Default 30, for a file 1.
     ``refresh_after``
-        Seconds after which the keys are fetched again, some earlier by chance so that not all processes come at once.
-        Default 600, or what the answer's Cache-Control says, but in ``refresh_limits``; for a file 5.
+        Seconds after which the keys are fetched again, some earlier by chance so that processes do not all come at
+        once. Default 600, or what the answer's Cache-Control says within ``refresh_limits``; for a file 5.
     ``refresh_limits``
-        The least and the most that Cache-Control may say. Default 60 and 3600: within an hour a removed key is refused.
+        The least and the most that Cache-Control may say, in seconds. Default 60 and 3600: a removed key is refused
+        within an hour.
     ``keys_max_stale``
-        Seconds since the last good fetch that the keys are good for while no fetch succeeds, more than twice the
-        cooldown. Default a day.
+        Seconds since the last successful fetch during which the keys stay in force while every attempt fails. It must
+        be more than twice the cooldown. Default a day.
     ``timeout``
         Seconds for one attempt in all, and for a request that waits for it. Default 5.
     ``allow_weak_keys``
@@ -86,15 +78,20 @@ class RemoteKeys:
 
     The rules:
 
-    1. One attempt at a time, owned by no request. A request with a known kid never waits for it; one with an unknown
-       kid, or with none that verifies, does: ``KeysUnavailable`` where the attempt fails.
-    2. Within the cooldown nothing is asked for: what was not found then stays unknown, and costs nothing to remember.
-       With no keys at all the cooldown is a second at most.
-    3. A failed attempt changes no keys until ``keys_max_stale``. A good one puts what it brings in the place of what
-       was there: a key that is gone from the set verifies nothing from then on.
-    4. At most 512 KiB and 100 keys; what is broken in a set is skipped, and logged once.
+    1. One attempt runs at a time, and no request owns it. A request with a known kid never waits for it, with one
+       exception: where no event loop has lived long enough for an attempt to end within the last hour (one loop per
+       job, a frozen process), one request waits, for ``timeout`` seconds at most, and then goes on with the keys that
+       there are.
+    2. A request with an unknown kid, or whose signature no key verifies, waits for the attempt. If it fails, the answer
+       is ``KeysUnavailable``.
+    3. Within the cooldown nothing is fetched: a kid that was not found stays unknown, and remembering it costs nothing.
+       Without any keys the cooldown is a second at most. An attempt that its event loop left before it asked anything
+       starts no cooldown.
+    4. A failed attempt changes no keys until ``keys_max_stale``. A successful one replaces them all: a key that is gone
+       from the set verifies nothing from then on.
+    5. A set has at most 512 KiB and 100 keys. A key that cannot be used is skipped and reported once.
 
-    Raises ``ConfigurationError`` where an argument cannot work, or a file holds no keys.
+    Raises ``ConfigurationError`` for an argument that cannot work, and for a file that holds no keys.
     """
 
     def __init__(
@@ -111,37 +108,26 @@ class RemoteKeys:
         allow_weak_keys: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._source = _source(jwks, issuer, fetch)
-        is_file = isinstance(self._source, File)
-        self._cooldown = check_seconds("cooldown", (1 if is_file else 30) if cooldown is None else cooldown)
-        self._refresh_after = check_seconds(
-            "refresh_after", (5 if is_file else 600) if refresh_after is None else refresh_after
+        self._source = _make_source(jwks, issuer, fetch)
+        rules = _make_rules(
+            isinstance(self._source, File), cooldown, refresh_after, refresh_limits, keys_max_stale, timeout
         )
-        self._limits = _limits(refresh_limits)
-        self._max_stale = check_seconds("keys_max_stale", keys_max_stale)
-        self._timeout = check_seconds("timeout", timeout)
-        if timeout == 0:
-            raise ConfigurationError("timeout must be more than 0 seconds")
-        if keys_max_stale <= 2 * self._cooldown:
-            raise ConfigurationError(
-                f"keys_max_stale must be more than twice the cooldown ({self._cooldown:g} s): else good keys could run "
-                "out between two attempts"
-            )
         check_bool("allow_weak_keys", allow_weak_keys)
         self._allow_weak_keys = allow_weak_keys
         check_callable("clock", clock)
         check_seconds("clock()", clock())
         self._clock = clock
-        self._background = Background(f"keys of {self._source}")
-        self._processes: dict[int, _Process] = {}
-        # What follows is the process's, read without a lock and written under its lock.
+        self.events = Events()
+        self._background = Background(f"keys of {self._source}", events=self.events)
+        # Read without a lock, written under the lock of the process.
+        self._process = _Process(Schedule(rules))
+        self._processes = {self._process.pid: self._process}
+        self._due = self._process.schedule.due
         self._keys = self._last = _NONE
         self._validator: tuple[object, ...] | None = None
-        self._fetched = -inf
         self._fetched_at: float | None = None
         self._error: str | None = None
-        self._broken: frozenset[str] = frozenset()
-        self._refresh_at = self._due = -inf
+        self._skipped: frozenset[str] = frozenset()
         if isinstance(self._source, File):
             try:
                 self._take(self._read(self._source.read()), None)
@@ -153,93 +139,107 @@ class RemoteKeys:
 
     @property
     def current(self) -> KeySet:
-        """The keys that are good now; none before the first fetch, and after ``keys_max_stale``.
+        """The keys in force: none before the first fetch, after ``keys_max_stale``, and while ``refreshed`` must wait.
 
-        It is had without waiting, on an event loop, and begins a refresh when one is due.
+        It never waits. It must be called on an event loop, where it begins a refresh that is due.
         """
         if self._clock() >= self._due:
             self._look_after()
         return self._keys
 
     async def refreshed(self, kid: str | None, algorithm: str) -> KeySet:
-        """The keys to look in once more, after ``current`` verified nothing for this ``kid`` and ``algorithm``.
+        """The keys to look in again, after ``current`` verified nothing for this ``kid`` and ``algorithm``.
 
-        Raises ``KeysUnavailable`` where nobody can tell whether such a key exists.
+        Raises ``KeysUnavailable`` where it is unknown whether such a key exists.
         """
         if algorithm not in ALGORITHMS:
             return self._keys
-        if kid is not None and self._keys.knows(kid):
-            # Perhaps the provider uses an old kid for a new key: the next request will know.
+        process = self._own_process()
+        was_withheld = process.schedule.is_withheld
+        if not was_withheld and kid is not None and self._keys.knows(kid):
+            # The provider may use an old kid for a new key: the next request will know.
             self._begin()
             return self._keys
-        if not await self._attempted():
-            raise KeysUnavailable(retry_after=max(1, ceil(self._process.attempt_at - self._clock())))
+        succeeded = await self._wait_for_attempt()
+        if was_withheld and self._release(process) and (kid is None or self._keys.knows(kid)):
+            return self._keys
+        if not succeeded:
+            raise KeysUnavailable(retry_after=max(1, ceil(process.schedule.allowed_at - self._clock())))
         return self._keys
 
     async def keep(self) -> None:
-        """Refresh the keys whenever it is due, until cancelled."""
+        """Refresh the keys whenever that is due, until cancelled."""
         while True:
             self._look_after()
-            flight = self._process.flight
+            flight = self._own_process().flight
             if flight is not None:
                 with anyio.move_on_after(flight.lost_at - self._clock()):
                     await flight.over.wait()
             await anyio.sleep(max(self._due - self._clock(), _SHORTEST_SLEEP))
 
     async def prefetch(self) -> None:
-        """Return when there are keys, or the first attempt to have them has failed."""
+        """Return when there are keys, or when the first attempt to fetch them has failed."""
         if not self.current.keys:
-            await self._attempted()
+            await self._wait_for_attempt()
 
     async def stop(self) -> None:
-        """Give up what is being fetched on this event loop; whoever waits for it begins again."""
+        """Abandon the attempt that runs on this event loop. A request that waits for it begins another."""
         await self._background.stop()
 
     @property
     def health(self) -> KeysHealth:
-        """How the keys are; asking begins nothing."""
-        age = self._clock() - self._fetched
+        """The state of the keys. Asking for it fetches nothing."""
+        schedule = self._process.schedule
+        age = self._clock() - schedule.fetched
         return KeysHealth(
-            keys=len(self._keys.keys) if age < self._max_stale else 0,
+            keys=len(self._last.keys) if schedule.has_keys and age < schedule.rules.max_stale else 0,
             fetched_at=self._fetched_at,
             age=None if self._fetched_at is None else age,
             error=self._error,
         )
 
-    @property
-    def _process(self) -> "_Process":
-        # Of a parent only its keys are good here: a fork may find its lock held, and its attempt never ends.
+    def _own_process(self) -> "_Process":
+        # A fork may find its parent's lock held, and its parent's attempt never ends here: only the keys are its own.
         pid = os.getpid()
-        return self._processes.get(pid) or self._processes.setdefault(pid, _Process())
+        if self._process.pid != pid:
+            self._process = self._processes.setdefault(pid, _Process(self._process.schedule.inherit()))
+        return self._process
 
     def _look_after(self) -> None:
-        now, process = self._clock(), self._process
+        now, process = self._clock(), self._own_process()
         with process.lock:
-            stale = self._keys.keys and now >= self._fetched + self._max_stale
-            if stale:
+            step = process.schedule.next_step(now)
+            if step is Step.DISCARD:
+                self._adopt(process, process.schedule.discard(now))
                 self._keys = _NONE
-                process.attempt_at = min(process.attempt_at, now + _COOLDOWN_WITHOUT_KEYS)
-                self._schedule(process, process.attempt_at)
-        if stale:
-            logger.error(
-                "keys of %s: not fetched for %d s, no longer used; last error: %s",
-                self._source,
-                self._max_stale,
-                self._error,
+            elif step is Step.WITHHOLD:
+                self._adopt(process, process.schedule.withhold())
+                self._keys = _NONE
+        if step is Step.DISCARD:
+            self.events.tell(
+                KeysExpired(source=str(self._source), max_stale=process.schedule.rules.max_stale, error=self._error)
             )
-        if now >= self._refresh_at or stale:
+        if step is not Step.NOTHING:
             self._begin()
 
-    def _schedule(self, process: "_Process", refresh_at: float) -> None:
-        self._refresh_at = max(refresh_at, process.attempt_at)
-        self._due = min(self._refresh_at, self._fetched + self._max_stale) if self._keys.keys else self._refresh_at
+    def _adopt(self, process: "_Process", schedule: Schedule) -> None:
+        process.schedule = schedule
+        self._due = schedule.due
 
-    async def _attempted(self) -> bool:
-        """Whether the attempt under way, or a new one, or the one that the cooldown comes from, was a good one."""
-        with anyio.move_on_after(self._timeout):
+    def _release(self, process: "_Process") -> bool:
+        """Put withheld keys in force again; returns whether there are any keys."""
+        with process.lock:
+            if process.schedule.is_withheld:
+                self._adopt(process, process.schedule.release(self._clock()))
+                self._keys = self._last
+        return bool(self._keys.keys)
+
+    async def _wait_for_attempt(self) -> bool:
+        """Whether the attempt under way, or a new one, or, in the cooldown, the last one succeeded."""
+        with anyio.move_on_after(self._process.schedule.rules.timeout):
             flight: _Flight | None = None
-            for _ in range(_LANDINGS):
-                # One that was cut short, since its event loop ended or was told to stop, is gone on with here.
+            for _ in range(_TRIES_AFTER_CUTS):
+                # One that was cut short, because its event loop ended or was told to stop, is continued here.
                 flight = self._begin(after=flight)
                 if flight is not None:
                     await flight.over.wait()
@@ -248,26 +248,23 @@ class RemoteKeys:
         return False
 
     def _begin(self, *, after: "_Flight | None" = None) -> "_Flight | None":
-        """The attempt under way, else a new one, else, within the cooldown, None.
+        """The attempt under way, or a new one, or None in the cooldown.
 
-        ``after`` is one that was cut short: where it was the last, the new one is the same attempt still.
+        ``after`` is an attempt that was cut short. If no other has begun since, the new one counts as the same attempt
+        and needs no cooldown.
         """
-        process, now = self._process, self._clock()
+        process, now = self._own_process(), self._clock()
         with process.lock:
-            if process.flight is not None and now < process.flight.lost_at:
+            if process.flight is not None and process.schedule.is_under_way(now):
                 return process.flight
-            if now < process.attempt_at and (after is None or process.last is not after):
+            if not process.schedule.may_begin(now) and (after is None or process.last is not after):
                 return None
-            # A second more than it can take: its event loop must have ended without a word.
-            flight = process.flight = process.last = _Flight(now, lost_at=now + self._timeout + 1)
-            cooldown = self._cooldown if self._keys.keys else min(_COOLDOWN_WITHOUT_KEYS, self._cooldown)
-            process.attempt_at = now + cooldown
-            self._schedule(process, flight.lost_at)
+            self._adopt(process, process.schedule.begin(now))
+            flight = process.flight = process.last = _Flight(process.schedule.lost_at or now)
         try:
             self._background.start(partial(self._attempt, flight), ended=partial(self._end, process, flight))
         except BaseException:
-            # There is no event loop here: it was no attempt.
-            process.attempt_at = now
+            # There is no event loop here.
             self._end(process, flight)
             raise
         return flight
@@ -277,23 +274,29 @@ class RemoteKeys:
             if process.flight is flight:
                 process.flight = None
                 if not flight.landed:
-                    self._schedule(process, process.attempt_at)
+                    self._adopt(process, process.schedule.cut_short())
         flight.over.set()
 
     async def _attempt(self, flight: "_Flight") -> None:
+        process = self._own_process()
         found, error = None, ""
         try:
-            with anyio.fail_after(self._timeout):
+            with anyio.fail_after(process.schedule.rules.timeout):
+                # A loop that ends at once ends here, before anything was asked.
+                await anyio.lowlevel.checkpoint()
+                with process.lock:
+                    if process.last is flight:
+                        self._adopt(process, process.schedule.ask())
                 found = await in_thread(self._read, await self._source.fetch(self._validator))
         except FetchError as failure:
             error = str(failure)
         except TimeoutError:
-            error = f"no whole answer within {self._timeout:g} s"
+            error = f"no complete answer within {process.schedule.rules.timeout:g} s"
         except BaseException as failure:
             if isinstance(failure, KeyboardInterrupt | GeneratorExit | anyio.get_cancelled_exc_class()):
                 raise
             # The fetcher may be the user's: whatever it raises, no keys came.
-            error = described(failure)
+            error = describe_error(failure)
         flight.landed = True
         if found is None:
             self._miss(error, flight)
@@ -301,74 +304,61 @@ class RemoteKeys:
             self._take(found, flight)
 
     def _read(self, document: Document) -> "_Found":
-        """What a document holds; raises ``FetchError`` where that is nothing. It takes a while: not for event loops."""
+        """The keys in ``document``. Raises ``FetchError`` where there are none. Slow: not for event loops."""
         before = self._last
         if document.body is None:
             return _Found(document, before)
         jwks = entries(document.body)
         if len(jwks) > MAX_KEYS:
             raise FetchError(f"the JWK Set has {len(jwks)} keys, more than {MAX_KEYS}")
-        keys, broken = load_foreign_keys(jwks, allow_weak_keys=self._allow_weak_keys, published=self._source.published)
+        keys, skipped = load_foreign_keys(jwks, allow_weak_keys=self._allow_weak_keys, published=self._source.published)
         if not keys:
-            raise FetchError("; ".join(["the JWK Set holds no key that can verify", *broken[:3]]))
-        # The same keys are the same object: what was verified with them is good still.
-        return _Found(document, before if _alike(before.keys, keys) else KeySet(keys), broken)
+            raise FetchError("; ".join(["the JWK Set holds no key that can verify", *skipped[:3]]))
+        # Equal keys stay the same object: what they have verified stays verified.
+        return _Found(document, before if _are_alike(before.keys, keys) else KeySet(keys), skipped)
 
     def _take(self, found: "_Found", flight: "_Flight | None") -> None:
-        now, process = self._clock(), self._process
+        now, process = self._clock(), self._own_process()
         with process.lock:
             if process.last is not flight:
-                # Given up for lost, and come back after another: what it brings is older than what that brought.
+                # Given up as lost, and back after another one: what it brings is older than what that one brought.
                 return
-            if flight is not None:
-                # Begun without keys, it had a shorter one.
-                process.attempt_at = max(process.attempt_at, flight.begun + self._cooldown)
-            before, failed = self._last, self._error
+            before, failure = self._last, self._error
             self._keys = self._last = found.keys
             self._validator = found.document.validator
-            self._fetched, self._fetched_at, self._error = now, time.time(), None
-            lifetime = min(self._lifetime(found.document.max_age), self._max_stale / 2)
-            self._schedule(process, now + lifetime * uniform(0.75, 0.95))
-            new = [text for text in found.broken if text not in self._broken]
-            self._broken = self._broken if found.document.body is None else frozenset(found.broken)
+            self._fetched_at, self._error = time.time(), None
+            self._adopt(process, process.schedule.succeed(now, found.document.max_age, random()))
+            new = [text for text in found.skipped if text not in self._skipped]
+            if found.document.body is not None:
+                self._skipped = frozenset(found.skipped)
         for text in new:
-            logger.warning("keys of %s: skipped %s (said once)", self._source, text)
-        if failed is not None:
-            logger.warning("keys of %s: fetched again, after: %s", self._source, failed)
-        if self._keys is not before:
-            logger.info(
-                "keys of %s: %s; they are now %s",
-                self._source,
-                "changed" if before.keys else "fetched",
-                ", ".join(f"{key.kid!r:.66}" for key in self._keys.keys[:8])
-                + (", ..." if len(self._keys.keys) > 8 else ""),
+            self.events.tell(KeySkipped(source=str(self._source), reason=text))
+        if failure is not None or found.keys is not before:
+            self.events.tell(
+                KeysFetched(
+                    source=str(self._source),
+                    kids=tuple(key.kid and key.kid[:64] for key in found.keys.keys[:MAX_KIDS_SHOWN]),
+                    changed=bool(before.keys) and found.keys is not before,
+                    after=failure,
+                )
             )
 
     def _miss(self, error: str, flight: "_Flight") -> None:
-        process = self._process
+        now, process = self._clock(), self._own_process()
         with process.lock:
             if process.last is not flight:
                 return
             first, self._error = self._error is None, error
-            later = self._cooldown * uniform(0, 0.25) if self._keys.keys else 0
-            self._schedule(process, process.attempt_at + later)
+            self._adopt(process, process.schedule.fail(now, random()))
+            usable = process.schedule.has_keys
+            if usable:
+                self._keys = self._last
         if first:
-            logger.warning(
-                "keys of %s: not fetched: %s%s",
-                self._source,
-                error,
-                "; those from before go on"
-                if self._keys.keys
-                else "; there are none: its tokens are answered with 503",
-            )
-
-    def _lifetime(self, max_age: float | None) -> float:
-        least, most = self._limits
-        return self._refresh_after if max_age is None else min(max(max_age, least), most)
+            self.events.tell(KeysFailed(source=str(self._source), error=error, usable=usable))
 
 
 class ProviderKeys:
-    """Remote keys as one provider sees them: narrowed to its algorithms, with its static keys beside them."""
+    """Remote keys as one provider sees them: narrowed to its algorithms, and with its static keys beside them."""
 
     def __init__(self, remote: RemoteKeys, static: Iterable[Key], algorithms: Collection[str] | None) -> None:
         self._remote = remote
@@ -378,18 +368,20 @@ class ProviderKeys:
 
     @property
     def current(self) -> KeySet:
-        """The static keys, and the remote ones that are good now."""
+        """The static keys, and the remote keys in force."""
         remote = self._remote.current
+        if not remote.keys:
+            return self._static
         seen, keys = self._seen
         if remote is not seen:
-            keys = KeySet((*self._static.keys, *_narrowed(remote.keys, self._algorithms)))
+            keys = KeySet((*self._static.keys, *_narrow(remote.keys, self._algorithms)))
             self._seen = (remote, keys)
         return keys
 
     async def refreshed(self, kid: str | None, algorithm: str) -> KeySet:
         """As ``RemoteKeys.refreshed``."""
-        allowed = self._algorithms is None or algorithm in self._algorithms
-        if allowed and (kid is None or not self._static.knows(kid)):
+        is_allowed = self._algorithms is None or algorithm in self._algorithms
+        if is_allowed and (kid is None or not self._static.knows(kid)):
             await self._remote.refreshed(kid, algorithm)
         return self.current
 
@@ -398,7 +390,6 @@ class ProviderKeys:
 class _Flight:
     """One attempt."""
 
-    begun: float
     lost_at: float
     landed: bool = False
     over: Signal = field(default_factory=Signal)
@@ -406,33 +397,32 @@ class _Flight:
 
 @dataclass(slots=True)
 class _Process:
-    """What a forked process must not have from its parent."""
+    """What a forked process must not share with its parent."""
 
+    schedule: Schedule
     lock: Lock = field(default_factory=Lock)
     flight: _Flight | None = None
     """The attempt under way."""
     last: _Flight | None = None
     """The attempt under way, or the one before."""
-    attempt_at: float = -inf
-    """When the next one may begin."""
+    pid: int = field(default_factory=os.getpid)
 
 
 @dataclass(frozen=True, slots=True)
 class _Found:
     document: Document
     keys: KeySet
-    broken: tuple[str, ...] = ()
+    skipped: tuple[str, ...] = ()
 
 
 _NONE = KeySet(())
-_COOLDOWN_WITHOUT_KEYS = 1
 _SHORTEST_SLEEP = 0.1
-_LANDINGS = 3
+_TRIES_AFTER_CUTS = 3
 
 
-def _source(jwks: str | PathLike[str] | None, issuer: str | None, fetch: Fetch | None) -> Source:
+def _make_source(jwks: str | PathLike[str] | None, issuer: str | None, fetch: Fetch | None) -> Source:
     if (jwks is None) == (issuer is None):
-        raise ConfigurationError("jwks: RemoteKeys needs the JWK Set's address or path, or issuer=, and not both")
+        raise ConfigurationError("jwks: RemoteKeys needs the address or path of a JWK Set, or issuer=, but not both")
     if fetch is not None:
         check_callable("fetch", fetch, "url")
     if issuer is not None:
@@ -441,13 +431,40 @@ def _source(jwks: str | PathLike[str] | None, issuer: str | None, fetch: Fetch |
         return Address(str(jwks), fetch)
     if not isinstance(jwks, str | PathLike) or not os.fspath(jwks):
         kind = "empty" if jwks == "" else type(jwks).__name__
-        raise ConfigurationError(f"jwks must be an address, a file's path or RemoteKeys(...), not {kind}")
+        raise ConfigurationError(f"jwks must be an address, the path of a file or RemoteKeys(...), not {kind}")
     if fetch is not None:
-        raise ConfigurationError(f"jwks: {shown(str(jwks))} is a file's path, which fetch= has no use for")
+        raise ConfigurationError(f"jwks: {redact_address(str(jwks))} is the path of a file, which fetch= cannot read")
     return File(jwks)
 
 
-def _limits(limits: tuple[float, float]) -> tuple[float, float]:
+def _make_rules(
+    is_file: bool,
+    cooldown: float | None,
+    refresh_after: float | None,
+    refresh_limits: tuple[float, float],
+    keys_max_stale: float,
+    timeout: float,
+) -> Rules:
+    rules = Rules(
+        cooldown=check_seconds("cooldown", (1 if is_file else 30) if cooldown is None else cooldown),
+        refresh_after=check_seconds(
+            "refresh_after", (5 if is_file else 600) if refresh_after is None else refresh_after
+        ),
+        refresh_limits=_check_limits(refresh_limits),
+        max_stale=check_seconds("keys_max_stale", keys_max_stale),
+        timeout=check_seconds("timeout", timeout),
+    )
+    if timeout == 0:
+        raise ConfigurationError("timeout must be more than 0 seconds")
+    if rules.max_stale <= 2 * rules.cooldown:
+        raise ConfigurationError(
+            f"keys_max_stale must be more than twice the cooldown ({rules.cooldown:g} s); otherwise good keys could "
+            "expire between two attempts"
+        )
+    return rules
+
+
+def _check_limits(limits: tuple[float, float]) -> tuple[float, float]:
     if not isinstance(limits, tuple | list) or len(limits) != 2:
         raise ConfigurationError(f"refresh_limits must be two numbers of seconds, not {limits!r}")
     least, most = check_seconds("refresh_limits", limits[0]), check_seconds("refresh_limits", limits[1])
@@ -456,11 +473,11 @@ def _limits(limits: tuple[float, float]) -> tuple[float, float]:
     return least, most
 
 
-def _alike(some: tuple[Key, ...], others: tuple[Key, ...]) -> bool:
+def _are_alike(some: tuple[Key, ...], others: tuple[Key, ...]) -> bool:
     return all(key in others for key in some) and all(key in some for key in others)
 
 
-def _narrowed(keys: Iterable[Key], algorithms: Collection[str] | None) -> Iterable[Key]:
+def _narrow(keys: Iterable[Key], algorithms: Collection[str] | None) -> Iterable[Key]:
     for key in keys:
         allowed = tuple(name for name in key.algorithms if algorithms is None or name in algorithms)
         if allowed:

@@ -14,8 +14,8 @@ from anyio.lowlevel import RunVar
 
 from .._support.arguments import check_callable, check_seconds
 from .._support.background import Background
+from .._support.redaction import describe_error
 from ..errors import ConfigurationError, RevocationsUnavailable
-from ..keys.fetching import described
 from ..verifying.claims import Token
 from .revoked import Revocation, RevokedTokens
 
@@ -187,7 +187,7 @@ class RevocationView:
             if isinstance(error, KeyboardInterrupt | GeneratorExit | anyio.get_cancelled_exc_class()):
                 raise
             # The log may be the user's: whatever it raises, nothing was read.
-            self._miss(described(error))
+            self._miss(describe_error(error))
         else:
             self._take(began)
 

@@ -369,7 +369,7 @@ def test_algorithms_are_known_names(algorithms: Any) -> None:
         pytest.param(["NONE"], "'NONE' is not known", id="none in capitals"),
         pytest.param(["hs256"], "'hs256' is not known", id="small letters"),
         pytest.param(["HS256", "ES521"], "'ES521' is not known", id="a name of PyJWT's own"),
-        pytest.param([["HS256"]], r"\['HS256'\] is not known", id="a list in a list"),
+        pytest.param([["HS256"]], "list is not known", id="a list in a list"),
         pytest.param([None], "None is not known", id="None"),
     ],
 )

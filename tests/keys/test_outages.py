@@ -166,7 +166,7 @@ async def test_known_kids_go_on_through_every_fault_and_the_keys_recover_by_them
         identity_provider.rotate()
         await becomes(ask, identity_provider.mint(aud="orders"), 200)
         assert app.verifier.health()["jwt"].error is None
-    assert sum("not fetched" in record.getMessage() for record in caplog.records) == 1
+    assert sum("could not be fetched" in record.getMessage() for record in caplog.records) == 1
 
 
 async def becomes(ask: Callable[[str], Awaitable[httpx2.Response]], token: str, status: int) -> None:

@@ -7,8 +7,8 @@ import anyio
 
 async def until(condition: Callable[[], object], seconds: float = 5) -> None:
     """Return when ``condition()`` is true; fail after ``seconds``."""
-    for _ in range(int(seconds / 0.01)):
+    for _ in range(int(seconds / 0.002)):
         if condition():
             return
-        await anyio.sleep(0.01)
+        await anyio.sleep(0.002)
     raise AssertionError(f"not within {seconds} s")
