@@ -1,6 +1,7 @@
 """requires(): which scopes does an endpoint demand? For functions, classes and ASGI apps, HTTP and WebSocket."""
 
 from collections.abc import Callable, Iterable, MutableMapping
+from contextlib import suppress
 from functools import partial, wraps
 from inspect import (
     Parameter,
@@ -14,6 +15,7 @@ from inspect import (
     signature,
 )
 from typing import Any, TypeGuard, TypeVar, cast
+from weakref import WeakSet
 
 from starlette.concurrency import run_in_threadpool
 from starlette.endpoints import HTTPEndpoint, WebSocketEndpoint
@@ -47,12 +49,17 @@ def requires(*scopes: str, any_of: str | Iterable[str] | None = None) -> Callabl
     must await it, or nothing is checked. A refused FastAPI endpoint has returned a response: its dependencies with
     ``yield`` finish as after any other (those that commit, commit), and its background tasks run.
 
+    FastAPI also takes it as a dependency: ``Depends(requires("orders:read"))`` gives ``scope["user"]``, or raises the
+    refusal as above.
+
     Only ``scope["auth"]`` is read; without ``JWTMiddleware`` in front it is a ``RuntimeError``. Raises
     ``ConfigurationError`` for what cannot be a scope (RFC 6749 3.3), ``TypeError`` for what is no endpoint.
     """
     demand = _Demand(scopes, any_of)
 
-    def decorate(endpoint: Endpoint) -> Endpoint:
+    def decorate(endpoint: Any = None, **injected: Any) -> Any:
+        if endpoint is None and _CONNECTION in injected:
+            return _admit(injected[_CONNECTION], demand)
         guarded: Any
         if isclass(endpoint) and issubclass(endpoint, HTTPEndpoint | WebSocketEndpoint):
             guarded = _guarded_class(endpoint, demand)
@@ -62,9 +69,38 @@ def requires(*scopes: str, any_of: str | Iterable[str] | None = None) -> Callabl
             guarded = _GuardedApp(endpoint, demand)
         else:
             raise TypeError(f"requires(...) decorates endpoints, and {endpoint!r} is none; is it used as a dependency?")
-        return cast(Endpoint, guarded)
+        with suppress(TypeError):
+            _guarded.add(_unwrapped(endpoint))
+        return guarded
 
-    return decorate
+    # What FastAPI passes to a dependency. It would take the name `endpoint` for a parameter of the query.
+    decorate.__signature__ = Signature(  # type: ignore[attr-defined]  # inspect reads it
+        [Parameter(_CONNECTION, Parameter.KEYWORD_ONLY, annotation=HTTPConnection)]
+    )
+    return cast(Callable[[Endpoint], Endpoint], decorate)
+
+
+def is_bypassed(endpoint: object) -> bool:
+    """Whether a route that calls ``endpoint`` calls the function that ``requires()`` guards, and not the guarded one.
+
+    That happens where ``@requires(...)`` stands above the decorator of the route. The names of an endpoint's
+    attributes are not looked at, since decorators copy them.
+    """
+    try:
+        return _unwrapped(endpoint) in _guarded
+    except TypeError:
+        return False
+
+
+_guarded: WeakSet[Any] = WeakSet()
+"""What was guarded. What cannot be referred to weakly is no function that a route could be declared with."""
+
+
+def _admit(connection: HTTPConnection, demand: "_Demand") -> Any:
+    refusal = demand.refusal(connection.scope)
+    if refusal is not None:
+        raise _credentials(connection.scope).refuser.exception(refusal, connection.scope)
+    return connection.scope["user"]
 
 
 class _Demand:

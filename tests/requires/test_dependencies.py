@@ -1,5 +1,6 @@
 """A guarded FastAPI dependency cannot answer, so it must raise."""
 
+from functools import partial
 from typing import Annotated, Any
 
 import pytest
@@ -7,7 +8,8 @@ from fastapi import APIRouter, Depends, FastAPI
 from starlette.requests import HTTPConnection, Request
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from jwt_middleware import requires
+from jwt_middleware import JWTUser, requires
+from jwt_middleware.requires import is_bypassed
 
 from ..support import client
 from .guarding import FORBIDDEN, READER, WRITER
@@ -134,40 +136,71 @@ def test_a_websocket_is_closed_once(path: str, code: int, backend: str) -> None:
     assert closed.value.code == code
 
 
-misused = FastAPI()
+as_dependency = FastAPI()
 
 
-@misused.post("/route", dependencies=[Depends(requires("orders:write"))])
-@misused.get("/route", dependencies=[Depends(requires("orders:write"))])
-async def misused_route() -> str:
-    raise AssertionError("the endpoint was reached")
+@as_dependency.post("/route", dependencies=[Depends(requires("orders:write"))])
+@as_dependency.get("/route", dependencies=[Depends(requires("orders:write"))])
+async def guarded_route() -> str:
+    return "reached"
 
 
-@misused.post("/value")
-@misused.get("/value")
-async def misused_value(guard: Annotated[Any, Depends(requires())]) -> str:
-    raise AssertionError("the endpoint was reached")
+@as_dependency.get("/value")
+async def guarded_value(user: Annotated[JWTUser, Depends(requires())]) -> str:
+    return user.identity
 
 
-@pytest.mark.parametrize("path", ["/route", "/value"])
-@pytest.mark.parametrize("headers", [{}, READER, WRITER], ids=["nobody", "reader", "writer"])
+@as_dependency.websocket("/feed", dependencies=[Depends(requires("orders:write"))])
+async def guarded_feed(websocket: WebSocket) -> None:
+    await websocket.accept()
+    await websocket.close()
+
+
 @pytest.mark.parametrize(
     "request_",
     [
         pytest.param({}, id="nothing"),
         pytest.param({"params": {"endpoint": "x"}}, id="query"),
         pytest.param({"params": [("endpoint", "x"), ("endpoint", "y")]}, id="query twice"),
-        pytest.param({"params": {"endpoint": "builtins.print"}}, id="query that names a function"),
+        pytest.param({"params": {"jwt_middleware_connection": "x"}}, id="query with our name"),
         pytest.param({"method": "POST", "json": {"endpoint": "x"}}, id="JSON body"),
-        pytest.param({"method": "POST", "json": "builtins.print"}, id="JSON string"),
         pytest.param({"method": "POST", "json": None}, id="JSON null"),
         pytest.param({"cookies": {"endpoint": "x"}}, id="cookie"),
     ],
 )
-def test_requires_itself_as_a_dependency_lets_nobody_in(
-    path: str, headers: dict[str, str], request_: dict[str, Any]
-) -> None:
+def test_requires_itself_guards_as_a_dependency_whatever_a_request_says(request_: dict[str, Any]) -> None:
     request = {"method": "GET", **request_}
-    service = client(misused, allow_anonymous=True)
+    service = client(as_dependency, allow_anonymous=True)
     service.cookies.update(request.pop("cookies", {}))
-    assert service.request(url=path, headers=headers, **request).status_code in (403, 422)
+    assert service.request(url="/route", **request).status_code == 401
+    assert service.request(url="/route", headers=READER, **request).status_code == 403
+    assert service.request(url="/route", headers=WRITER, **request).json() == "reached"
+
+
+def test_requires_itself_as_a_dependency_gives_the_user_and_challenges() -> None:
+    service = client(as_dependency, allow_anonymous=True)
+    assert service.get("/value", headers=READER).json() == "ada"
+    assert service.get("/value").headers["www-authenticate"] == 'Bearer realm="api"'
+    assert service.get("/openapi.json").json()["paths"]["/route"]["get"].get("parameters") is None
+
+
+def test_requires_itself_as_a_dependency_guards_websockets() -> None:
+    service = client(as_dependency, allow_anonymous=True)
+    with service.websocket_connect("/feed", headers=WRITER):
+        pass
+    with pytest.raises(WebSocketDisconnect), service.websocket_connect("/feed", headers=READER):
+        pass
+
+
+@pytest.mark.parametrize("endpoint", [lambda: None, FastAPI(), {}, None], ids=["function", "app", "unhashable", "None"])
+def test_what_was_never_guarded_is_not_bypassed(endpoint: Any) -> None:
+    assert not is_bypassed(endpoint)
+
+
+def test_a_route_with_the_function_below_the_guard_bypasses_it() -> None:
+    def plain(connection: HTTPConnection) -> None: ...
+
+    guarded = requires("orders:write")(plain)
+    assert is_bypassed(plain)
+    assert is_bypassed(partial(plain))
+    assert not is_bypassed(guarded)
