@@ -1,58 +1,84 @@
-"""What can be wrong with a request, and how RFC 6750 says it. Pure.
+"""What can be wrong with a request, and how does RFC 6750 say it? A class per answer. Pure.
 
-A class per answer. Each carries a stable ``code`` for logs and clients, the HTTP ``status``, the ``error`` of
-RFC 6750 section 3.1 and a fixed ``description``; what only the operator may know travels beside them.
+Each class carries a stable ``code`` for logs and clients, the HTTP ``status``, the ``error`` of RFC 6750 section 3.1
+and a fixed ``description``. An instance also carries details for the operator.
 """
 
 from collections.abc import Iterable
-from typing import ClassVar
+from typing import ClassVar, Protocol, Self, TypedDict, Unpack
+
+DETAILS = frozenset(("provider", "kid", "subject", "claim", "expected", "found", "seconds_off"))
+"""The attributes of a refusal that are for the operator alone."""
 
 
 class ConfigurationError(ValueError):
-    """An argument that cannot work, found at construction; the message says what would."""
+    """An argument cannot work. It is raised at construction, and the message says what would work."""
 
 
 class StoreUnavailable(Exception):
-    """A store gave no answer: whether it did what it was asked for is not known, and it can be asked again."""
+    """A store gave no answer. It may or may not have done what it was asked, and it can be asked again."""
+
+
+class Subject(Protocol):
+    """Whom a refusal is about: a verified ``Token``."""
+
+    @property
+    def provider(self) -> str: ...
+    @property
+    def kid(self) -> str | None: ...
+    @property
+    def subject(self) -> str | None: ...
+
+
+class Details(TypedDict, total=False):
+    """What a refusal tells the operator. The client sees nothing of it."""
+
+    provider: str | None
+    kid: str | None
+    subject: str | None
+    claim: str | None
+    expected: str | None
+    found: str | None
+    seconds_off: float | None
 
 
 class Refusal(Exception):
-    """A request is refused; the base of every class below.
+    """A request is refused. This is the base of every class below.
 
-    ``validate`` and ``load_user`` may raise any subclass, the app's own included.
+    ``validate`` and ``load_user`` may raise any subclass, including the app's own.
 
-    Attributes for the operator, never sent to the client by default: ``provider`` (str or None), the name of the
-    provider that was asked; ``kid`` (str or None), as the token says it, verified or not; ``subject`` (str or None),
-    only after a good signature; ``claim`` (str or None), the claim at fault.
+    These attributes are for the operator and are not sent to the client by default. Each is None where it is not known:
+    ``provider`` (str), the name of the provider that was asked; ``kid`` (str), as the token says it, verified or not;
+    ``subject`` (str), only after a good signature; ``claim`` (str), the claim at fault; ``expected`` (str), what would
+    have passed; ``found`` (str), what the token says instead; ``seconds_off`` (float), by how many seconds the token
+    came too late or too early, without leeway.
     """
 
     code: ClassVar[str] = "refused"
     status: ClassVar[int] = 401
     error: ClassVar[str | None] = "invalid_token"
     description: ClassVar[str] = "The request was refused."
+    challenge_scheme: ClassVar[str] = "Bearer"
+    """The authentication scheme that the challenge names."""
 
-    # Most say nothing here: an attribute of each refusal's own is what it costs to make one.
+    # Defaults of the class: most refusals say nothing here, and each attribute costs time.
     provider: str | None = None
     kid: str | None = None
     subject: str | None = None
     claim: str | None = None
+    expected: str | None = None
+    found: str | None = None
+    seconds_off: float | None = None
 
-    def __init__(
-        self,
-        *,
-        provider: str | None = None,
-        kid: str | None = None,
-        subject: str | None = None,
-        claim: str | None = None,
-    ) -> None:
-        if provider is not None:
-            self.provider = provider
-        if kid is not None:
-            self.kid = kid
-        if subject is not None:
-            self.subject = subject
-        if claim is not None:
-            self.claim = claim
+    def __init__(self, **details: Unpack[Details]) -> None:
+        if not details.keys() <= DETAILS:
+            raise TypeError(f"{type(self).__name__}() knows no argument {', '.join(sorted(details.keys() - DETAILS))}")
+        self.__dict__.update(details)
+
+    def about(self, token: Subject) -> Self:
+        """Say that this refusal is about ``token``, which is verified; return the refusal itself."""
+        self.provider, self.kid, self.subject = token.provider, token.kid, token.subject
+        return self
 
     def __str__(self) -> str:
         return f"{self.code}: {self.description}"
@@ -63,8 +89,9 @@ class Refusal(Exception):
         return {"error": self.error or self.code, "error_description": self.description, "code": self.code}
 
     def headers(self, realm: str) -> list[tuple[str, str]]:
-        """The headers that belong to this answer whatever its body: the challenge of RFC 6750 section 3."""
-        return [("www-authenticate", ", ".join([f"Bearer realm={quoted(realm)}", *self._challenge_parameters()]))]
+        """The headers that this answer needs, whatever its body: the challenge of RFC 6750 section 3."""
+        challenge = ", ".join([f"{self.challenge_scheme} realm={quoted(realm)}", *self._challenge_parameters()])
+        return [("www-authenticate", challenge)]
 
     def _challenge_parameters(self) -> Iterable[str]:
         if self.error is not None:
@@ -177,7 +204,7 @@ class InvalidClaim(InvalidToken):
 
 
 class SenderConstrained(InvalidToken):
-    """RFC 9449 7.1, RFC 8705 3: a token bound to its sender is no plain Bearer token."""
+    """RFC 9449 7.1, RFC 8705 3: a token that is bound to its sender must not be accepted as a plain Bearer token."""
 
     code = "sender_constrained"
     description = "The access token is bound to its sender and cannot be used as a Bearer token."
@@ -194,28 +221,43 @@ class UserRefused(InvalidToken):
 
 
 class InsufficientScope(Refusal):
-    """RFC 6750 3.1: the request requires higher privileges than the token provides; ``scopes`` are those missing."""
+    """RFC 6750 3.1: the request requires higher privileges than the token provides. ``scopes`` are the missing ones."""
 
     code = "insufficient_scope"
     status = 403
     error = "insufficient_scope"
     description = "The access token lacks a scope that is needed here."
 
-    def __init__(
-        self,
-        scopes: str | Iterable[str],
-        *,
-        provider: str | None = None,
-        kid: str | None = None,
-        subject: str | None = None,
-    ) -> None:
-        super().__init__(provider=provider, kid=kid, subject=subject)
+    def __init__(self, scopes: str | Iterable[str], **details: Unpack[Details]) -> None:
+        super().__init__(**details)
         self.scopes = (scopes,) if isinstance(scopes, str) else tuple(scopes)
 
     def _challenge_parameters(self) -> Iterable[str]:
         yield from super()._challenge_parameters()
         if self.scopes:
             yield f"scope={quoted(' '.join(self.scopes))}"
+
+
+class InsufficientUserAuthentication(Refusal):
+    """RFC 9470 section 3: the login behind the token is too weak (``acr_values``) or too long ago (``max_age``)."""
+
+    code = "insufficient_user_authentication"
+    error = "insufficient_user_authentication"
+    description = "A different or more recent login is needed here."
+
+    def __init__(
+        self, *, acr_values: Iterable[str] = (), max_age: int | None = None, **details: Unpack[Details]
+    ) -> None:
+        super().__init__(**details)
+        self.acr_values = tuple(acr_values)
+        self.max_age = max_age
+
+    def _challenge_parameters(self) -> Iterable[str]:
+        yield from super()._challenge_parameters()
+        if self.acr_values:
+            yield f"acr_values={quoted(' '.join(self.acr_values))}"
+        if self.max_age is not None:
+            yield f"max_age={quoted(str(self.max_age))}"
 
 
 class CrossSite(Refusal):
@@ -227,27 +269,20 @@ class CrossSite(Refusal):
     description = "The request comes from another site."
 
     def headers(self, realm: str) -> list[tuple[str, str]]:
-        """None: no other token would help."""
+        """No header: another token would not help."""
         return []
 
 
 class Unavailable(Refusal):
-    """RFC 9110 15.6.4: nothing is known against the token; a 401 would make clients throw a good one away."""
+    """RFC 9110 15.6.4: nothing is known against the token. A 401 would make clients throw away a good one."""
 
     code = "unavailable"
     status = 503
     error = None
     description = "The access token cannot be checked at the moment."
 
-    def __init__(
-        self,
-        *,
-        retry_after: int = 5,
-        provider: str | None = None,
-        kid: str | None = None,
-        subject: str | None = None,
-    ) -> None:
-        super().__init__(provider=provider, kid=kid, subject=subject)
+    def __init__(self, *, retry_after: int = 5, **details: Unpack[Details]) -> None:
+        super().__init__(**details)
         self.retry_after = retry_after
 
     def headers(self, realm: str) -> list[tuple[str, str]]:
@@ -257,15 +292,15 @@ class Unavailable(Refusal):
 
 class KeysUnavailable(Unavailable):
     code = "keys_unavailable"
-    description = "The keys that verify the access token cannot be had at the moment."
+    description = "The keys for this access token are temporarily unavailable."
 
 
 class RevocationsUnavailable(Unavailable):
     code = "revocations_unavailable"
-    description = "Whether the access token is revoked cannot be told at the moment."
+    description = "Revocations of access tokens are temporarily unavailable."
 
 
 def quoted(value: str) -> str:
-    """A quoted-string (RFC 9110 5.6.4) that nothing can break out of: what is not printable ASCII becomes ``?``."""
+    """A quoted-string (RFC 9110 5.6.4) that nothing can break out of. Other than printable ASCII becomes ``?``."""
     printable = "".join(c if " " <= c <= "~" else "?" for c in value)
     return '"' + printable.replace("\\", "\\\\").replace('"', '\\"') + '"'

@@ -251,7 +251,7 @@ class JWTMiddleware:
             if user is None or user is False:
                 raise UserRefused
         except Refusal as refusal:
-            refusal.provider, refusal.kid, refusal.subject = token.provider, token.kid, token.subject
+            refusal.about(token)
             raise
         return user
 

@@ -98,7 +98,7 @@ class Refuser:
         kind = type(refusal)
         # A refusal of our classes that holds nothing but what the operator sees is answered as all of its class. That
         # answer is made once, so that bad tokens are no cheaper an attack than good ones are work.
-        is_constant = kind in _OURS and _FOR_THE_OPERATOR.issuperset(refusal.__dict__)
+        is_constant = kind in _OURS and errors.DETAILS.issuperset(refusal.__dict__)
         answer = self._answers.get(kind) if is_constant else None
         if answer is not None:
             return answer
@@ -114,7 +114,6 @@ MISSING = MissingToken()
 """Says nothing of its own and is never raised: to make one is a good part of what a request without a token costs."""
 
 _OURS = frozenset(kind for kind in vars(errors).values() if isclass(kind) and issubclass(kind, Refusal))
-_FOR_THE_OPERATOR = frozenset(("provider", "kid", "subject", "claim"))
 
 _MESSAGES = {
     "http": ("http.response.start", "http.response.body"),

@@ -127,7 +127,7 @@ class _Demand:
             missing += self._any_of
         if not missing:
             return None
-        return InsufficientScope(dict.fromkeys(missing), provider=token.provider, kid=token.kid, subject=token.subject)
+        return InsufficientScope(dict.fromkeys(missing)).about(token)
 
 
 def _credentials(scope: Scope) -> JWTCredentials:

@@ -3,7 +3,15 @@ from typing import Any
 import pytest
 
 from jwt_middleware import errors
-from jwt_middleware.errors import InsufficientScope, KeysUnavailable, Refusal, Revoked, quoted
+from jwt_middleware.errors import (
+    DETAILS,
+    InsufficientScope,
+    InsufficientUserAuthentication,
+    KeysUnavailable,
+    Refusal,
+    Revoked,
+    quoted,
+)
 
 from .support.refusals import ANSWERS
 
@@ -16,7 +24,11 @@ CLASSES: dict[str, type[Refusal]] = {
 
 
 def made(code: str) -> Refusal:
-    return InsufficientScope(["orders:write", "orders:admin"]) if code == "insufficient_scope" else CLASSES[code]()
+    if code == "insufficient_scope":
+        return InsufficientScope(["orders:write", "orders:admin"])
+    if code == "insufficient_user_authentication":
+        return InsufficientUserAuthentication(acr_values=["urn:example:gold"], max_age=300)
+    return CLASSES[code]()
 
 
 @pytest.mark.parametrize("code", ANSWERS)
@@ -41,15 +53,46 @@ def test_descriptions_hold_only_what_rfc_6750_3_allows_in_a_challenge(code: str)
 
 
 def test_what_the_operator_may_know_is_not_in_the_answer() -> None:
-    refusal = Revoked(provider="staff", kid="key-1", subject="ada", claim="jti")
+    refusal = Revoked(
+        provider="staff", kid="key-1", subject="ada", claim="jti", expected="orders", found="billing", seconds_off=40.5
+    )
     assert (refusal.provider, refusal.kid, refusal.subject, refusal.claim) == ("staff", "key-1", "ada", "jti")
-    said = repr([refusal.body, refusal.headers("api"), str(refusal)])
-    assert not [secret for secret in ("staff", "key-1", "ada", "jti") if secret in said]
+    assert (refusal.expected, refusal.found, refusal.seconds_off) == ("orders", "billing", 40.5)
+    said = repr([refusal.body, refusal.headers("api"), str(refusal), repr(refusal)])
+    details = ("staff", "key-1", "ada", "jti", "orders", "billing", "40.5")
+    assert not [detail for detail in details if detail in said]
 
 
 def test_what_the_operator_may_know_is_none_until_someone_knows_it() -> None:
     for refusal in map(made, ANSWERS):
-        assert [refusal.provider, refusal.kid, refusal.subject, refusal.claim] == [None] * 4
+        assert {getattr(refusal, detail) for detail in DETAILS} == {None}
+
+
+def test_an_unknown_detail_is_an_error() -> None:
+    with pytest.raises(TypeError, match=r"Revoked\(\) knows no argument email"):
+        Revoked(email="ada@example.com")  # type: ignore[call-arg]
+
+
+def test_a_refusal_is_about_a_verified_token() -> None:
+    class Verified:
+        provider, kid, subject = "staff", "key-1", "ada"
+
+    refusal = Revoked(claim="jti").about(Verified())
+    assert type(refusal) is Revoked
+    assert (refusal.provider, refusal.kid, refusal.subject, refusal.claim) == ("staff", "key-1", "ada", "jti")
+
+
+def test_a_challenge_names_its_scheme() -> None:
+    class BadProof(Refusal):
+        challenge_scheme = "DPoP"
+
+    ((_, said),) = BadProof().headers("api")
+    assert said.startswith('DPoP realm="api", error="invalid_token"')
+
+
+def test_a_demand_for_another_login_names_only_what_it_asks_for() -> None:
+    ((_, said),) = InsufficientUserAuthentication().headers("api")
+    assert said.endswith('error_description="A different or more recent login is needed here."')
 
 
 def test_one_scope_is_not_taken_for_a_list_of_letters() -> None:

@@ -61,7 +61,7 @@ class StatelessRefresh:
             try:
                 return self._renewed(token, self._tokens.clock())
             except Refusal as refusal:
-                refusal.provider, refusal.kid, refusal.subject = token.provider, token.kid, token.subject
+                refusal.about(token)
                 raise
         except Refusal as refusal:
             return await self._refuser.response(refusal, request.scope)

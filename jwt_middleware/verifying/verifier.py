@@ -221,19 +221,18 @@ class Verifier:
             if revoked is None:
                 return self._answered_in_time(token, self.revocations)
             if revoked is not False:
-                raise Revoked(provider=token.provider, kid=token.kid, subject=token.subject)
+                raise Revoked().about(token)
         return self._validated(token) if self._validators else token
 
     async def _answered_in_time(self, token: Token, revocations: Revocations) -> Token:
         try:
             await revocations.catch_up()
         except Refusal as refusal:
-            refusal.provider, refusal.kid, refusal.subject = token.provider, token.kid, token.subject
+            refusal.about(token)
             raise
         revoked = revocations.is_revoked(token)
         if revoked is not False:
-            kind = RevocationsUnavailable if revoked is None else Revoked
-            raise kind(provider=token.provider, kid=token.kid, subject=token.subject)
+            raise (RevocationsUnavailable() if revoked is None else Revoked()).about(token)
         return await self._validated(token)
 
     async def _validated(self, token: Token) -> Token:
@@ -248,7 +247,7 @@ class Verifier:
                     # Many things are true that mean no: an error text, (False, "reason"), an async generator.
                     raise TypeError(f"validate must return True or False, not {type(result).__name__}")
         except Refusal as refusal:
-            refusal.provider, refusal.kid, refusal.subject = token.provider, token.kid, token.subject
+            refusal.about(token)
             raise
         return token
 

@@ -6,7 +6,14 @@ from typing import Any, NamedTuple
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from jwt_middleware import JWTMiddleware, Token
-from jwt_middleware.errors import CrossSite, InsufficientScope, KeysUnavailable, RevocationsUnavailable, Revoked
+from jwt_middleware.errors import (
+    CrossSite,
+    InsufficientScope,
+    InsufficientUserAuthentication,
+    KeysUnavailable,
+    RevocationsUnavailable,
+    Revoked,
+)
 
 from .clients import provider
 from .clock import NOW
@@ -61,6 +68,12 @@ ANSWERS = {
     ),
     "revoked": invalid_token("The access token has been revoked."),
     "user_refused": invalid_token("The user of the access token is not accepted."),
+    "insufficient_user_authentication": challenge(
+        401,
+        "insufficient_user_authentication",
+        "A different or more recent login is needed here.",
+        ', acr_values="urn:example:gold", max_age="300"',
+    ),
     "insufficient_scope": challenge(
         403,
         "insufficient_scope",
@@ -71,13 +84,13 @@ ANSWERS = {
     "keys_unavailable": Answer(
         503,
         "keys_unavailable",
-        "The keys that verify the access token cannot be had at the moment.",
+        "The keys for this access token are temporarily unavailable.",
         {"retry-after": "5"},
     ),
     "revocations_unavailable": Answer(
         503,
         "revocations_unavailable",
-        "Whether the access token is revoked cannot be told at the moment.",
+        "Revocations of access tokens are temporarily unavailable.",
         {"retry-after": "5"},
     ),
 }
@@ -118,6 +131,10 @@ REFUSED: dict[str, tuple[dict[str, Any], list[str]]] = {
     "sender_constrained": ({}, [f"Bearer {token(cnf={'jkt': 'thumbprint'})}"]),
     "revoked": ({"validate": raising(Revoked())}, [f"Bearer {token()}"]),
     "user_refused": ({"load_user": lambda token: None}, [f"Bearer {token()}"]),
+    "insufficient_user_authentication": (
+        {"load_user": raising(InsufficientUserAuthentication(acr_values=["urn:example:gold"], max_age=300))},
+        [f"Bearer {token()}"],
+    ),
     "insufficient_scope": (
         {"load_user": raising(InsufficientScope(["orders:write", "orders:admin"]))},
         [f"Bearer {token()}"],
