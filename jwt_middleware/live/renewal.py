@@ -2,7 +2,7 @@
 
 from starlette.types import Scope
 
-from ..errors import InvalidClaim, MalformedToken, Refusal, WrongIssuer
+from ..errors import InvalidClaim, MalformedToken, WrongIssuer
 from ..verifying.claims import Token
 from .connection import KEY, Connection
 
@@ -40,14 +40,10 @@ async def renew(scope: Scope, new_token: str | bytes) -> Token:
 def _check_same_owner(before: Token, token: Token) -> None:
     """Raise a ``Refusal`` unless both tokens are of the same provider, issuer and subject."""
     if token.provider != before.provider or token.claims.get("iss") != before.claims.get("iss"):
-        raise _refusal(WrongIssuer, token, claim="iss")
+        raise WrongIssuer(claim="iss").about(token)
     if token.subject != before.subject:
-        raise _refusal(InvalidClaim, token, claim="sub")
+        raise InvalidClaim(claim="sub").about(token)
     if token.subject is None:
         client = token.claims.get("client_id")
         if not isinstance(client, str) or client != before.claims.get("client_id"):
-            raise _refusal(InvalidClaim, token, claim="client_id")
-
-
-def _refusal(kind: type[Refusal], token: Token, *, claim: str) -> Refusal:
-    return kind(provider=token.provider, kid=token.kid, subject=token.subject, claim=claim)
+            raise InvalidClaim(claim="client_id").about(token)

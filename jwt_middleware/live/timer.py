@@ -151,7 +151,7 @@ class Timer:
             if is_revoked is None:
                 undecided.append(connection)
             elif is_revoked:
-                connection.block(_refusal(Revoked, token))
+                connection.block(Revoked().about(token))
                 over.append(connection)
             if number % CHECKED_AT_ONCE == 0:
                 await checkpoint()
@@ -173,8 +173,4 @@ async def _close(connections: Iterable[Watched]) -> None:
 
 def _expiry(connection: Watched) -> Refusal:
     """Why a connection ends whose time has come."""
-    return MissingToken() if connection.token is None else _refusal(Expired, connection.token, claim="exp")
-
-
-def _refusal(kind: type[Refusal], token: Token, claim: str | None = None) -> Refusal:
-    return kind(provider=token.provider, kid=token.kid, subject=token.subject, claim=claim)
+    return MissingToken() if connection.token is None else Expired(claim="exp").about(connection.token)
