@@ -43,7 +43,9 @@ def _in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
 
 @pytest.mark.parametrize("block", python_blocks(), ids=str)
 def test_every_python_block_runs_alone(block: Block) -> None:
-    run(block)
+    for value in run(block).values():
+        if isinstance(value, IdentityProvider):
+            value.close()
 
 
 def test_the_readme_is_short() -> None:
