@@ -8,6 +8,7 @@ from .middleware import JWTMiddleware
 from .provider import ANY, Provider
 from .reading.sources import bearer_header, cookie, subprotocol
 from .requires import requires
+from .resource import ProtectedResource
 from .revocation.revoked import Revocation, Revocations
 from .revocation.view import RevocationView
 from .verifying.claims import Token
@@ -21,6 +22,7 @@ __all__ = [
     "JWTCredentials",
     "JWTMiddleware",
     "JWTUser",
+    "ProtectedResource",
     "Provider",
     "Refusal",
     "RemoteKeys",

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Mapping
 from difflib import get_close_matches
 from functools import partial
 from inspect import signature
@@ -22,6 +22,7 @@ from .reading.access import PublicPaths, PublicRequests, ScopeTest, ask, check_s
 from .reading.origins import Origins
 from .reading.sources import Custom, Source, Sources, authorization_line, bearer_header
 from .refuser import MISSING, RefusalResponse, Refuser
+from .resource import ProtectedResource, ServedResource
 from .revocation.revoked import Revocations
 from .verifying.claims import Token
 from .verifying.verifier import CACHE_SIZE, MAX_TOKEN_SIZE, Clock, Verifier
@@ -82,8 +83,11 @@ class JWTMiddleware:
     ``revocations``
         What tells whether a token is ended before its time: ``Sessions``, a ``RevocationView``, or your own
         ``Revocations``. Default None: tokens are good until they expire.
-    ``refusal_response``, ``realm``
-        See ``Refuser``. Defaults: JSON, ``api``.
+    ``refusal_response``, ``realm``, ``challenge``
+        See ``Refuser``. Defaults: JSON, ``api``, no further parameters.
+    ``resource``
+        A ``ProtectedResource``: its metadata document is served and named in every challenge, so that clients find out
+        where to get a token and for which scopes. It is the default of ``audience``. Default None.
     ``max_token_size``, ``cache_size``, ``clock``
         See ``Verifier``. Defaults: 16 KiB, 16,384 tokens, ``time.time``.
 
@@ -106,6 +110,8 @@ class JWTMiddleware:
         revocations: Revocations | None = None,
         refusal_response: RefusalResponse | None = None,
         realm: str = "api",
+        challenge: Mapping[str, str] | None = None,
+        resource: ProtectedResource | None = None,
         max_token_size: int = MAX_TOKEN_SIZE,
         cache_size: int = CACHE_SIZE,
         clock: Clock = time.time,
@@ -122,6 +128,8 @@ class JWTMiddleware:
             check_seconds("authenticate_within", authenticate_within, minimum=1)
         if load_user is not None:
             check_token_hook("load_user", load_user)
+        if isinstance(resource, ProtectedResource) and providers is None:
+            provider.setdefault("audience", resource.identifier)
         self.verifier = Verifier(
             _providers(providers, provider),
             max_token_size=max_token_size,
@@ -134,7 +142,15 @@ class JWTMiddleware:
         self._sources = Sources(sources)
         self._origins = Origins(origins)
         self._header_only = self._sources.header_only
-        self.refuser = Refuser(realm, refusal_response)
+        self._resource = None
+        challenge_401: dict[str, str] = {}
+        if resource is not None:
+            issuers = [issuer for one in self.verifier.providers for issuer in one.issuers]
+            app = self._resource = ServedResource(app, resource, issuers, self._sources.bearer_methods)
+            challenge = {"resource_metadata": resource.metadata_url, **(challenge or {})}
+            if resource.first_scopes:
+                challenge_401["scope"] = " ".join(resource.first_scopes)
+        self.refuser = Refuser(realm, refusal_response, challenge=challenge, challenge_401=challenge_401)
         """Answers refusals in this middleware's name, as ``scope["auth"].refuser``."""
         # None where there are none: an empty one is asked at the price of a call.
         self._public = PublicRequests(public) if callable(public) else PublicPaths(public) or None
@@ -257,6 +273,8 @@ class JWTMiddleware:
 
     def _may_pass(self, scope: Scope, is_missing: bool) -> bool:
         if self._public is not None and scope in self._public:
+            return True
+        if self._resource is not None and scope in self._resource:
             return True
         if not (is_missing and is_preflight(scope)):
             return False

@@ -1,7 +1,8 @@
 """How is a refusal answered? A response over HTTP; over WebSocket a denial, or a close where the server has none."""
 
 import logging
-from collections.abc import Awaitable, Callable
+import re
+from collections.abc import Awaitable, Callable, Mapping
 from inspect import isawaitable, isclass
 from typing import TypeAlias
 
@@ -12,7 +13,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from . import errors
 from ._support.arguments import check_callable, show
-from .errors import ConfigurationError, MissingToken, Refusal
+from .errors import ConfigurationError, MissingToken, Refusal, quoted
 
 logger = logging.getLogger("jwt_middleware")
 
@@ -26,14 +27,26 @@ class Refuser:
 
     ``refusal_response(connection, refusal)``, sync or async, builds another response than the default JSON. Headers
     that the answer cannot do without (RFC 9110 11.6.1: a 401 MUST carry a challenge) are added where it lacks them.
+
+    ``challenge`` holds further parameters of every Bearer challenge (RFC 9110 11.4), ``challenge_401`` more of them for
+    the status 401. A refusal that names a parameter itself keeps its own value.
     """
 
-    def __init__(self, realm: str = "api", refusal_response: RefusalResponse | None = None) -> None:
+    def __init__(
+        self,
+        realm: str = "api",
+        refusal_response: RefusalResponse | None = None,
+        *,
+        challenge: Mapping[str, str] | None = None,
+        challenge_401: Mapping[str, str] | None = None,
+    ) -> None:
         if not isinstance(realm, str) or not (realm.isascii() and realm.isprintable()):
             raise ConfigurationError(f"realm must be printable ASCII text, and this {show(realm)} is not")
         if refusal_response is not None:
             check_callable("refusal_response", refusal_response, "connection", "refusal")
         self._realm = realm
+        self._parameters = _checked_parameters({} if challenge is None else challenge)
+        self._parameters_401 = self._parameters | _checked_parameters({} if challenge_401 is None else challenge_401)
         self._refusal_response = refusal_response
         self.is_default = refusal_response is None
         """Whether nobody but this object gets to see a refusal."""
@@ -76,7 +89,7 @@ class Refuser:
         _log(refusal)
         if scope["type"] == "websocket":
             return WebSocketException(_close_code(refusal), refusal.code)
-        return HTTPException(refusal.status, refusal.description, dict(refusal.headers(self._realm)))
+        return HTTPException(refusal.status, refusal.description, dict(self._headers(refusal)))
 
     async def response(self, refusal: Refusal, scope: Scope) -> Response:
         """The response that says ``refusal``; the log hears of it."""
@@ -90,9 +103,20 @@ class Refuser:
         response = await built if isawaitable(built) else built
         if not isinstance(response, Response):
             raise TypeError(f"refusal_response must give a Starlette Response, not {type(response).__name__}")
-        for name, value in refusal.headers(self._realm):
+        for name, value in self._headers(refusal):
             response.headers.setdefault(name, value)
         return response
+
+    def _headers(self, refusal: Refusal) -> list[tuple[str, str]]:
+        """The headers that the answer cannot do without, with the configured parameters in its Bearer challenge."""
+        parameters = self._parameters_401 if refusal.status == 401 else self._parameters
+        headers = refusal.headers(self._realm)
+        if not parameters:
+            return headers
+        return [
+            (name, _with_parameters(value, parameters) if _is_bearer_challenge(name, value) else value)
+            for name, value in headers
+        ]
 
     def _json(self, refusal: Refusal) -> _Answer:
         kind = type(refusal)
@@ -103,7 +127,7 @@ class Refuser:
         if answer is not None:
             return answer
         content = JSONResponse(refusal.body)
-        headers = ((name.encode("latin-1"), value.encode("latin-1")) for name, value in refusal.headers(self._realm))
+        headers = ((name.encode("latin-1"), value.encode("latin-1")) for name, value in self._headers(refusal))
         answer = refusal.status, (*headers, *content.raw_headers), bytes(content.body)
         if is_constant:
             self._answers[kind] = answer
@@ -122,6 +146,34 @@ _MESSAGES = {
 
 # IANA's WebSocket Close Code registry: Unauthorized, Forbidden, Try Again Later; RFC 6455 7.4.1: policy violation.
 _CLOSE_CODES = {401: 3000, 403: 3003, 503: 1013}
+
+
+# RFC 9110 5.6.2: a token; `realm` and the parameters of RFC 6750 section 3 are the refusal's own.
+_PARAMETER = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_RESERVED = frozenset({"realm", "error", "error_description"})
+
+
+def _checked_parameters(parameters: object) -> dict[str, str]:
+    if not isinstance(parameters, Mapping):
+        raise ConfigurationError(f"challenge must be a dict of parameters, not {type(parameters).__name__}")
+    for name, value in parameters.items():
+        if not isinstance(name, str) or not _PARAMETER.fullmatch(name) or name.lower() in _RESERVED:
+            raise ConfigurationError(
+                f"challenge: {name!r} cannot be a parameter; it must be a word (RFC 9110 5.6.2) other than "
+                f"{', '.join(sorted(_RESERVED))}"
+            )
+        if not isinstance(value, str) or not value or not (value.isascii() and value.isprintable()):
+            raise ConfigurationError(f"challenge: {name} must be printable ASCII text")
+    return dict(parameters)
+
+
+def _is_bearer_challenge(name: str, value: str) -> bool:
+    return name.lower() == "www-authenticate" and value.startswith("Bearer ")
+
+
+def _with_parameters(challenge: str, parameters: Mapping[str, str]) -> str:
+    added = [f"{name}={quoted(value)}" for name, value in parameters.items() if f" {name}=" not in challenge]
+    return ", ".join([challenge, *added])
 
 
 def _close_code(refusal: Refusal) -> int:

@@ -7,10 +7,11 @@ from urllib.parse import urlsplit
 
 from starlette.responses import Response
 from starlette.routing import Route
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
-from ._support.arguments import check_bool, check_strings
+from ._support.arguments import check_bool, check_strings, show
 from .errors import ConfigurationError
+from .events import Advice, Events
 
 WELL_KNOWN = "/.well-known/oauth-protected-resource"
 """RFC 9728 section 3: inserted between the host and the path of the resource."""
@@ -133,6 +134,53 @@ class ProtectedResource:
         return [Route(path, Document(self.document(issuers, methods=methods))) for path in self.paths]
 
 
+class ServedResource:
+    """An ASGI app with the metadata document of a resource in front of it.
+
+    Raises ``ConfigurationError`` where ``resource`` is no ``ProtectedResource``.
+    """
+
+    def __init__(self, app: ASGIApp, resource: object, issuers: Iterable[str], methods: Collection[str]) -> None:
+        if not isinstance(resource, ProtectedResource):
+            raise ConfigurationError(f"resource must be a ProtectedResource(...), not {show(resource)}")
+        self._app = app
+        self._resource = resource
+        self._paths = frozenset(resource.paths)
+        self._document = Document(resource.document(issuers, methods=methods))
+        self._events = Events()
+
+    def __contains__(self, scope: Scope) -> bool:
+        """Whether this request is for the document, which needs no token."""
+        if scope["type"] != "http" or scope["method"] not in _METHODS:
+            return False
+        # Where a server is told of a prefix that its proxy strips, the path begins with that prefix.
+        prefix = _server_root(scope)
+        path: str = scope["path"]
+        return (path.removeprefix(prefix) if path.startswith(f"{prefix}/") else path) in self._paths
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            if scope in self:
+                await self._document(scope, receive, send)
+                return
+            if scope.get("root_path", "") != _server_root(scope):
+                text = (
+                    f"the middleware with {self._resource!r} is inside a mounted app and never sees requests for "
+                    f"{self._resource.metadata_path}: add ProtectedResource.routes() to the outer app (said once)"
+                )
+                self._events.tell(Advice(text=text), once="mounted")
+        await self._app(scope, receive, send)
+
+
+def _server_root(scope: Scope) -> str:
+    """The prefix that the server itself was told of; a ``Mount`` adds its own to ``root_path`` and keeps this one."""
+    root: str = scope.get("app_root_path", scope.get("root_path", ""))
+    return root.rstrip("/")
+
+
+_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
+
+
 class Document:
     """An ASGI app that answers GET, HEAD and preflights with a metadata document, to any origin."""
 
@@ -141,7 +189,7 @@ class Document:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         method = scope["method"]
-        if method not in ("GET", "HEAD", "OPTIONS"):
+        if method not in _METHODS:
             await Response(status_code=405, headers={"allow": "GET, HEAD, OPTIONS"})(scope, receive, send)
             return
         # Every page may read what every client is meant to read: there is nothing of a user in it.

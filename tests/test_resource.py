@@ -1,13 +1,18 @@
 """How does a client find out who issues tokens for this service?"""
 
+import logging
 from typing import Any
 
 import pytest
 from starlette.applications import Starlette
+from starlette.responses import PlainTextResponse
+from starlette.routing import Mount
 from starlette.testclient import TestClient
+from starlette.types import Receive, Scope, Send
 
-from jwt_middleware import ConfigurationError
-from jwt_middleware.resource import ProtectedResource
+from jwt_middleware import ConfigurationError, JWTMiddleware, ProtectedResource, Provider, cookie, requires
+
+from .support import NOW, SECRET, bare_client, bearer, client, echo, logged, token
 
 MCP = "https://api.example/mcp"
 
@@ -155,3 +160,142 @@ def test_routes_serve_the_document_to_any_origin() -> None:
 
 def test_the_representation_names_the_resource() -> None:
     assert repr(ProtectedResource(MCP)) == "ProtectedResource('https://api.example/mcp')"
+
+
+def served(**options: Any) -> TestClient:
+    resource = ProtectedResource(MCP, scopes=["tools:read", "tools:write"], first_scopes=["tools:read"], root=True)
+    return client(issuer="https://login.example", **{"audience": MCP, "resource": resource, **options})
+
+
+WELL_KNOWN = "/.well-known/oauth-protected-resource"
+
+
+@pytest.mark.parametrize("path", [f"{WELL_KNOWN}/mcp", WELL_KNOWN])
+@pytest.mark.parametrize("headers", [{}, bearer("bad"), bearer(token(aud=MCP, iss="https://login.example"))])
+def test_the_document_needs_no_token_and_takes_nothing_from_the_request(path: str, headers: dict[str, str]) -> None:
+    forged = {"host": "evil.example", "x-forwarded-host": "evil.example", "forwarded": "host=evil.example"}
+    response = served().get(path, headers={**headers, **forged})
+    assert response.json() == {
+        "resource": MCP,
+        "authorization_servers": ["https://login.example"],
+        "scopes_supported": ["tools:read", "tools:write"],
+        "bearer_methods_supported": ["header"],
+    }
+
+
+def test_the_document_is_open_for_reading_alone() -> None:
+    assert served().post(f"{WELL_KNOWN}/mcp").status_code == 401
+    assert served().options(f"{WELL_KNOWN}/mcp").status_code == 204
+    assert served().head(f"{WELL_KNOWN}/mcp").status_code == 200
+    for path in (f"{WELL_KNOWN}/mcp/", f"{WELL_KNOWN}/other", f"/x{WELL_KNOWN}/mcp", "/mcp"):
+        assert served().get(path).status_code == 401
+
+
+def test_only_a_resource_without_a_path_is_at_the_root() -> None:
+    one = client(resource=ProtectedResource(MCP), audience=MCP)
+    assert one.get(WELL_KNOWN).status_code == 401
+    assert client(resource=ProtectedResource("https://api.example"), audience="x").get(WELL_KNOWN).status_code == 200
+
+
+def test_every_bearer_challenge_names_the_document() -> None:
+    url = f"https://api.example{WELL_KNOWN}/mcp"
+    missing = served().get("/mcp")
+    assert missing.headers["www-authenticate"] == (f'Bearer realm="api", resource_metadata="{url}", scope="tools:read"')
+    bad = served().get("/mcp", headers=bearer("bad"))
+    assert bad.headers["www-authenticate"].endswith(f'resource_metadata="{url}", scope="tools:read"')
+    ambiguous = served().get("/mcp", headers=[("authorization", "Bearer a"), ("authorization", "Bearer b")])
+    assert ambiguous.headers["www-authenticate"].endswith(f'resource_metadata="{url}"')
+
+
+def test_a_challenge_for_missing_scopes_names_them_and_no_others() -> None:
+    @requires("tools:write")
+    async def app(scope: Scope, receive: Receive, send: Send) -> None: ...
+
+    raw = token(aud=MCP, iss="https://login.example", scope="tools:read")
+    response = client(
+        app, issuer="https://login.example", audience=MCP, resource=ProtectedResource(MCP, scopes=["tools:read"])
+    ).get("/mcp", headers=bearer(raw))
+    assert response.status_code == 403
+    assert response.headers["www-authenticate"].count("scope=") == 1
+    assert 'scope="tools:write"' in response.headers["www-authenticate"]
+    assert "resource_metadata=" in response.headers["www-authenticate"]
+
+
+def test_the_audience_is_the_resource_unless_told_otherwise() -> None:
+    app = JWTMiddleware(echo, key=SECRET, resource=ProtectedResource(MCP), clock=lambda: NOW)
+    assert bare_client(app).get("/mcp", headers=bearer(token(aud=MCP))).status_code == 200
+    assert bare_client(app).get("/mcp", headers=bearer(token(aud="orders"))).status_code == 401
+    other = JWTMiddleware(echo, key=SECRET, resource=ProtectedResource(MCP), audience="orders", clock=lambda: NOW)
+    assert bare_client(other).get("/mcp", headers=bearer(token(aud="orders"))).status_code == 200
+
+
+def test_several_providers_say_their_own_audiences() -> None:
+    app = JWTMiddleware(
+        echo, providers=[Provider(key=SECRET, audience="orders")], resource=ProtectedResource(MCP), clock=lambda: NOW
+    )
+    assert bare_client(app).get("/mcp", headers=bearer(token())).status_code == 200
+
+
+def test_tokens_that_are_not_in_the_header_are_in_no_method_of_the_document() -> None:
+    document = served(sources=[cookie("__Host-access")]).get(f"{WELL_KNOWN}/mcp").json()
+    assert document["bearer_methods_supported"] == []
+
+
+def test_a_prefix_that_the_server_was_told_of_is_no_part_of_the_address() -> None:
+    app = JWTMiddleware(echo, key=SECRET, resource=ProtectedResource(MCP))
+    behind = TestClient(app, root_path="/prefix")
+    assert behind.get(f"/prefix{WELL_KNOWN}/mcp").status_code == 200
+    assert behind.get(f"{WELL_KNOWN}/mcp").status_code == 200
+
+
+def test_the_log_says_once_that_a_mounted_middleware_never_sees_the_request(caplog: pytest.LogCaptureFixture) -> None:
+    resource = ProtectedResource(MCP)
+    app = JWTMiddleware(echo, key=SECRET, resource=resource, clock=lambda: NOW)
+    outer = TestClient(Starlette(routes=[*resource.routes(), Mount("/mcp", app)]))
+    for _ in range(2):
+        assert outer.get("/mcp/x", headers=bearer(token(aud=MCP))).status_code == 200
+    assert outer.get(f"{WELL_KNOWN}/mcp").json() == resource.document()
+    ((level, text),) = logged(caplog)
+    assert level == logging.WARNING
+    assert "ProtectedResource.routes()" in text
+
+
+def test_other_scopes_than_requests_pass_the_document() -> None:
+    with TestClient(JWTMiddleware(echo, key=SECRET, resource=ProtectedResource(MCP))) as one:
+        assert one.get("/x").status_code == 401
+
+
+def test_any_parameter_can_be_added_to_the_challenge() -> None:
+    response = client(challenge={"authorization_uri": "https://login.example/authorize"}).get("/")
+    assert response.headers["www-authenticate"] == (
+        'Bearer realm="api", authorization_uri="https://login.example/authorize"'
+    )
+
+
+def test_added_parameters_are_in_answers_of_the_apps_own_too() -> None:
+    response = client(
+        challenge={"hint": "x"}, refusal_response=lambda connection, refusal: PlainTextResponse("no", refusal.status)
+    ).get("/")
+    assert response.headers["www-authenticate"] == 'Bearer realm="api", hint="x"'
+
+
+@pytest.mark.parametrize(
+    ("challenge", "message"),
+    [
+        (["a"], "must be a dict"),
+        ({"realm": "x"}, "cannot be a parameter"),
+        ({"a b": "x"}, "cannot be a parameter"),
+        ({1: "x"}, "cannot be a parameter"),
+        ({"a": ""}, "printable ASCII"),
+        ({"a": "\r\n"}, "printable ASCII"),
+        ({"a": 1}, "printable ASCII"),
+    ],
+)
+def test_what_cannot_be_a_parameter_is_refused(challenge: Any, message: str) -> None:
+    with pytest.raises(ConfigurationError, match=message):
+        client(challenge=challenge)
+
+
+def test_a_resource_must_be_one() -> None:
+    with pytest.raises(ConfigurationError, match=r"ProtectedResource\(\.\.\.\)"):
+        client(resource=MCP)

@@ -118,6 +118,8 @@ class Sources:
         self._ambient = tuple(source for source in several if source.is_ambient)
         self._subprotocols = frozenset(source.name for source in several if isinstance(source, _Subprotocol))
         self.header_only = several == (_BearerHeader(),)
+        # In the words of RFC 6750 section 2, as RFC 9728 lists them: cookies and subprotocols have none.
+        self.bearer_methods = ("header",) if _BearerHeader() in several else ()
 
     def find(self, scope: Mapping[str, Any], max_size: int) -> Presented | None:
         """The token of the request of ``scope``, or None.
