@@ -4,6 +4,7 @@ Each class carries a stable ``code`` for logs and clients, the HTTP ``status``, 
 and a fixed ``description``. An instance also carries details for the operator.
 """
 
+import re
 from collections.abc import Iterable
 from typing import ClassVar, Protocol, Self, TypedDict, Unpack
 
@@ -221,7 +222,11 @@ class UserRefused(InvalidToken):
 
 
 class InsufficientScope(Refusal):
-    """RFC 6750 3.1: the request requires higher privileges than the token provides. ``scopes`` are the missing ones."""
+    """RFC 6750 3.1: the request requires higher privileges than the token provides.
+
+    ``scopes`` are all that the request needs, because clients ask for what is named and for nothing else. The challenge
+    names those that can be spelled there.
+    """
 
     code = "insufficient_scope"
     status = 403
@@ -234,8 +239,9 @@ class InsufficientScope(Refusal):
 
     def _challenge_parameters(self) -> Iterable[str]:
         yield from super()._challenge_parameters()
-        if self.scopes:
-            yield f"scope={quoted(' '.join(self.scopes))}"
+        scopes = " ".join(filter(is_scope, self.scopes))
+        if scopes:
+            yield f"scope={quoted(scopes)}"
 
 
 class InsufficientUserAuthentication(Refusal):
@@ -298,6 +304,14 @@ class KeysUnavailable(Unavailable):
 class RevocationsUnavailable(Unavailable):
     code = "revocations_unavailable"
     description = "Revocations of access tokens are temporarily unavailable."
+
+
+def is_scope(value: str) -> bool:
+    """Whether ``value`` is one scope (RFC 6749 3.3): printable ASCII without spaces, quotes and backslashes."""
+    return _SCOPE.fullmatch(value) is not None
+
+
+_SCOPE = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]+")
 
 
 def quoted(value: str) -> str:

@@ -29,6 +29,9 @@ from .verifying.verifier import CACHE_SIZE, MAX_TOKEN_SIZE, Clock, Verifier
 
 LoadUser: TypeAlias = Callable[[Token], Any | Awaitable[Any]]
 
+SCOPE_KEY = "jwt_middleware"
+"""Where the scope of a request that was let through holds the ``JWTMiddleware``."""
+
 logger = logging.getLogger("jwt_middleware")
 
 
@@ -217,6 +220,7 @@ class JWTMiddleware:
         # In place, as Starlette's own middleware does: routers add to this dict what outer tracing reads from it.
         scope["auth"] = JWTCredentials(token, self.refuser)
         scope["user"] = user
+        scope[SCOPE_KEY] = self
         if kind == "http":
             await self.app(scope, receive, send)
         else:

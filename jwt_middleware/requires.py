@@ -1,4 +1,4 @@
-"""requires(): which scopes does an endpoint demand? For functions, classes and ASGI apps, HTTP and WebSocket."""
+"""How is an endpoint guarded? ``requires`` decorates functions, classes and ASGI apps, and is a FastAPI dependency."""
 
 from collections.abc import Callable, Iterable, MutableMapping
 from contextlib import suppress
@@ -14,7 +14,7 @@ from inspect import (
     ismethod,
     signature,
 )
-from typing import Any, TypeGuard, TypeVar, cast
+from typing import Any, TypeGuard, TypeVar, cast, overload
 from weakref import WeakSet
 
 from starlette.concurrency import run_in_threadpool
@@ -23,68 +23,106 @@ from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Receive, Scope, Send
 from starlette.websockets import WebSocket, WebSocketState
 
-from .errors import ConfigurationError, InsufficientScope, MissingToken, Refusal
-from .identity import JWTCredentials
-from .verifying.claims import is_scope
+from .demand import Demand, middleware_of
 
 Endpoint = TypeVar("Endpoint", bound=Callable[..., Any])
 
 
-def requires(*scopes: str, any_of: str | Iterable[str] | None = None) -> Callable[[Endpoint], Endpoint]:
-    """A decorator for endpoints that need a user with all of ``scopes`` and, where given, one of ``any_of``.
+def requires(
+    *scopes: str,
+    any_of: str | Iterable[str] | None = None,
+    provider: str | Iterable[str] | None = None,
+    acr: str | Iterable[str] | None = None,
+    max_age: float | None = None,
+) -> "Requirement":
+    """A decorator for endpoints that demand a user with all of ``scopes``. All other arguments are keywords.
 
-    Nobody is refused with ``missing_token`` (401), a user with ``insufficient_scope`` (403) and the scopes that are
-    missing, as the middleware answers: its realm, its ``refusal_response``, on WebSockets its denial or close. Without
-    scopes, any user will do.
+    ``scopes``
+        Any texts, for instance ``orders:write`` or ``Site Manager``. Without any, every user gets in.
+    ``any_of``
+        One scope or several, of which the user needs one.
+    ``provider``
+        The name of the provider, or names of several, whose tokens get in.
+    ``acr``
+        The authentication context class, or several, with one of which the user must have logged in: the claim ``acr``
+        (OpenID Connect Core 1.0, section 2).
+    ``max_age``
+        Seconds since the login, by the claim ``auth_time``. A token without it, or with one that is no number or lies
+        in the future by more than the provider's leeway, counts as too old.
+
+    An anonymous request is refused with ``missing_token`` (401). Anonymous is whoever
+    ``scope["user"].is_authenticated`` does not affirm. A user who lacks a scope is refused with ``insufficient_scope``
+    (403); the challenge names every scope that the endpoint demands and that RFC 6749 section 3.3 can spell. A login
+    that is too weak or too old is refused with ``insufficient_user_authentication`` (401, RFC 9470), and another
+    provider's token with ``wrong_issuer`` (401).
+
+    Scopes count whoever granted them: any Starlette ``AuthCredentials`` in ``scope["auth"]``, such as those of a
+    middleware for API keys that stands inside ``JWTMiddleware``. ``provider``, ``acr`` and ``max_age`` are about a
+    token, and refuse whoever has brought none.
+
+    The answer is the middleware's own: its realm, its ``refusal_response``, on WebSockets its denial or close.
 
     Endpoints are functions (Starlette's, and FastAPI's whatever their parameters), methods of class endpoints,
-    Starlette's ``HTTPEndpoint`` and ``WebSocketEndpoint`` classes, and ASGI apps, for instance in a ``Mount``. Place it
-    nearest the function: below ``@app.get``, which else registers the unguarded one.
+    Starlette's ``HTTPEndpoint`` and ``WebSocketEndpoint`` classes, and ASGI apps, for instance in a ``Mount``. Place
+    the decorator nearest the function: above ``@app.get``, it guards a function that the router never calls.
 
-    A function that the router does not itself call, such as a FastAPI dependency, a helper, or one inside another
-    decorator, raises the refusal as an ``HTTPException`` or ``WebSocketException`` with the same status, challenge or
-    close code, but without ``refusal_response``. In a middleware nobody handles these: the answer is a 500.
+    A function that the router does not call itself, such as a FastAPI dependency, a helper, or a function inside
+    another decorator, raises the refusal as an ``HTTPException`` or ``WebSocketException`` with the same status,
+    challenge or close code, but without ``refusal_response``. So does ``Depends(requires(...))``, which returns
+    ``scope["user"]``; it guards a FastAPI route, or a router, before the dependencies that stand behind it. In a
+    middleware nothing handles these exceptions, and the answer is a 500.
 
-    Sync functions run in Starlette's thread pool, and are async once guarded: who calls one, say as ``super().get()``,
-    must await it, or nothing is checked. A refused FastAPI endpoint has returned a response: its dependencies with
-    ``yield`` finish as after any other (those that commit, commit), and its background tasks run.
+    FastAPI runs the dependencies of an endpoint before the endpoint and its decorators. A refused FastAPI endpoint has
+    returned a response: its dependencies with ``yield`` finish as after any other, and its background tasks run.
 
-    FastAPI also takes it as a dependency: ``Depends(requires("orders:read"))`` gives ``scope["user"]``, or raises the
-    refusal as above.
+    Sync functions run in Starlette's thread pool, and are async once guarded: a caller, for instance with
+    ``super().get()``, must await them, or nothing is checked.
 
-    Only ``scope["auth"]`` is read; without ``JWTMiddleware`` in front it is a ``RuntimeError``. Raises
-    ``ConfigurationError`` for what cannot be a scope (RFC 6749 3.3), ``TypeError`` for what is no endpoint.
+    Raises ``ConfigurationError`` or ``TypeError`` for a demand that cannot be met, ``TypeError`` for an object that is
+    no endpoint, and, at a request, ``RuntimeError`` where no ``JWTMiddleware`` is in front.
     """
-    demand = _Demand(scopes, any_of)
+    return Requirement(Demand(scopes, any_of, provider, acr, max_age))
 
-    def decorate(endpoint: Any = None, **injected: Any) -> Any:
-        if endpoint is None and _CONNECTION in injected:
-            return _admit(injected[_CONNECTION], demand)
+
+class Requirement:
+    """What ``requires`` returns: a decorator, and a dependency for FastAPI."""
+
+    def __init__(self, demand: Demand) -> None:
+        self._demand = demand
+
+    # FastAPI reads it, and passes the connection.
+    __signature__ = Signature([Parameter("endpoint", Parameter.POSITIONAL_OR_KEYWORD, annotation=HTTPConnection)])
+
+    @overload
+    def __call__(self, endpoint: HTTPConnection) -> Any: ...
+    @overload
+    def __call__(self, endpoint: Endpoint) -> Endpoint: ...
+    def __call__(self, endpoint: Endpoint | HTTPConnection) -> Any:
+        """Guard ``endpoint``. As a dependency, return the user of a connection, or raise the refusal."""
+        if isinstance(endpoint, HTTPConnection):
+            refusal = self._demand.refusal(endpoint.scope)
+            if refusal is not None:
+                raise middleware_of(endpoint.scope).refuser.exception(refusal, endpoint.scope)
+            return endpoint.scope["user"]
         guarded: Any
         if isclass(endpoint) and issubclass(endpoint, HTTPEndpoint | WebSocketEndpoint):
-            guarded = _guarded_class(endpoint, demand)
+            guarded = _guarded_class(endpoint, self._demand)
         elif isfunction(_unwrapped(endpoint)):
-            guarded = _guarded_function(endpoint, demand)
+            guarded = _guarded_function(endpoint, self._demand)
         elif _is_app(endpoint):
-            guarded = _GuardedApp(endpoint, demand)
+            guarded = _GuardedApp(endpoint, self._demand)
         else:
-            raise TypeError(f"requires(...) decorates endpoints, and {endpoint!r} is none; is it used as a dependency?")
+            raise TypeError(f"requires(...) decorates endpoints, and {endpoint!r} is none")
         with suppress(TypeError):
             _guarded.add(_unwrapped(endpoint))
-        return guarded
-
-    # What FastAPI passes to a dependency. It would take the name `endpoint` for a parameter of the query.
-    decorate.__signature__ = Signature(  # type: ignore[attr-defined]  # inspect reads it
-        [Parameter(_CONNECTION, Parameter.KEYWORD_ONLY, annotation=HTTPConnection)]
-    )
-    return cast(Callable[[Endpoint], Endpoint], decorate)
+        return cast(Endpoint, guarded)
 
 
 def is_bypassed(endpoint: object) -> bool:
-    """Whether a route that calls ``endpoint`` calls the function that ``requires()`` guards, and not the guarded one.
+    """Whether a route that calls ``endpoint`` calls the function that ``requires`` guards, and not the guarded one.
 
-    That happens where ``@requires(...)`` stands above the decorator of the route. The names of an endpoint's
-    attributes are not looked at, since decorators copy them.
+    That happens where ``@requires(...)`` stands above the decorator of the route. The attributes of an endpoint do not
+    count, because decorators copy them.
     """
     try:
         return _unwrapped(endpoint) in _guarded
@@ -93,63 +131,22 @@ def is_bypassed(endpoint: object) -> bool:
 
 
 _guarded: WeakSet[Any] = WeakSet()
-"""What was guarded. What cannot be referred to weakly is no function that a route could be declared with."""
+"""What was guarded. An object without weak references is no function that a route could be declared with."""
 
 
-def _admit(connection: HTTPConnection, demand: "_Demand") -> Any:
-    refusal = demand.refusal(connection.scope)
-    if refusal is not None:
-        raise _credentials(connection.scope).refuser.exception(refusal, connection.scope)
-    return connection.scope["user"]
-
-
-class _Demand:
-    def __init__(self, scopes: tuple[str, ...], any_of: str | Iterable[str] | None) -> None:
-        self._all = scopes
-        several: Any = any_of if isinstance(any_of, Iterable) and not isinstance(any_of, str) else [any_of]
-        self._any_of = () if any_of is None else tuple(several)
-        if any_of is not None and not self._any_of:
-            raise ConfigurationError("any_of must name a scope: nobody has one of none")
-        for scope in (*self._all, *self._any_of):
-            if not isinstance(scope, str):
-                raise TypeError(f"requires() takes scopes, not {scope!r}; without any, write @requires()")
-            if not is_scope(scope):
-                raise ConfigurationError(f"{scope!r} cannot be a scope: one word of printable ASCII without quotes")
-
-    def refusal(self, scope: Scope) -> Refusal | None:
-        """What stands against the request of ``scope``, or None."""
-        credentials = _credentials(scope)
-        token = credentials.token
-        if token is None:
-            return MissingToken()
-        missing = [name for name in self._all if name not in credentials.scopes]
-        if self._any_of and not any(name in credentials.scopes for name in self._any_of):
-            missing += self._any_of
-        if not missing:
-            return None
-        return InsufficientScope(dict.fromkeys(missing)).about(token)
-
-
-def _credentials(scope: Scope) -> JWTCredentials:
-    credentials = scope.get("auth")
-    if not isinstance(credentials, JWTCredentials):
-        raise RuntimeError("requires() found no credentials: wrap the app in JWTMiddleware")
-    return credentials
-
-
-def _guarded_class(endpoint: type[HTTPEndpoint] | type[WebSocketEndpoint], demand: _Demand) -> type[Any]:
+def _guarded_class(endpoint: type[HTTPEndpoint] | type[WebSocketEndpoint], demand: Demand) -> type[Any]:
     async def dispatch(self: HTTPEndpoint | WebSocketEndpoint) -> None:
         refusal = demand.refusal(self.scope)
         if refusal is None:
             await endpoint.dispatch(self)  # type: ignore[arg-type]  # an instance of a subclass of just this one
         else:
-            await _credentials(self.scope).refuser(refusal, self.scope, self.receive, self.send)
+            await middleware_of(self.scope).refuser(refusal, self.scope, self.receive, self.send)
 
     names = ("__module__", "__qualname__", "__doc__")
     return type(endpoint.__name__, (endpoint,), {"dispatch": dispatch, **{n: getattr(endpoint, n) for n in names}})
 
 
-def _guarded_function(function: Callable[..., Any], demand: _Demand) -> Callable[..., Any]:
+def _guarded_function(function: Callable[..., Any], demand: Demand) -> Callable[..., Any]:
     original = _unwrapped(function)
     if isgeneratorfunction(original) or isasyncgenfunction(original):
         raise TypeError("requires(...) cannot answer for a generator; return a StreamingResponse, or guard its router")
@@ -166,7 +163,7 @@ def _guarded_function(function: Callable[..., Any], demand: _Demand) -> Callable
         refusal = demand.refusal(connection.scope)
         if refusal is None:
             return await function(*args, **kwargs) if is_async else await run_in_threadpool(function, *args, **kwargs)
-        refuser = _credentials(connection.scope).refuser
+        refuser = middleware_of(connection.scope).refuser
         if not _is_called_by_router(guarded, args, connection):
             raise refuser.exception(refusal, connection.scope)
         if not isinstance(connection, WebSocket):
@@ -185,7 +182,7 @@ def _guarded_function(function: Callable[..., Any], demand: _Demand) -> Callable
 
 
 class _GuardedApp:
-    def __init__(self, app: ASGIApp, demand: _Demand) -> None:
+    def __init__(self, app: ASGIApp, demand: Demand) -> None:
         self._app = app
         self._demand = demand
 
@@ -196,7 +193,7 @@ class _GuardedApp:
         if refusal is None:
             await self._app(scope, receive, send)
         else:
-            await _credentials(scope).refuser(refusal, scope, receive, send)
+            await middleware_of(scope).refuser(refusal, scope, receive, send)
 
 
 def _is_app(endpoint: Any) -> TypeGuard[ASGIApp]:

@@ -16,13 +16,13 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from .._support.arguments import check_bool, check_callable, check_seconds, check_strings
-from ..errors import ConfigurationError, Refusal
+from ..errors import ConfigurationError, Refusal, is_scope
 from ..keys.key_set import Key, load_keys, make_key, suited_algorithms
 from ..keys.loading import Material, PrivateKey, PublicKey, UnusableKey, load, load_jwk, public_jwk, thumbprint
 from ..keys.signatures import ALGORITHMS
 from ..provider import KeyText, Provider, ProviderOptions
 from ..verifying import compact
-from ..verifying.claims import is_scope, media_type
+from ..verifying.claims import media_type
 from ..verifying.verifier import MAX_TOKEN_SIZE, Clock
 
 

@@ -174,6 +174,11 @@ class Verifier:
         rules = next(provider.rules for provider in self.providers if provider.name == token.provider)
         return rules.good_until(token.expires_at, token.claims.get("iat") if rules.max_token_age is not None else None)
 
+    def login_age(self, token: Token) -> float | None:
+        """Seconds since the login behind ``token``, verified here; see ``ClaimRules.login_age``."""
+        rules = next(provider.rules for provider in self.providers if provider.name == token.provider)
+        return rules.login_age(token.claims, self._clock())
+
     async def start(self) -> None:
         """Fetch remote keys and revocations before they are needed; keep them fresh on this event loop until ``stop``.
 

@@ -1,6 +1,6 @@
 """Endpoints that are guarded with ``requires``, and checks that they are."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import wraps
 from typing import Any
 
@@ -9,6 +9,7 @@ import httpx2
 import pytest
 from starlette.applications import Starlette
 from starlette.endpoints import HTTPEndpoint, WebSocketEndpoint
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import BaseRoute
@@ -32,8 +33,9 @@ FORBIDDEN = (
 )
 
 
-def routed(*routes: BaseRoute, **options: Any) -> TestClient:
-    return client(Starlette(routes=list(routes)), allow_anonymous=True, **options)
+def routed(*routes: BaseRoute, middleware: Sequence[Middleware] = (), **options: Any) -> TestClient:
+    """A client of an app with these routes; ``middleware`` stands inside ours, to which ``options`` go."""
+    return client(Starlette(routes=list(routes), middleware=list(middleware)), allow_anonymous=True, **options)
 
 
 def guards(service: TestClient, path: str = "/", method: str = "GET", **request: Any) -> httpx2.Response:

@@ -15,8 +15,9 @@ from jwt_middleware.errors import (
     TooOld,
     WrongAudience,
     WrongType,
+    is_scope,
 )
-from jwt_middleware.verifying.claims import ClaimRules, Facts, Token, is_scope, media_type
+from jwt_middleware.verifying.claims import ClaimRules, Facts, Token, media_type
 from jwt_middleware.verifying.compact import Header
 
 from ..support import NOW, claims
