@@ -22,7 +22,7 @@ default_role = None
 nitpicky = True
 # Only references to our own public names are checked: other projects' inventories would have to be downloaded, and a
 # type in a signature is named by the module that defines it.
-PUBLIC = r"jwt_middleware(\.(errors|events|fastapi|issuing|mcp|testing))?\.[A-Za-z_]+"
+PUBLIC = r"jwt_middleware(\.(events|fastapi|issuing|mcp|testing))?\.[A-Za-z_]+"
 nitpick_ignore_regex = [("py:.*", rf"(?!{PUBLIC}$).*")]
 
 autodoc_member_order = "bysource"
