@@ -1,10 +1,15 @@
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 from .support.virtual_time import virtual_time
 
-pytest_plugins = ["jwt_middleware.pytest_plugin"]
+pytest_plugins = ["jwt_middleware.pytest_plugin", "tests.support.secrets"]
+
+# How long an example takes depends on what else the machine does.
+settings.register_profile("tests", deadline=None)
+settings.load_profile("tests")
 
 
 @pytest.fixture(params=["asyncio", "trio"])

@@ -828,6 +828,7 @@ HIDDEN = "hunter2-hunter2-hunter2-hunter2-hunter2"
 ARGUMENTS = sorted({*signature(JWTMiddleware).parameters, *ProviderOptions.__optional_keys__} - {"provider"})
 
 
+@pytest.mark.shows_tokens("what is given as a name, such as an issuer, is shown like a name")
 @pytest.mark.parametrize("argument", ARGUMENTS)
 @pytest.mark.parametrize(
     "wrong",

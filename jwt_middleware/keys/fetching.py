@@ -7,7 +7,7 @@ import ssl
 import time
 import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from math import nan
@@ -58,7 +58,7 @@ Result = TypeVar("Result")
 class Document:
     """A JWK Set's text, and what is known of its life."""
 
-    body: bytes | None
+    body: bytes | None = field(repr=False)
     """None: it is what it was when ``validator`` was given."""
     validator: Validator | None = None
     """Given back at the next fetch, it saves reading the same once more."""

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from inspect import iscoroutinefunction
 from typing import Any, ClassVar, TypeAlias
 
@@ -70,7 +70,7 @@ Source: TypeAlias = _BearerHeader | _Cookie | _Subprotocol | _Custom
 class Presented:
     """A token as a request presents it: not verified, of any bytes."""
 
-    raw: bytes
+    raw: bytes = field(repr=False)
     source: Source
 
 

@@ -27,9 +27,9 @@ class Header:
     typ: str
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, repr=False)
 class Compact:
-    """A token taken apart, with nothing of it verified yet."""
+    """A token taken apart, with nothing of it verified yet. Its repr shows nothing of the token."""
 
     header_segment: bytes
     header: Header
