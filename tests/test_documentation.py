@@ -301,3 +301,10 @@ def test_actions_are_pinned_by_their_commit() -> None:
     for workflow in (ROOT / ".github").rglob("*.yml"):
         for action in re.findall(r"uses: (\S.*)", workflow.read_text(encoding="utf-8")):
             assert re.fullmatch(r"[\w/-]+@[0-9a-f]{40} # v[\d.]+", action), f"{workflow.name}: {action}"
+
+
+def test_tests_that_the_security_page_names_exist() -> None:
+    named = set(re.findall(r"``(test_\w+)``", text("docs/security.rst")))
+    sources = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("test_*.py"))
+    assert len(named) > 40
+    assert [name for name in sorted(named) if f"def {name}(" not in sources] == []
