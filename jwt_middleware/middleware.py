@@ -21,7 +21,7 @@ from .provider import Provider, ProviderOptions
 from .reading.access import PublicPaths, PublicRequests, ScopeTest, ask, check_scope_test, is_preflight
 from .reading.origins import Origins
 from .reading.sources import Custom, Source, Sources, authorization_line, bearer_header
-from .refuser import MISSING, RefusalResponse, Refuser
+from .refuser import MISSING, RefusalResponse, Refuser, WebSocketRefusals
 from .resource import ProtectedResource, ServedResource
 from .revocation.revoked import Revocations
 from .verifying.claims import Token
@@ -86,6 +86,9 @@ class JWTMiddleware:
     ``revocations``
         What tells whether a token is ended before its time: ``Sessions``, a ``RevocationView``, or your own
         ``Revocations``. Default None: tokens are good until they expire.
+    ``websocket_refusals``
+        ``"close"``: a refused WebSocket handshake is accepted and then closed, with a code and a reason that a page can
+        read. Default ``"deny"``: it gets an HTTP response, of which a page learns nothing. See ``Refuser``.
     ``refusal_response``, ``realm``, ``challenge``
         See ``Refuser``. Defaults: JSON, ``api``, no further parameters.
     ``resource``
@@ -113,6 +116,7 @@ class JWTMiddleware:
         revocations: Revocations | None = None,
         refusal_response: RefusalResponse | None = None,
         realm: str = "api",
+        websocket_refusals: WebSocketRefusals = "deny",
         challenge: Mapping[str, str] | None = None,
         resource: ProtectedResource | None = None,
         max_token_size: int = MAX_TOKEN_SIZE,
@@ -153,7 +157,15 @@ class JWTMiddleware:
             challenge = {"resource_metadata": resource.metadata_url, **(challenge or {})}
             if resource.first_scopes:
                 challenge_401["scope"] = " ".join(resource.first_scopes)
-        self.refuser = Refuser(realm, refusal_response, challenge=challenge, challenge_401=challenge_401)
+        self.refuser = Refuser(
+            realm,
+            refusal_response,
+            challenge=challenge,
+            challenge_401=challenge_401,
+            websocket_refusals=websocket_refusals,
+            origins=self._origins,
+            sources=self._sources,
+        )
         """Answers refusals in this middleware's name, as ``scope["auth"].refuser``."""
         # None where there are none: an empty one is asked at the price of a call.
         self._public = PublicRequests(public) if callable(public) else PublicPaths(public) or None

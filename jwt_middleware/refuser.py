@@ -4,7 +4,7 @@ import logging
 import re
 from collections.abc import Awaitable, Callable, Mapping
 from inspect import isawaitable, isclass
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 from starlette.exceptions import HTTPException, WebSocketException
 from starlette.requests import HTTPConnection
@@ -14,10 +14,14 @@ from starlette.types import Message, Receive, Scope, Send
 from . import errors
 from ._support.arguments import check_callable, show
 from .errors import ConfigurationError, MissingToken, Refusal, quoted
+from .reading.origins import Origins
+from .reading.sources import Sources, bearer_header
 
 logger = logging.getLogger("jwt_middleware")
 
 _Answer: TypeAlias = tuple[int, tuple[tuple[bytes, bytes], ...], bytes]
+
+WebSocketRefusals: TypeAlias = Literal["deny", "close"]
 
 RefusalResponse: TypeAlias = Callable[[HTTPConnection, Refusal], Response | Awaitable[Response]]
 
@@ -30,6 +34,11 @@ class Refuser:
 
     ``challenge`` holds further parameters of every Bearer challenge (RFC 9110 11.4), ``challenge_401`` more of them for
     the status 401. A refusal that names a parameter itself keeps its own value.
+
+    With ``websocket_refusals="close"``, a refused WebSocket handshake is accepted and closed, because a page cannot
+    read the status of a denied one. The close code and its reason say why, but not to a page whose Origin is neither
+    the request's own nor one of ``origins``: there every refusal is 3003 without a reason. ``sources`` say which
+    subprotocol to accept with.
     """
 
     def __init__(
@@ -39,14 +48,22 @@ class Refuser:
         *,
         challenge: Mapping[str, str] | None = None,
         challenge_401: Mapping[str, str] | None = None,
+        websocket_refusals: WebSocketRefusals = "deny",
+        origins: Origins | None = None,
+        sources: Sources | None = None,
     ) -> None:
         if not isinstance(realm, str) or not (realm.isascii() and realm.isprintable()):
             raise ConfigurationError(f"realm must be printable ASCII text, and this {show(realm)} is not")
         if refusal_response is not None:
             check_callable("refusal_response", refusal_response, "connection", "refusal")
+        if websocket_refusals not in ("deny", "close"):
+            raise ConfigurationError(f"websocket_refusals must be 'deny' or 'close', not {show(websocket_refusals)}")
         self._realm = realm
         self._parameters = _checked_parameters({} if challenge is None else challenge)
         self._parameters_401 = self._parameters | _checked_parameters({} if challenge_401 is None else challenge_401)
+        self._accepts_to_close = websocket_refusals == "close"
+        self._origins = Origins(()) if origins is None else origins
+        self._sources = Sources([bearer_header()]) if sources is None else sources
         self._refusal_response = refusal_response
         self.is_default = refusal_response is None
         """Whether nobody but this object gets to see a refusal."""
@@ -56,6 +73,9 @@ class Refuser:
     async def __call__(self, refusal: Refusal, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer the request, or the WebSocket handshake, of ``scope`` with ``refusal``."""
         kind = scope["type"]
+        if kind == "websocket" and self._accepts_to_close:
+            await self._accept_and_close(refusal, scope, send)
+            return
         if kind == "websocket" and "websocket.http.response" not in (scope.get("extensions") or ()):
             await self.close(refusal, send)
             return
@@ -75,6 +95,16 @@ class Refuser:
         """Refuse on a WebSocket, accepted or not, by closing it with the code and the reason of ``refusal``."""
         _log(refusal)
         await self.end_websocket(refusal, send)
+
+    async def _accept_and_close(self, refusal: Refusal, scope: Scope, send: Send) -> None:
+        # A browser takes a handshake for failed where it offered subprotocols and none is chosen.
+        await send({"type": "websocket.accept", "subprotocol": self._sources.subprotocol(scope)})
+        if self._origins.is_foreign(scope):
+            # The page could otherwise learn from the code whether its visitor has a session here.
+            _log(refusal)
+            await send({"type": "websocket.close", "code": _FORBIDDEN, "reason": ""})
+        else:
+            await self.close(refusal, send)
 
     async def end_websocket(self, refusal: Refusal, send: Send) -> None:
         """Close a WebSocket whose token is no longer good. ``ConnectionEnded`` tells of it, and not this method."""
@@ -145,7 +175,8 @@ _MESSAGES = {
 }
 
 # IANA's WebSocket Close Code registry: Unauthorized, Forbidden, Try Again Later; RFC 6455 7.4.1: policy violation.
-_CLOSE_CODES = {401: 3000, 403: 3003, 503: 1013}
+_FORBIDDEN = 3003
+_CLOSE_CODES = {401: 3000, 403: _FORBIDDEN, 503: 1013}
 
 
 # RFC 9110 5.6.2: a token; `realm` and the parameters of RFC 6750 section 3 are the refusal's own.

@@ -54,6 +54,13 @@ class Origins:
         own = _normal(f"{_scheme(scope)}://{hosts[0]}") if len(hosts) == 1 else None
         return origin is not None and origin == own
 
+    def is_foreign(self, scope: Mapping[str, Any]) -> bool:
+        """Whether the request comes from a page of another origin, which is not trusted either.
+
+        Programs that are no browsers send no Origin, and are not foreign.
+        """
+        return bool(_lines(scope, b"origin")) and not self.vouched_for(scope)
+
 
 def _configured(position: int, entry: object) -> str:
     origin = _normal(entry) if isinstance(entry, str) else None

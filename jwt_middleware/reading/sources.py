@@ -144,6 +144,13 @@ class Sources:
                 return Presented(raw, source)
         return None
 
+    def subprotocol(self, scope: Mapping[str, Any]) -> str | None:
+        """The subprotocol to accept a handshake with that is refused: what stands before a token, else the first."""
+        offered: list[str] = list(scope.get("subprotocols") or ())
+        return next(
+            (protocol for protocol in offered if protocol in self._subprotocols), offered[0] if offered else None
+        )
+
     def take_out(self, scope: MutableMapping[str, Any]) -> str | None:
         """Take the token out of what the WebSocket handshake of ``scope`` offers; the subprotocol to answer, or None.
 

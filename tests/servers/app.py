@@ -19,4 +19,9 @@ async def service(scope: Scope, receive: Receive, send: Send) -> None:
         await echo(scope, receive, send)
 
 
-app = JWTMiddleware(service, key=SECRET, audience="orders", public=["/public", "/lifespan"], clock=lambda: NOW)
+denying = JWTMiddleware(service, key=SECRET, audience="orders", public=["/public", "/lifespan"], clock=lambda: NOW)
+closing = JWTMiddleware(service, key=SECRET, audience="orders", clock=lambda: NOW, websocket_refusals="close")
+
+
+async def app(scope: Scope, receive: Receive, send: Send) -> None:
+    await (closing if scope.get("path") == "/closing" else denying)(scope, receive, send)

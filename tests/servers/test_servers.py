@@ -6,6 +6,7 @@ from contextlib import contextmanager
 import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
+from websockets.typing import Subprotocol
 
 from ..support import bearer, token
 from .running import SERVERS, Running, started
@@ -102,6 +103,28 @@ def test_a_websocket_is_refused_before_it_opens(running: Running, headers: dict[
         assert json.loads(response.body)["error_description"]
     else:
         assert response.status_code == 403
+
+
+@pytest.mark.parametrize(
+    ("headers", "closed"),
+    [
+        pytest.param({}, (3000, "missing_token"), id="no token"),
+        pytest.param(bearer(EXPIRED), (3000, "expired"), id="expired"),
+        pytest.param({"origin": "https://evil.example"}, (3003, ""), id="a foreign page"),
+    ],
+)
+def test_a_refused_websocket_closes_with_a_code_that_a_page_can_read(
+    running: Running, headers: dict[str, str], closed: tuple[int, str]
+) -> None:
+    url = f"ws://127.0.0.1:{running.port}/closing"
+    offered = [Subprotocol("graphql-ws")]
+    with connect(url, additional_headers=headers, subprotocols=offered, open_timeout=5, proxy=None) as connection:
+        assert connection.subprotocol == "graphql-ws"
+        with pytest.raises(ConnectionClosed) as ended:
+            connection.recv(timeout=5)
+    assert ended.value.rcvd is not None
+    code, reason = closed
+    assert (ended.value.rcvd.code, ended.value.rcvd.reason) == (code, reason if running.server.says_why else "")
 
 
 @contextmanager
