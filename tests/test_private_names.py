@@ -16,10 +16,8 @@ PACKAGE = Path(jwt_middleware.__file__).parent
 STILL_TO_BE_CLEANED = {
     "issuing/test_redis_store.py",
     "issuing/test_session_faults.py",
-    "issuing/test_session_routes.py",
     "issuing/test_sessions.py",
     "issuing/test_sqlite_store.py",
-    "issuing/test_throttle.py",
     "keys/test_remote.py",
     "live/connecting.py",
     "live/test_failures.py",

@@ -1,17 +1,20 @@
 """The issuing half: mint access tokens, keep sessions, and routes that log users in."""
 
 from ..errors import StoreUnavailable
+from .cookies import Cookies
 from .issuer import TokenIssuer
 from .passwords import password_check
 from .rotation import Session
 from .routes import auth_routes
 from .sessions import Grant, InvalidGrant, SessionEvent, Sessions, SessionStore
 from .stores import MemoryStore, RedisStore, SQLiteStore
-from .throttle import Throttle
+from .throttle import LoginRefused, Throttle
 
 __all__ = [
+    "Cookies",
     "Grant",
     "InvalidGrant",
+    "LoginRefused",
     "MemoryStore",
     "RedisStore",
     "SQLiteStore",

@@ -1,4 +1,4 @@
-"""How often did it happen lately? Counted in memory, or in a storage of the library limits."""
+"""How often did something happen lately? Counted in memory, or in a storage of the library limits."""
 
 import time
 from array import array
@@ -10,104 +10,109 @@ from typing import Any, Protocol
 
 
 class Counts(Protocol):
-    """Counts of what happened since the first time, for a period from then."""
+    """One count per slot. A count starts again at zero a fixed period after its first event."""
 
-    def place(self, name: str, secret: bytes) -> bytes:
-        """Where ``name`` is counted; only who has ``secret`` can tell whether it is that of a name."""
+    def find_slot(self, name: str, secret: bytes) -> bytes:
+        """The slot of ``name``. Without ``secret``, nobody can tell which name a slot belongs to."""
         ...
 
-    def add(self, place: bytes, amount: int) -> int:
-        """Add ``amount``, in one step with all others, and give the new count."""
+    def add(self, slot: bytes, amount: int) -> int:
+        """Add ``amount``, which may be negative, in one atomic step. Returns the new count, never below zero."""
         ...
 
-    def clear(self, place: bytes) -> None:
-        """Begin again at zero."""
+    def clear(self, slot: bytes) -> None:
+        """Set the count to zero."""
         ...
 
-    def left(self, place: bytes) -> float:
-        """Seconds until it begins again by itself."""
+    def seconds_left(self, slot: bytes) -> float:
+        """Seconds until the count starts again by itself."""
         ...
 
 
 class MemoryCounts:
-    """``Counts`` of this process alone, in bounded memory: of more names than ``PLACES``, some share one."""
+    """``Counts`` of this process, in bounded memory. There are ``SLOTS`` of them, so a few names share a slot.
+
+    ``period`` is in seconds, as is what ``clock`` returns.
+    """
 
     def __init__(self, period: int, clock: Callable[[], float]) -> None:
         self._period = period
         self._clock = clock
         self._key = token_bytes(32)
         self._lock = Lock()
-        # Of each place the count and when it ends; in pieces, since most apps need few of them.
+        # For each slot, the count and its end. Most apps need few slots, so memory is taken in pieces.
         self._pieces: dict[int, array[int]] = {}
         self._start = clock()
 
-    def place(self, name: str, secret: bytes) -> bytes:
-        # A secret that nobody else has is the better one.
+    def find_slot(self, name: str, secret: bytes) -> bytes:
+        # The key of this process is a better secret than one that others know.
         return blake2b(name.encode("utf-8", "surrogatepass"), key=self._key, digest_size=8).digest()
 
-    def add(self, place: bytes, amount: int) -> int:
+    def add(self, slot: bytes, amount: int) -> int:
         with self._lock:
-            piece, index = self._find(place)
+            piece, index = self._find(slot)
             now = self._clock() - self._start
             if piece[index] == 0 or piece[index + 1] <= now:
                 piece[index] = 0
                 piece[index + 1] = int(now + self._period)
-            new: int = min(max(0, piece[index] + amount), _MOST)
+            new: int = min(max(0, piece[index] + amount), MAX_COUNT)
             piece[index] = new
             return new
 
-    def clear(self, place: bytes) -> None:
+    def clear(self, slot: bytes) -> None:
         with self._lock:
-            piece, index = self._find(place)
+            piece, index = self._find(slot)
             piece[index] = 0
 
-    def left(self, place: bytes) -> float:
+    def seconds_left(self, slot: bytes) -> float:
         with self._lock:
-            piece, index = self._find(place)
+            piece, index = self._find(slot)
             return piece[index + 1] - (self._clock() - self._start)
 
-    def _find(self, place: bytes) -> "tuple[array[int], int]":
-        number, index = divmod(int.from_bytes(place, "big") % PLACES, _PIECE)
+    def _find(self, slot: bytes) -> "tuple[array[int], int]":
+        number, index = divmod(int.from_bytes(slot, "big") % SLOTS, _SLOTS_PER_PIECE)
         piece = self._pieces.get(number)
         if piece is None:
-            piece = self._pieces[number] = array("I", bytes(_BYTES * _PIECE))
+            piece = self._pieces[number] = array("I", bytes(_BYTES_PER_SLOT * _SLOTS_PER_PIECE))
         return piece, 2 * index
 
 
-PLACES = 2**20
-"""Counts that memory holds at most, for accounts and for addresses each."""
+SLOTS = 2**20
+"""Counts that ``MemoryCounts`` holds at most."""
 
-_PIECE = 256
-_BYTES = 2 * array("I").itemsize
-_MOST = 256 ** array("I").itemsize - 1
+MAX_COUNT = 256 ** array("I").itemsize - 1
+"""The highest count in memory. It is kept from there on."""
+
+_SLOTS_PER_PIECE = 256
+_BYTES_PER_SLOT = 2 * array("I").itemsize
 
 
 class StoredCounts:
-    """``Counts`` that several processes share, of one ``kind``, in a ``storage`` of the library limits."""
+    """``Counts`` that several processes share, in a ``storage`` of the library limits. ``kind`` keeps them apart."""
 
     def __init__(self, storage: Any, kind: str, period: int) -> None:
         self._storage = storage
         self._kind = kind
         self._period = period
 
-    def place(self, name: str, secret: bytes) -> bytes:
+    def find_slot(self, name: str, secret: bytes) -> bytes:
         return blake2b(name.encode("utf-8", "surrogatepass"), key=secret, digest_size=16).digest()
 
-    def add(self, place: bytes, amount: int) -> int:
-        name = self._name(place)
+    def add(self, slot: bytes, amount: int) -> int:
+        name = self._name(slot)
         new: int = self._storage.incr(name, self._period, amount)
         if new < 0:
-            # What was counted in a period that is over is not taken off this one.
+            # The event that is taken back was counted in an earlier period.
             new = int(self._storage.incr(name, self._period, -amount))
         return new
 
-    def clear(self, place: bytes) -> None:
-        self._storage.clear(self._name(place))
+    def clear(self, slot: bytes) -> None:
+        self._storage.clear(self._name(slot))
 
-    def left(self, place: bytes) -> float:
-        left: float = self._storage.get_expiry(self._name(place)) - time.time()
-        # Redis rounds to whole seconds, down as well.
+    def seconds_left(self, slot: bytes) -> float:
+        left: float = self._storage.get_expiry(self._name(slot)) - time.time()
+        # Redis rounds to whole seconds, and may round down.
         return left + 0.5
 
-    def _name(self, place: bytes) -> str:
-        return f"{self._kind}:{place.hex()}"
+    def _name(self, slot: bytes) -> str:
+        return f"{self._kind}:{slot.hex()}"

@@ -15,12 +15,12 @@ from ..verifying.compact import json_object
 MAX_BODY_SIZE = 16 * 1024
 """Bytes of a request's body, at most."""
 
-# RFC 6749 5.1: both headers, on every answer that holds a token; on errors too, since they tell of an attempt.
+# RFC 6749 5.1: both headers, on every response that holds a token. On errors too, because they tell of a login.
 NO_STORE = {"cache-control": "no-store", "pragma": "no-cache"}
 
 
 class OAuthError(Exception):
-    """RFC 6749 5.2: an error of the token endpoint."""
+    """RFC 6749 5.2: an error response of the token endpoint. ``retry_after`` is in seconds."""
 
     def __init__(self, error: str, description: str, *, status: int = 400, retry_after: int | None = None) -> None:
         super().__init__(error)
@@ -31,13 +31,13 @@ class OAuthError(Exception):
 
 
 async def read_fields(request: Request, names: Collection[str]) -> dict[str, str]:
-    """The parameters among ``names`` that the form, or the JSON object, of ``request`` holds; others are ignored.
+    """The parameters among ``names`` in the form, or the JSON object, of ``request``. Others are ignored.
 
-    Where there is no body there are none, whatever its type would be: clients name one for all that they post. Raises
+    Without a body there are none, whatever the content type says: many clients send one with each POST. Raises
     ``OAuthError``.
     """
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    body = await _body(request)
+    body = await _read_body(request)
     if not body:
         return {}
     try:
@@ -55,9 +55,9 @@ async def read_fields(request: Request, names: Collection[str]) -> dict[str, str
             continue
         # RFC 6749 3.2: parameters MUST NOT be included more than once.
         if name in fields or not isinstance(value, str):
-            raise OAuthError("invalid_request", f"The parameter {name} must be one string.")
+            raise OAuthError("invalid_request", f"The parameter {name} must be a single string.")
         if name != "scope" and not _TEXT.fullmatch(value):
-            raise OAuthError("invalid_request", f"The parameter {name} holds a character that it cannot have.")
+            raise OAuthError("invalid_request", f"The parameter {name} contains a character that is not allowed.")
         fields[name] = value
     # RFC 6749 3.2: parameters without a value MUST be treated as if they were omitted.
     return {name: value for name, value in fields.items() if value}
@@ -66,7 +66,7 @@ async def read_fields(request: Request, names: Collection[str]) -> dict[str, str
 def token_response(
     access_token: str | None, lifetime: int, scopes: tuple[str, ...], refresh_token: str | None = None
 ) -> Response:
-    """RFC 6749 5.1: the answer to a login and to a refresh. Tokens that cookies keep are not in it."""
+    """RFC 6749 5.1: the response to a login and to a refresh. A token that a cookie holds is not in it."""
     content: dict[str, Any] = {} if access_token is None else {"access_token": access_token}
     content |= {"token_type": "bearer", "expires_in": lifetime}
     if refresh_token is not None:
@@ -78,12 +78,12 @@ def token_response(
 
 _FORM = "application/x-www-form-urlencoded"
 
-# RFC 6749 A, UNICODECHARNOCRLF: databases, hashes and logs stumble over NUL and other control characters.
+# RFC 6749 A, UNICODECHARNOCRLF: databases, hashers and logs stumble over NUL and other control characters.
 _TEXT = re.compile(r"[\t\x20-\x7e\x80-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]*")
 
 
-async def _body(request: Request) -> bytes:
-    body = b""
+async def _read_body(request: Request) -> bytes:
+    body = bytearray()
     try:
         async with aclosing(request.stream()) as chunks:
             async for chunk in chunks:
@@ -91,5 +91,5 @@ async def _body(request: Request) -> bytes:
                 if len(body) > MAX_BODY_SIZE:
                     raise OAuthError("invalid_request", "The body is too large.", status=413)
     except ClientDisconnect:
-        raise OAuthError("invalid_request", "The body is not complete.") from None
-    return body
+        raise OAuthError("invalid_request", "The body is incomplete.") from None
+    return bytes(body)

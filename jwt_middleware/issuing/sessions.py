@@ -21,7 +21,7 @@ from ..revocation.view import RevocationLog, RevocationView, WhenUnavailable
 from ..verifying.verifier import Verifier
 from .issuer import TokenIssuer
 from .rotation import Opening, Outcome, Rotation, Session, rotated
-from .users import User, granted, user_of
+from .users import User, grant_scopes, login_claims, read_user
 
 logger = logging.getLogger("jwt_middleware")
 
@@ -33,6 +33,9 @@ DEVICE_LENGTH = 256
 
 MAX_UNANSWERED = 10_000
 """Rotations without an answer that are remembered."""
+
+LATEST = 2.0**52
+"""Unix time; a token that expires later is revoked until then."""
 
 REFRESH_TYPE = "refresh+jwt"
 REFRESH_AUDIENCE = "urn:jwt_middleware:refresh"
@@ -96,6 +99,8 @@ class Grant:
     scopes: tuple[str, ...]
     session_id: str
     """The session's id."""
+    refresh_expires_in: int
+    """Seconds until the session ends unless it is refreshed before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,7 +263,9 @@ class Sessions:
         for revocation in evicted:
             self._tell("evicted", revocation.value, subject)
         refresh_token = self._refresh_token(session, self._session_lifetime, now)
-        return Grant(access_token, refresh_token, lifetime, scopes, id)
+        return Grant(
+            access_token, refresh_token, lifetime, scopes, id, int(min(self.idle_lifetime, self._session_lifetime))
+        )
 
     async def refresh(self, refresh_token: str, *, scope: str = "") -> Grant:
         """New tokens for a refresh token (RFC 6749 6); ``scope`` asks for fewer scopes, delimited by spaces.
@@ -296,8 +303,8 @@ class Sessions:
         )
         # A thief learns nothing about scopes, and does not stay unnoticed by asking for those that there are not.
         is_theft = rotated(session, rotation, store_now)[0] is Outcome.THEFT
-        scopes = granted("" if is_theft else scope, _kept(session.scopes, user.scopes))
-        claims = session.claims if user.claims is None else user.claims
+        scopes = grant_scopes("" if is_theft else scope, _kept(session.scopes, user.scopes))
+        claims = session.claims if user.claims is None else {**user.claims, **login_claims(session.claims)}
         access_token = self._access_token(session.id, session.subject, scopes, claims, lifetime, now)
         moved = await self._rotated(
             # A store that answers too late must not have done it: nobody would know of the new generation, and the old
@@ -306,7 +313,7 @@ class Sessions:
             replace(rotation, deadline=store_now + (time.monotonic() - read_at) + STORE_SECONDS),
         )
         refresh_token = self._refresh_token(moved, min(self._session_lifetime, moved.ends_at - store_now), now)
-        return Grant(access_token, refresh_token, lifetime, scopes, moved.id)
+        return Grant(access_token, refresh_token, lifetime, scopes, moved.id, int(moved.expires_at - store_now))
 
     async def logout(self, raw: str) -> bool:
         """End the session of a refresh token or an access token of ours, expired or not; whether it was one.
@@ -325,7 +332,8 @@ class Sessions:
         if token.session_id is not None:
             await self.revoke(session=token.session_id)
         elif token.id is not None:
-            await self.revoke(jti=token.id, expires_at=token.expires_at)
+            # Another issuer with the same key may have written an ``exp`` in a million years.
+            await self.revoke(jti=token.id, expires_at=min(token.expires_at, LATEST))
         return token.session_id is not None or token.id is not None
 
     async def revoke(
@@ -408,7 +416,7 @@ class Sessions:
         if self._reload_user is None:
             return User(session.subject)
         found = await self._reload_user(session.subject)
-        user = User(session.subject) if found is True else user_of(found, "reload_user")
+        user = User(session.subject) if found is True else read_user(found, "reload_user")
         if user is None:
             await self.revoke(session=session.id)
             raise InvalidGrant("user is refused")

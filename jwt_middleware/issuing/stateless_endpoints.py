@@ -1,4 +1,4 @@
-"""What do login and refresh answer where nothing is stored?"""
+"""How do login and refresh answer if nothing is stored?"""
 
 from collections.abc import Mapping
 from typing import Any
@@ -12,37 +12,34 @@ from ..refuser import Refuser
 from ..verifying.claims import Token
 from ..verifying.verifier import Verifier
 from .issuer import RESERVED, TokenIssuer
-from .login import Login, grantable
+from .login import Login, read_scopes
 from .oauth import OAuthError, read_fields, token_response
 
 
 class StatelessLogin:
-    """The login of ``auth_routes(tokens)``; see there."""
+    """The login of ``auth_routes(tokens)``, which is described there."""
 
     def __init__(self, tokens: TokenIssuer, login: Login) -> None:
         self._tokens = tokens
         self._login = login
 
-    async def endpoint(self, request: Request) -> Response:
+    async def login(self, request: Request) -> Response:
+        """``POST /login``."""
         try:
             fields = await read_fields(request, ("grant_type", "username", "password", "scope"))
             if fields.get("grant_type", "password") != "password":
                 raise OAuthError("unsupported_grant_type", "Only the grant type password is supported here.")
-            user = await self._login.user(fields, request.scope)
-            scopes = grantable(fields, user)
+            user = await self._login.find_user(fields, request.scope)
+            scopes = read_scopes(fields, user)
         except OAuthError as error:
             return error.response
         now = self._tokens.clock()
-        claims = dict(user.claims or {})
-        if self._tokens.session_lifetime is not None:
-            # OpenID Connect Core 2: when the user was last asked for a password. Renewal is counted from here.
-            claims["auth_time"] = int(now)
-        access_token = self._tokens.mint(user.subject, scopes=scopes, claims=claims, now=now)
+        access_token = self._tokens.mint(user.subject, scopes=scopes, claims=user.claims_at_login(now), now=now)
         return token_response(access_token, self._tokens.access_lifetime, scopes)
 
 
 class StatelessRefresh:
-    """The renewal of ``auth_routes(tokens)``; see there."""
+    """The refresh of ``auth_routes(tokens)``, which is described there. ``session_lifetime`` is in seconds."""
 
     def __init__(self, tokens: TokenIssuer, session_lifetime: int, refuser: Refuser) -> None:
         self._tokens = tokens
@@ -52,26 +49,27 @@ class StatelessRefresh:
         self._leeway = provider.rules.leeway
         self._verifier = Verifier(provider, clock=tokens.clock)
 
-    async def endpoint(self, request: Request) -> Response:
+    async def refresh(self, request: Request) -> Response:
+        """``POST /refresh``."""
         try:
             raw = read_bearer(request.scope["headers"], self._verifier.max_token_size)
             if raw is None:
                 raise MissingToken
             token = await self._verifier.verify(raw)
             try:
-                return self._renewed(token, self._tokens.clock())
+                return self._renew(token, self._tokens.clock())
             except Refusal as refusal:
                 refusal.about(token)
                 raise
         except Refusal as refusal:
             return await self._refuser.response(refusal, request.scope)
 
-    def _renewed(self, token: Token, now: float) -> Response:
-        # Who shares a secret with us, or had one that is now an old key, may have made this token. So it is not taken
-        # for granted that we would make such a one.
+    def _renew(self, token: Token, now: float) -> Response:
+        # Another holder of the secret may have made this token, also of one that is now an old key. So nothing says
+        # that we would make such a token.
         if not token.subject:
             raise MissingClaim(claim="sub")
-        lifetime = min(self._tokens.access_lifetime, self._left(token.claims, now))
+        lifetime = min(self._tokens.access_lifetime, self._seconds_left(token.claims, now))
         claims = {name: value for name, value in token.claims.items() if name not in RESERVED}
         try:
             access_token = self._tokens.mint(
@@ -81,8 +79,8 @@ class StatelessRefresh:
             raise InvalidClaim from None
         return token_response(access_token, lifetime, token.scopes)
 
-    def _left(self, claims: Mapping[str, Any], now: float) -> int:
-        """Seconds until the login of these claims ends; raises a ``Refusal`` where there was none, or it has."""
+    def _seconds_left(self, claims: Mapping[str, Any], now: float) -> int:
+        """Seconds until the login of these claims ends. Raises a ``Refusal`` if there was none, or it has ended."""
         auth_time = claims.get("auth_time")
         if auth_time is None:
             raise MissingClaim(claim="auth_time")

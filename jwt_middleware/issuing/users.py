@@ -1,4 +1,4 @@
-"""What do the app's functions say of a user? Pure."""
+"""What does the app say about a user? Pure."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -7,16 +7,36 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class User:
-    """Whom ``authenticate`` or ``reload_user`` found."""
+    """The user that ``authenticate`` or ``reload_user`` found."""
 
     subject: str
     scopes: tuple[str, ...] | None = None
-    """None: nothing was said of them."""
+    """None if the app does not say which scopes the user may have."""
     claims: Mapping[str, Any] | None = None
+    """Further claims of the user's tokens. None if the app does not say."""
+    acr: str | None = None
+    """The authentication context class of this login (OpenID Connect Core 2)."""
+    amr: tuple[str, ...] = ()
+    """The authentication methods of this login (RFC 8176)."""
+
+    def claims_at_login(self, now: float) -> dict[str, Any]:
+        """The further claims of the tokens of a login at ``now``, Unix time.
+
+        They tell when and how the user authenticated, as step-up authentication needs to know (RFC 9470).
+        """
+        how = {"acr": self.acr, "amr": list(self.amr) or None}
+        return {
+            **(self.claims or {}),
+            "auth_time": int(now),
+            **{name: value for name, value in how.items() if value is not None},
+        }
 
 
-def user_of(found: object, function: str) -> User | None:
-    """What the app's ``function`` found, in our form; None for nobody. Raises ``TypeError`` for what is no user."""
+def read_user(found: object, function: str) -> User | None:
+    """Read what the app's ``function`` returned. None and False mean that there is no such user.
+
+    Raises ``TypeError`` for anything that is neither a user nor one of these.
+    """
     if found is None or found is False:
         return None
     if isinstance(found, str):
@@ -26,15 +46,28 @@ def user_of(found: object, function: str) -> User | None:
     if not isinstance(subject, str) or isinstance(scopes, str):
         raise TypeError(
             f"{function}() must return a subject (str), None, or a user with an `identity` (str) and, if it has them, "
-            f"`scopes` (a list); a {type(found).__name__} came"
+            f"`scopes` (a list); it returned a {type(found).__name__}"
         )
-    return User(subject, None if scopes is None else tuple(scopes), getattr(found, "claims", None))
+    return User(
+        subject,
+        None if scopes is None else tuple(scopes),
+        getattr(found, "claims", None),
+        *_read_authentication(found, function),
+    )
 
 
-def granted(wanted: str, grantable: tuple[str, ...]) -> tuple[str, ...]:
-    """The scopes among ``grantable`` that ``wanted``, delimited by spaces, names; all of them where it names none.
+def _read_authentication(found: object, function: str) -> tuple[str | None, tuple[str, ...]]:
+    acr, amr = getattr(found, "acr", None), getattr(found, "amr", None) or ()
+    methods = () if isinstance(amr, str) else tuple(amr)
+    if not isinstance(acr, str | None) or isinstance(amr, str) or not all(isinstance(name, str) for name in methods):
+        raise TypeError(f"{function}() must return a user whose `acr` is a string and whose `amr` is a list of strings")
+    return acr, methods
 
-    Raises ``ScopeNotGranted`` where none can be granted.
+
+def grant_scopes(wanted: str, grantable: tuple[str, ...]) -> tuple[str, ...]:
+    """The scopes in ``wanted``, separated by spaces, that are in ``grantable`` too. If none are wanted, all of them.
+
+    Raises ``ScopeNotGranted`` if none of the wanted ones can be granted.
     """
     names = tuple(dict.fromkeys(name for name in wanted.split(" ") if name))
     if not names:
@@ -45,5 +78,10 @@ def granted(wanted: str, grantable: tuple[str, ...]) -> tuple[str, ...]:
     return scopes
 
 
+def login_claims(claims: Mapping[str, Any]) -> dict[str, Any]:
+    """The members of ``claims`` that tell of the login itself. A refresh changes nothing about it."""
+    return {name: claims[name] for name in ("auth_time", "acr", "amr") if name in claims}
+
+
 class ScopeNotGranted(Exception):
-    """RFC 6749 5.2, ``invalid_scope``: 5.1 has us name a scope that is not the wanted one, and no scope has no name."""
+    """RFC 6749 5.2, ``invalid_scope``: none of the wanted scopes can be granted."""

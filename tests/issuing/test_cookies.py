@@ -10,12 +10,13 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Mount, Route
 from starlette.testclient import TestClient
+from starlette.types import Message
 
 from jwt_middleware import ConfigurationError, JWTMiddleware, bearer_header, cookie
 from jwt_middleware.errors import StoreUnavailable
 from jwt_middleware.issuing import MemoryStore, Sessions, TokenIssuer, auth_routes
 
-from ..support import SECRET, bearer
+from ..support import SECRET, bearer, http
 
 GOOD = {"username": "ada", "password": "lovelace"}
 OWN = {"origin": "https://testserver"}
@@ -27,8 +28,10 @@ class Away(MemoryStore):
     """A store that can be away."""
 
     is_away = False
+    revoked = 0
 
     async def revoke(self, *arguments: Any, **options: Any) -> Any:
+        self.revoked += 1
         if self.is_away:
             raise StoreUnavailable("away")
         return await super().revoke(*arguments, **options)
@@ -44,6 +47,7 @@ class Site:
         backend: str = "asyncio",
         at: str = "/auth",
         proxy: str = "",
+        url: str = "https://testserver",
         **options: Any,
     ) -> None:
         self.store = Away()
@@ -59,13 +63,13 @@ class Site:
             app,
             providers=self.sessions.tokens.provider(),
             revocations=self.sessions,
-            sources=[bearer_header(), cookie("__Host-access")],
+            sources=[bearer_header(), cookie(getattr(cookies, "access_name", "__Host-access"))],
             public=[f"{at}/*"],
         )
         self.at = proxy + at
         self.browser = TestClient(
             protected,
-            base_url="https://testserver",
+            base_url=url,
             backend=backend,  # type: ignore[arg-type]  # a str for a Literal
             root_path=proxy,
         )
@@ -180,9 +184,68 @@ def test_logout_clears_the_cookies_where_the_store_cannot_end_the_session() -> N
     site.login()
     site.store.is_away = True
     response = site.post("logout")
-    assert response.status_code == 503
+    assert (response.status_code, response.json()) == (
+        503,
+        {
+            "error": "temporarily_unavailable",
+            "error_description": "The cookies are cleared, but the session could not be ended and may live on.",
+        },
+    )
     assert set(cookies_of(response)) == {"__Secure-refresh", "__Host-access"}
     assert not site.browser.cookies
+
+
+@pytest.mark.parametrize("mode", ["refresh", "all"])
+@pytest.mark.parametrize(
+    ("content", "content_type"),
+    [
+        pytest.param(b"bye", "text/plain;charset=UTF-8", id="a text, as fetch() sends it"),
+        pytest.param(b"{", "application/json", id="broken JSON"),
+        pytest.param(b"token=%ff", "application/x-www-form-urlencoded", id="no UTF-8"),
+        pytest.param(b"token=a&token=b", "application/x-www-form-urlencoded", id="two tokens"),
+        pytest.param(b"x" * 17_000, "application/json", id="a large body"),
+    ],
+)
+def test_logout_ends_the_session_whatever_the_body(mode: str, content: bytes, content_type: str) -> None:
+    site = Site(mode)
+    login = site.login()
+    raw = cookies_of(login).get("__Host-access", {}).get("value") or login.json()["access_token"]
+    response = site.post("logout", {**OWN, "content-type": content_type}, content=content)
+    assert (response.status_code, response.json()) == (200, {})
+    assert not site.browser.cookies
+    assert site.browser.get("/me", headers=bearer(raw)).json()["code"] == "revoked"
+
+
+@pytest.mark.anyio
+async def test_so_does_one_whose_client_leaves_in_the_middle_of_the_body() -> None:
+    site = Site("all")
+    kept = cookies_of(site.login())["__Secure-refresh"]["value"]
+    messages: list[Message] = []
+    coming: list[Message] = [
+        {"type": "http.request", "body": b"token=", "more_body": True},
+        {"type": "http.disconnect"},
+    ]
+
+    async def receive() -> Message:
+        return coming.pop(0)
+
+    async def send(message: Message) -> None:
+        messages.append(message)
+
+    lines = [(b"cookie", f"__Secure-refresh={kept}".encode()), (b"origin", b"http://testserver")]
+    headers = [(b"host", b"testserver"), (b"content-type", b"application/x-www-form-urlencoded"), *lines]
+    await site.browser.app(http("/auth/logout", method="POST", headers=headers), receive, send)
+    assert messages[0]["status"] == 200
+    assert await site.sessions.list("ada") == ()
+
+
+def test_logout_looks_at_a_bounded_number_of_cookies_and_at_each_once() -> None:
+    site = Site("all")
+    kept = cookies_of(site.login())["__Secure-refresh"]["value"]
+    site.browser.cookies.clear()
+    line = f"__Secure-refresh={kept}; " * 500 + "; ".join(f"__Secure-refresh={number}" for number in range(500))
+    assert site.post("logout", {**OWN, "cookie": line}).status_code == 200
+    assert site.store.revoked == 1
 
 
 def test_logout_of_nobody_is_none_either() -> None:
@@ -346,10 +409,14 @@ def test_a_refusal_is_answered_as_the_app_wants() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        pytest.param({"cookies": True}, "cookies must be 'refresh' or 'all'", id="another mode"),
-        pytest.param({"cookies": "all", "cookie_path": "auth"}, "cookie_path must be a path", id="no slash"),
-        pytest.param({"cookies": "all", "cookie_path": "/a;Domain=x"}, "cookie_path must be a path", id="an attribute"),
-        pytest.param({"cookies": "all", "cookie_path": 5}, "cookie_path must be a path", id="no text"),
+        pytest.param({"cookies": True}, "cookies must be 'refresh', 'all' or Cookies", id="another mode"),
+        pytest.param({"cookies": "all", "cookie_path": "auth"}, "cookie_path, .* must be a path", id="no slash"),
+        pytest.param(
+            {"cookies": "all", "cookie_path": "/a;Domain=x"},
+            "cookie_path, .* must be a path",
+            id="an attribute",
+        ),
+        pytest.param({"cookies": "all", "cookie_path": 5}, "cookie_path, .* must be a path", id="no text"),
         pytest.param({"cookies": "all", "origins": ["*"]}, "origins entry", id="any origin"),
         pytest.param({"cookie_path": "/auth"}, "are for cookies=", id="a path without cookies"),
         pytest.param({"origins": ["https://pages.example"]}, "are for cookies=", id="origins without cookies"),

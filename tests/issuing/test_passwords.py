@@ -163,6 +163,7 @@ async def test_a_hash_that_cannot_be_read_is_logged_and_tells_nobody_of_the_acco
     ("arguments", "options", "message"),
     [
         pytest.param(({}, CHEAP), {}, "find_user must be callable as \\(username\\)", id="users"),
+        pytest.param((USERS.get, "hunter2"), {}, "hasher must have hash.* and str does not$", id="a text"),
         pytest.param((USERS.get, None), {}, "hasher must have hash\\(password\\) and verify", id="no hasher"),
         pytest.param((USERS.get, hash), {}, "hasher must have hash\\(password\\) and verify", id="a function"),
         pytest.param((USERS.get, CHEAP), {"hash_of": "pw"}, "hash_of must be callable as \\(user\\)", id="a name"),

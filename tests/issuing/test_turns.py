@@ -1,0 +1,256 @@
+"""Password checks take turns. Nothing here waits: time is a number, and a check is its name."""
+
+from collections import Counter
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jwt_middleware.issuing.turns import MAX_ADDRESSES, MAX_WAITING, MEMORY, SECONDS, Turns
+
+HASH = 0.3
+"""Seconds of a password hash."""
+
+
+def turns(*, threads: int = 2, seconds: float = HASH) -> Turns[str]:
+    return Turns(threads=threads, seconds=seconds)
+
+
+def started(queue: Turns[str]) -> list[str]:
+    """The jobs that start now."""
+    return list(iter(queue.start, None))
+
+
+def test_a_check_starts_at_once_where_a_thread_is_free() -> None:
+    queue = turns()
+    assert queue.start() is None
+    assert queue.ask("a", "a1", 0) is None
+    assert queue.ask("b", "b1", 0) is None
+    assert started(queue) == ["a1", "b1"]
+    assert queue.ask("c", "c1", 0) is None
+    assert started(queue) == []
+    queue.end(HASH)
+    assert started(queue) == ["c1"]
+
+
+@pytest.mark.parametrize(
+    ("threads", "seconds", "capacity"),
+    [
+        pytest.param(2, 0.25, 8, id="two threads"),
+        pytest.param(1, 0.25, 4, id="one thread"),
+        pytest.param(2, 0.3, 6, id="no more than a second"),
+        pytest.param(1, 5.0, 1, id="a slow hash: one waits, so that addresses can take turns"),
+        pytest.param(40, 0.001, MAX_WAITING, id="a quick one"),
+        pytest.param(40, 0.0, MAX_WAITING, id="an unknown one"),
+    ],
+)
+def test_the_queue_holds_a_second_of_work(threads: int, seconds: float, capacity: int) -> None:
+    queue = turns(threads=threads, seconds=seconds)
+    assert queue.capacity == capacity
+    for number in range(threads):
+        assert queue.ask(f"running{number}", "running", 0) is None
+    assert len(started(queue)) == threads
+    for number in range(capacity):
+        assert queue.ask(f"{number}", f"job{number}", 0) is None
+    assert queue.ask("late", "late", 0) == "late"
+    assert not queue.admits("late", 0)
+
+
+def test_the_second_is_measured() -> None:
+    queue = turns(threads=1, seconds=0.1)
+    for _ in range(40):
+        queue.ask("a", "a", 0)
+        started(queue)
+        queue.end(0.5)
+    assert queue.capacity == 2
+    for _ in range(60):
+        queue.ask("a", "a", 0)
+        started(queue)
+        queue.end(0.01)
+    assert queue.capacity > 90
+
+
+def test_the_first_measurement_takes_the_place_of_a_guess() -> None:
+    queue = turns(threads=1, seconds=0)
+    queue.ask("a", "a", 0)
+    started(queue)
+    queue.end(0.5)
+    assert queue.capacity == 2
+
+
+def test_addresses_take_turns() -> None:
+    queue = turns(threads=1, seconds=0.1)
+    for job in ("a1", "a2", "a3", "b1", "b2", "c1"):
+        assert queue.ask(job[0], job, 0) is None
+    order = []
+    while (started_job := queue.start()) is not None:
+        order.append(started_job)
+        queue.end(0.1)
+    assert order == ["a1", "b1", "c1", "a2", "b2", "a3"]
+
+
+def test_an_address_that_sends_much_gives_way_when_the_queue_is_full() -> None:
+    queue = turns(threads=1, seconds=0.25)
+    for number in range(5):
+        assert queue.ask("a", f"a{number}", 0) is None
+        started(queue)
+    assert queue.ask("a", "a5", 0) == "a5"
+    assert queue.ask("b", "b0", 0) == "a4"
+    assert queue.ask("c", "c0", 0) == "a3"
+    assert queue.ask("b", "b1", 0) == "a2"
+    assert queue.ask("b", "b2", 0) == "b2"
+
+
+def test_idle_time_is_not_held_against_an_address() -> None:
+    # An office that has logged in all morning comes no later than an address that comes for the first time.
+    queue = turns(threads=1)
+    for _ in range(200):
+        queue.ask("office", "office", 0)
+        started(queue)
+        queue.end(HASH)
+    queue.ask("other", "other", 0)
+    started(queue)
+    assert queue.ask("new", "new", 0) is None
+    assert queue.ask("office", "office", 0) is None
+    queue.end(HASH)
+    first = started(queue)
+    queue.end(HASH)
+    assert [*first, *started(queue)] == ["new", "office"]
+
+
+def test_a_refused_address_keeps_its_position_for_half_a_minute() -> None:
+    for wait, is_admitted in ((MEMORY, True), (MEMORY + 1, False)):
+        queue = turns(threads=1, seconds=0.5)
+        for number in range(3):
+            queue.ask(f"{number}", f"{number}", 0)
+            started(queue)
+        assert queue.ask("patient", "patient", 0) == "patient"
+        # As many as are served meanwhile come in time to stand before it.
+        for number in range(3, 6):
+            queue.end(0.5)
+            started(queue)
+            queue.ask(f"{number}", f"{number}", wait)
+        assert (queue.ask("patient", "patient", wait) != "patient") is is_admitted
+
+
+def test_a_withdrawn_check_leaves_its_place() -> None:
+    queue = turns(threads=1, seconds=0.5)
+    queue.ask("a", "a", 0)
+    started(queue)
+    queue.ask("b", "b", 0)
+    queue.ask("c", "c", 0)
+    assert queue.ask("d", "d", 0) == "d"
+    assert queue.withdraw("b")
+    assert not queue.withdraw("b")
+    assert not queue.withdraw("a")
+    assert queue.ask("e", "e", 0) is None
+    queue.end(0.5)
+    assert started(queue) == ["c"]
+
+
+def attack(addresses: Iterator[str], *, rate: int, seconds: float = 10) -> float | None:
+    """When a patient client logs in, beside ``rate`` requests from ``addresses`` in each hundredth of a second.
+
+    The attacker comes first, comes back at once, and heeds no ``Retry-After``. The client waits for a second each time
+    that it is refused.
+    """
+    queue = turns()
+    running: list[float] = []
+    asks_at, now = 0.05, 0.0
+    while now < seconds:
+        for end in [end for end in running if end <= now]:
+            running.remove(end)
+            queue.end(HASH)
+        for _ in range(rate):
+            queue.ask(next(addresses), "attack", now)
+        if asks_at <= now:
+            refused = queue.ask("patient", "patient", now)
+            asks_at = now + 1 if refused == "patient" else seconds
+        while (job := queue.start()) is not None:
+            running.append(now + HASH)
+            if job == "patient":
+                return now + HASH
+        now += 0.01
+    return None
+
+
+def several(number: int) -> Iterator[str]:
+    while True:
+        yield from (f"address{index}" for index in range(number))
+
+
+@pytest.mark.parametrize("addresses", [1, 20, 30])
+@pytest.mark.parametrize("rate", [1, 20, 100])
+def test_a_patient_client_is_served_beside_a_burst_that_never_ends(addresses: int, rate: int) -> None:
+    served = attack(several(addresses), rate=rate)
+    assert served is not None
+    assert served < 6
+
+
+def test_it_is_served_even_if_each_request_of_the_burst_has_an_address_of_its_own() -> None:
+    served = attack((f"address{number}" for number in range(10**9)), rate=2)
+    assert served is not None
+    assert served < 3
+
+
+def test_twenty_addresses_share_evenly() -> None:
+    queue = turns(threads=1, seconds=0.1)
+    served: Counter[str] = Counter()
+    for number, address in zip(range(20_000), several(20), strict=False):
+        # One of them asks ten times as often.
+        for _ in range(10 if address == "address0" else 1):
+            queue.ask(address, address, number / 100)
+        if number % 10 == 0:
+            job = queue.start()
+            assert job is not None
+            served[job] += 1
+            queue.end(0.1)
+    assert max(served.values()) - min(served.values()) <= 2
+
+
+def test_what_is_remembered_of_addresses_is_bounded() -> None:
+    queue = turns(threads=1, seconds=0.5)
+    for job in ("a", "b", "c"):
+        queue.ask(job, job, 0)
+        started(queue)
+    assert queue.ask("patient", "patient", 0) == "patient"
+    for number in range(MAX_ADDRESSES + 10):
+        queue.ask(f"{number}", f"{number}", 0)
+    # It was forgotten, so it comes behind all who came since.
+    queue.end(0.5)
+    started(queue)
+    assert queue.ask("new", "new", 0) is None
+    assert queue.ask("patient", "patient", 0) == "patient"
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    steps=st.lists(
+        st.tuples(st.sampled_from(["ask", "end", "withdraw"]), st.integers(0, 5), st.floats(0.01, 5)), max_size=80
+    )
+)
+def test_whatever_happens_each_check_is_started_or_refused_once(steps: list[tuple[str, int, float]]) -> None:
+    queue = turns()
+    waiting: set[str] = set()
+    running = 0
+    for number, (step, address, seconds) in enumerate(steps):
+        if step == "ask":
+            job = f"job{number}"
+            waiting.add(job)
+            refused = queue.ask(f"{address}", job, number)
+            if refused is not None:
+                waiting.remove(refused)
+        elif step == "end" and running:
+            running -= 1
+            queue.end(seconds)
+        elif step == "withdraw" and waiting:
+            job = sorted(waiting)[address % len(waiting)]
+            assert queue.withdraw(job)
+            waiting.remove(job)
+        for job in started(queue):
+            waiting.remove(job)
+            running += 1
+        assert running <= 2
+        assert not waiting or running == 2
+        assert len(waiting) * HASH <= max(4 * SECONDS, 2 * HASH * MAX_WAITING)
