@@ -1,0 +1,198 @@
+"""Who may call a FastAPI app, and how do its routes learn who does? ``Auth``."""
+
+import time
+from collections.abc import Iterable, Mapping
+from typing import Any, TypedDict, Unpack
+
+from fastapi import FastAPI
+from fastapi.security import SecurityScopes
+from starlette.requests import HTTPConnection
+from starlette.types import Receive, Scope, Send
+
+from .._support.arguments import check_bool
+from ..errors import ConfigurationError
+from ..identity import JWTCredentials, JWTUser
+from ..issuing import Sessions, TokenIssuer
+from ..middleware import JWTMiddleware, LoadUser
+from ..provider import Provider, ProviderOptions
+from ..reading.access import ScopeTest
+from ..reading.sources import Custom, Source
+from ..refuser import RefusalResponse
+from ..revocation.revoked import Revocations
+from ..verifying.verifier import Clock
+from .dependencies import AnyOfGuard, Guard, OptionalGuard, TokenGuard, check_scopes
+from .install import install
+from .local_keys import with_local_keys
+from .overrides import AsUser
+
+
+class MiddlewareOptions(ProviderOptions, total=False):
+    """The keywords of ``JWTMiddleware``."""
+
+    providers: Provider | Iterable[Provider] | None
+    allow_anonymous: bool | ScopeTest
+    public: Iterable[str] | ScopeTest
+    allow_preflight: bool
+    sources: Iterable[Source | Custom]
+    origins: Iterable[str]
+    close_streams_on_expiry: bool
+    load_user: LoadUser | None
+    revocations: Revocations | None
+    refusal_response: RefusalResponse | None
+    realm: str
+    max_token_size: int
+    cache_size: int
+    clock: Clock
+
+
+class Auth(Guard):
+    """Says who is calling: to every route of an app where it is installed, and to OpenAPI.
+
+    ::
+
+        auth = Auth(sessions=sessions, scopes={"orders:write": "Change orders"})
+        auth.install(app, public=["/health"], docs=True)
+
+        Caller = Annotated[JWTUser, Depends(auth)]
+        Buyer = Annotated[JWTUser, Security(auth, scopes=["orders:write"])]
+        Guest = Annotated[JWTUser | None, Depends(auth.optional)]
+
+    As a dependency it gives ``scope["user"]``: the ``JWTUser``, or what ``load_user`` found. ``auth.token`` gives the
+    verified ``Token``, ``auth.optional`` the user or None, ``auth.any_of(...)`` the user who has one of several scopes.
+    All of them check the scopes of every ``Security(...)`` above them, also for WebSockets. What they refuse is
+    answered as by the middleware, with its realm and its ``refusal_response``.
+
+    ``sessions``
+        ``Sessions``, or a ``TokenIssuer`` whose tokens nobody revokes: their tokens are accepted, and ended sessions
+        refused. The keywords of ``Provider`` may stand beside it, except those that say whose tokens these are.
+    ``scopes``
+        What each scope allows, for the documentation: ``{"orders:write": "Change orders"}``.
+    ``docs_client_id``
+        The OAuth client as which ``/docs`` logs users in at a configured ``issuer``, with PKCE and without a secret.
+        Default None: users paste the id of a client there.
+    others
+        See ``JWTMiddleware``. Without ``sessions``, they say whose tokens are accepted.
+
+    Raises ``ConfigurationError`` where an argument cannot work.
+    """
+
+    def __init__(
+        self,
+        *,
+        sessions: Sessions | TokenIssuer | None = None,
+        scopes: Mapping[str, str] | None = None,
+        docs_client_id: str | None = None,
+        **options: Unpack[MiddlewareOptions],
+    ) -> None:
+        self.auth = self
+        self.scopes = _check_scopes(scopes)
+        self.docs_client_id = check_client_id(docs_client_id)
+        if sessions is not None:
+            options = _with_sessions(sessions, options)
+        # What cannot work is found here, and not at the first request.
+        checked = JWTMiddleware(_no_app, **options)
+        self.refuser = checked.refuser
+        """Answers refusals in the name of this object."""
+        self.providers = tuple(map(with_local_keys, checked.verifier.providers))
+        """Whose tokens are accepted. They are copies of those that were given, and may have one more key: see
+        ``jwt_middleware.testing.headers_for``."""
+        self.options: MiddlewareOptions = {
+            **{name: value for name, value in options.items() if name not in ProviderOptions.__optional_keys__},  # type: ignore[typeddict-item]
+            "providers": self.providers,
+        }
+        """The keywords of the middleware that ``install`` adds."""
+        self.token = TokenGuard(self)
+        self.optional = OptionalGuard(self)
+        self._any_of: dict[frozenset[str], AnyOfGuard] = {}
+
+    def __repr__(self) -> str:
+        return f"Auth({', '.join(repr(provider.name) for provider in self.providers)})"
+
+    async def __call__(self, connection: HTTPConnection, security_scopes: SecurityScopes) -> JWTUser:
+        """The user; a request without a token is refused with ``missing_token``, for scopes with ``insufficient_scope``."""
+        self.admit(connection.scope, security_scopes.scopes)
+        user: JWTUser = connection.scope["user"]
+        return user
+
+    def any_of(self, *scopes: str) -> AnyOfGuard:
+        """The dependency for users who have one of ``scopes``: the same object for the same scopes, in any order."""
+        names = check_scopes(scopes)
+        return self._any_of.setdefault(frozenset(names), AnyOfGuard(self, names))
+
+    def install(
+        self,
+        app: FastAPI,
+        *,
+        public: Iterable[str] = (),
+        docs: bool = False,
+        docs_client_id: str | None = None,
+    ) -> None:
+        """Put the middleware in front of the routes of ``app``, behind all other middleware; document it in OpenAPI.
+
+        ``public`` are paths that need no token, beside those of ``Auth(public=...)``; see ``JWTMiddleware``. The
+        routes of an ``auth_router`` need not be named. ``docs=True`` opens the documentation, wherever ``app`` has it:
+        the schema, ``/docs`` with its redirect, ``/redoc``. ``docs_client_id`` takes the place of that of ``Auth``.
+
+        Routes may be added later. One app takes one ``Auth``, before it starts: otherwise ``ConfigurationError``.
+        """
+        check_bool("docs", docs)
+        client_id = check_client_id(docs_client_id) or self.docs_client_id
+        install(self, app, public=public, docs=docs, docs_client_id=client_id)
+
+    def credentials(self, scope: Scope) -> JWTCredentials:
+        """Who calls, as the middleware has put it into ``scope``, or an ``as_user`` in the place of this object.
+
+        Raises ``RuntimeError`` where the middleware of this object is not in front.
+        """
+        overrides = getattr(scope.get("app"), "dependency_overrides", None)
+        if overrides:
+            replacement = overrides.get(self)
+            if isinstance(replacement, AsUser):
+                return replacement.enter(scope)
+        credentials = scope.get("auth")
+        if not isinstance(credentials, JWTCredentials) or credentials.refuser is not self.refuser:
+            raise RuntimeError(
+                "a dependency of Auth found no credentials of its own: call auth.install(app) on the app, or on the app "
+                "in which it is mounted, and use the dependencies of the same Auth"
+            )
+        return credentials
+
+
+def check_client_id(client_id: str | None) -> str | None:
+    """``client_id``; raises ``ConfigurationError`` for what is no id."""
+    if client_id is not None and not (isinstance(client_id, str) and client_id):
+        raise ConfigurationError(f"docs_client_id must be the id of an OAuth client, not {type(client_id).__name__}")
+    return client_id
+
+
+def _check_scopes(scopes: Mapping[str, str] | None) -> dict[str, str]:
+    if scopes is None:
+        return {}
+    if not isinstance(scopes, Mapping) or not all(isinstance(text, str) for pair in scopes.items() for text in pair):
+        raise ConfigurationError("scopes must say what each one allows, for instance {'orders:write': 'Change orders'}")
+    return dict(scopes)
+
+
+def _with_sessions(sessions: Sessions | TokenIssuer, options: MiddlewareOptions) -> MiddlewareOptions:
+    if not isinstance(sessions, Sessions | TokenIssuer):
+        raise ConfigurationError(f"sessions must be Sessions or a TokenIssuer, not {type(sessions).__name__}")
+    issuer = sessions if isinstance(sessions, TokenIssuer) else sessions.tokens
+    ours = [name for name in ("providers", "key", "jwks", "issuer", "audience", "name") if name in options]
+    if ours:
+        raise ConfigurationError(
+            f"{', '.join(ours)} cannot stand beside sessions=, which says whose tokens are accepted; for several "
+            "providers, give providers=[sessions.tokens.provider(), ...] and revocations=sessions"
+        )
+    names = ProviderOptions.__optional_keys__
+    rules: Any = {name: value for name, value in options.items() if name in names}
+    others: Any = {name: value for name, value in options.items() if name not in names}
+    others["providers"] = issuer.provider(**rules)
+    if isinstance(sessions, Sessions):
+        others.setdefault("revocations", sessions)
+    others.setdefault("clock", issuer.clock)
+    result: MiddlewareOptions = others
+    return result
+
+
+async def _no_app(scope: Scope, receive: Receive, send: Send) -> None:
+    raise RuntimeError("this middleware only checks its arguments")

@@ -1,0 +1,148 @@
+"""What does a route get injected, and whom does it refuse? The security dependencies of an ``Auth``."""
+
+import inspect
+from collections.abc import Iterable, Iterator
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from fastapi.dependencies.models import Dependant
+from fastapi.openapi.models import HTTPBearer
+from fastapi.security import SecurityScopes
+from fastapi.security.base import SecurityBase
+from starlette.requests import HTTPConnection
+from starlette.types import Scope
+
+from ..errors import ConfigurationError, InsufficientScope, MissingToken, Refusal
+from ..identity import JWTCredentials, JWTUser
+from ..verifying.claims import Token
+from .answers import answer_here
+
+if TYPE_CHECKING:
+    from .auth import Auth
+
+
+class Guard(SecurityBase):
+    """A security dependency. FastAPI finds its scheme, and the scopes of all ``Security(...)`` above it.
+
+    It reads what the middleware has put into the scope, and verifies nothing.
+    """
+
+    scheme_name = "bearer"
+    model = HTTPBearer(bearerFormat="JWT")
+
+    auth: "Auth"
+    """Whose middleware has to stand in front of the route."""
+
+    def refusal(self, scope: Scope, scopes: Iterable[str]) -> Refusal | None:
+        """Why the request of ``scope`` is refused where ``scopes`` are demanded, or None."""
+        return self._refusal(self.auth.credentials(scope), scopes)
+
+    def admit(self, scope: Scope, scopes: Iterable[str]) -> JWTCredentials:
+        """The credentials of ``scope``; raises the ``Refusal`` that stands against the request."""
+        credentials = self.auth.credentials(scope)
+        # Here and not only in the app: a mounted app has exception handlers of its own.
+        answer_here(scope)
+        refusal = self._refusal(credentials, scopes)
+        if refusal is not None:
+            raise refusal
+        return credentials
+
+    def _refusal(self, credentials: JWTCredentials, scopes: Iterable[str]) -> Refusal | None:
+        token = credentials.token
+        if token is None:
+            return MissingToken()
+        return _missing(token, [name for name in scopes if name not in credentials.scopes])
+
+
+class TokenGuard(Guard):
+    """``Depends(auth.token)``: the verified ``Token``."""
+
+    def __init__(self, auth: "Auth") -> None:
+        self.auth = auth
+
+    async def __call__(self, connection: HTTPConnection, security_scopes: SecurityScopes) -> Token:
+        """The token; a request without one is refused with ``missing_token``, for scopes with ``insufficient_scope``."""
+        token = self.admit(connection.scope, security_scopes.scopes).token
+        assert token is not None, "a request without a token was admitted"
+        return token
+
+
+class OptionalGuard(Guard):
+    """``Depends(auth.optional)``: the user, or None for an anonymous request.
+
+    It opens no route: the middleware lets an anonymous request through only where ``public`` or ``allow_anonymous``
+    does. Where scopes are demanded, an anonymous request is refused, since it has none.
+    """
+
+    def __init__(self, auth: "Auth") -> None:
+        self.auth = auth
+
+    async def __call__(self, connection: HTTPConnection, security_scopes: SecurityScopes) -> JWTUser | None:
+        """The user, or None."""
+        credentials = self.admit(connection.scope, security_scopes.scopes)
+        user: JWTUser | None = None if credentials.token is None else connection.scope["user"]
+        return user
+
+    def _refusal(self, credentials: JWTCredentials, scopes: Iterable[str]) -> Refusal | None:
+        demanded = tuple(scopes)
+        return super()._refusal(credentials, demanded) if demanded or credentials.token is not None else None
+
+
+class AnyOfGuard(Guard):
+    """``Security(auth.any_of("admin", "auditor"))``: the user, who needs one of these scopes."""
+
+    def __init__(self, auth: "Auth", names: tuple[str, ...]) -> None:
+        self.auth = auth
+        self.names = names
+
+    async def __call__(self, connection: HTTPConnection, security_scopes: SecurityScopes) -> JWTUser:
+        """The user."""
+        self.admit(connection.scope, security_scopes.scopes)
+        user: JWTUser = connection.scope["user"]
+        return user
+
+    def _refusal(self, credentials: JWTCredentials, scopes: Iterable[str]) -> Refusal | None:
+        if credentials.token is None:
+            return super()._refusal(credentials, scopes)
+        missing = [name for name in scopes if name not in credentials.scopes]
+        if not any(name in credentials.scopes for name in self.names):
+            missing += self.names
+        return _missing(credentials.token, missing)
+
+
+def check_scopes(names: Iterable[Any]) -> tuple[str, ...]:
+    """``names`` without repetitions; raises ``ConfigurationError`` for what is no scope, and where there are none."""
+    several = tuple(dict.fromkeys(names))
+    for name in several:
+        if not isinstance(name, str) or not name:
+            raise ConfigurationError(f"any_of() takes the names of scopes, not {type(name).__name__}")
+    if not several:
+        raise ConfigurationError("any_of() must name a scope: no request has one of none")
+    return several
+
+
+def unwrap(call: Any) -> Any:
+    """``call`` without partials and without decorators that name what they wrap, as FastAPI looks at dependencies."""
+    while isinstance(call, partial):
+        call = call.func
+    return inspect.unwrap(call)
+
+
+def guards_in(dependant: Dependant) -> Iterator[tuple[Guard, tuple[str, ...]]]:
+    """The guards among the dependencies of ``dependant``, at any depth, each with the scopes demanded of it."""
+    for child in dependant.dependencies:
+        guard = unwrap(child.call)
+        if isinstance(guard, Guard):
+            yield guard, demanded_scopes(child)
+        yield from guards_in(child)
+
+
+def demanded_scopes(dependant: Dependant) -> tuple[str, ...]:
+    """The scopes of all ``Security(...)`` from the route down to ``dependant``."""
+    return tuple(dict.fromkeys([*(dependant.parent_oauth_scopes or ()), *(dependant.own_oauth_scopes or ())]))
+
+
+def _missing(token: Token, scopes: list[str]) -> Refusal | None:
+    if not scopes:
+        return None
+    return InsufficientScope(dict.fromkeys(scopes), provider=token.provider, kid=token.kid, subject=token.subject)

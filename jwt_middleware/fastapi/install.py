@@ -1,0 +1,215 @@
+"""How does the middleware get in front of an app's routes, and which of them does it leave open?"""
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any, cast
+
+from fastapi import FastAPI
+from fastapi.dependencies.models import Dependant
+from fastapi.routing import iter_route_contexts
+from starlette.middleware import Middleware
+from starlette.routing import BaseRoute, Mount
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from ..errors import ConfigurationError, Refusal
+from ..events import Advice, Events
+from ..middleware import JWTMiddleware
+from ..reading.access import PublicPaths, PublicRequests, ask
+from ..requires import is_bypassed
+from .answers import EarlyRefusal, answer, answer_here
+from .dependencies import Guard, demanded_scopes, unwrap
+from .openapi import document
+from .overrides import Overrides, opens
+from .router import is_open
+from .selection import Selected, select
+
+if TYPE_CHECKING:
+    from .auth import Auth
+
+
+def install(
+    auth: "Auth", app: FastAPI, *, public: Iterable[str], docs: bool, docs_client_id: str | None
+) -> None:
+    """See ``Auth.install``."""
+    if not isinstance(app, FastAPI):
+        raise ConfigurationError(f"app must be a FastAPI app, not {type(app).__name__}")
+    if app.middleware_stack is not None:
+        raise ConfigurationError("the app has started: call auth.install(app) before its first request")
+    if any(entry.cls is _Installed for entry in app.user_middleware):
+        raise ConfigurationError("an Auth is installed on this app already; one app takes one, with several providers")
+    gate = _Gate(auth, app, PublicPaths(public), docs)
+    # The last one is the innermost: CORSMiddleware stands outside, whether it is added before or after.
+    app.user_middleware.append(Middleware(cast(Any, _Installed), gate=gate))
+    app.exception_handlers.setdefault(Refusal, cast(Any, answer))
+    app.exception_handlers.setdefault(EarlyRefusal, cast(Any, answer))
+    document(auth, app, gate.is_public, docs_client_id)
+
+
+class _Installed(JWTMiddleware):
+    def __init__(self, app: ASGIApp, *, gate: "_Gate") -> None:
+        options = {**gate.auth.options, "public": gate.is_public, "allow_anonymous": gate.allow_anonymous}
+        super().__init__(_Inside(app, gate), **options)
+        # One for all apps of this Auth, so that its dependencies know the credentials of another.
+        self.refuser = gate.auth.refuser
+
+
+class _Gate:
+    """Which requests of an app need no token?"""
+
+    def __init__(self, auth: "Auth", app: FastAPI, public: PublicPaths, docs: bool) -> None:
+        self.auth = auth
+        self.app = app
+        also = auth.options.get("public", ())
+        self._public = (public, PublicRequests(also) if callable(also) else PublicPaths(also))
+        self._docs = docs
+        self._anonymous = auth.options.get("allow_anonymous", False)
+        self._events = Events()
+        self.allow_anonymous: bool | Callable[[Scope], bool] = self._anonymous is True or self._may_be_anonymous
+
+    def is_public(self, scope: Scope) -> bool:
+        """Whether a path that was named, an ``auth_router`` or the documentation answers the request of ``scope``."""
+        if any(scope in public for public in self._public):
+            return True
+        selected = select(self.app, scope)
+        return selected is not None and (is_open(selected.endpoint) or (self._docs and self._is_docs(selected)))
+
+    def check_routes(self) -> None:
+        """Raise ``RuntimeError`` where a route is not guarded as its author meant it to be."""
+        if self.app.user_middleware[-1].cls is not _Installed:
+            raise RuntimeError("a middleware was put behind that of auth.install(app); use app.add_middleware(...)")
+        for path, endpoint in _endpoints(self.app.routes):
+            if is_bypassed(endpoint):
+                raise RuntimeError(
+                    f"{path}: the route calls {getattr(endpoint, '__qualname__', endpoint)!r} itself and not what "
+                    "@requires(...) made of it; place @requires(...) below the decorator of the route"
+                )
+
+    def _is_docs(self, selected: Selected) -> bool:
+        app = self.app
+        places = (app.openapi_url, app.docs_url, app.swagger_ui_oauth2_redirect_url, app.redoc_url)
+        # FastAPI's own, and not a route that has the path of one.
+        is_fastapis = getattr(selected.endpoint, "__module__", None) == FastAPI.__module__
+        return selected.app is app and selected.path in places and is_fastapis
+
+    def _may_be_anonymous(self, scope: Scope) -> bool:
+        if self._anonymous and ask("allow_anonymous", cast(Any, self._anonymous), scope):
+            return True
+        selected = select(self.app, scope)
+        if selected is None or selected.dependant is None or not selected.overrides:
+            return False
+        if not opens(self.auth, selected.dependant, selected.overrides):
+            return False
+        self._events.tell(
+            Advice(
+                text=f"dependency_overrides take the place of the guard of {selected.path}: the route is open to requests "
+                "without a token (said once for each route)"
+            ),
+            once=(selected.path, scope.get("method")),
+        )
+        return True
+
+
+class _Inside:
+    """What stands between the middleware and the app: it looks at the routes before the first request gets there."""
+
+    def __init__(self, app: ASGIApp, gate: _Gate) -> None:
+        self._app = app
+        self._gate = gate
+        self._is_checked = False
+        self._guards = _Guards()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        kind = scope["type"]
+        if kind == "lifespan":
+            await self._check_at_startup(receive, send)
+        elif not self._is_checked:
+            self._gate.check_routes()
+            self._is_checked = True
+        if kind == "http" and scope["method"] not in _WITHOUT_BODY:
+            receive = _BodyGuard(scope, receive, self._guards)
+        await self._app(scope, receive, send)
+
+    async def _check_at_startup(self, receive: Receive, send: Send) -> None:
+        try:
+            self._gate.check_routes()
+        except RuntimeError as error:
+            await receive()
+            # Raised alone, it would tell the server that the app knows no lifespan.
+            await send({"type": "lifespan.startup.failed", "message": str(error)})
+            raise
+
+
+_WITHOUT_BODY = frozenset({"GET", "HEAD", "OPTIONS"})
+
+
+class _BodyGuard:
+    """A ``receive`` that checks the scopes of the selected route before FastAPI reads the first part of a body.
+
+    FastAPI reads and parses it before any dependency runs. What is checked here is checked there again: this decides
+    nothing but the order.
+    """
+
+    __slots__ = ("_guards", "_is_checked", "_receive", "_scope")
+
+    def __init__(self, scope: Scope, receive: Receive, guards: "_Guards") -> None:
+        self._scope = scope
+        self._receive = receive
+        self._guards = guards
+        self._is_checked = False
+
+    async def __call__(self) -> Any:
+        if not self._is_checked:
+            self._is_checked = True
+            for guard, scopes in self._guards.of_route(self._scope):
+                refusal = guard.refusal(self._scope, scopes)
+                if refusal is not None:
+                    answer_here(self._scope)
+                    raise EarlyRefusal(refusal)
+        return await self._receive()
+
+
+class _Guards:
+    """The guards of each route, remembered: to find them takes longer than to ask them."""
+
+    def __init__(self) -> None:
+        self._known: dict[int, tuple[Dependant, tuple[tuple[Guard, tuple[str, ...]], ...]]] = {}
+
+    def of_route(self, scope: Scope) -> tuple[tuple[Guard, tuple[str, ...]], ...]:
+        """The guards that will run for the route that was selected for ``scope``, each with the scopes it demands."""
+        # Of an included router, FastAPI notes what the route is there; its own `dependant` lacks what the router adds.
+        route = (scope.get("fastapi") or {}).get("effective_route_context") or scope.get("route")
+        dependant = getattr(route, "dependant", None)
+        if dependant is None:
+            return ()
+        overrides: Overrides = getattr(scope.get("app"), "dependency_overrides", {})
+        if overrides:
+            return tuple(_guards_that_run(dependant, overrides))
+        # Kept with what it is about: another object could have its id otherwise.
+        known = self._known.get(id(dependant))
+        if known is None:
+            if len(self._known) >= MAX_ROUTES:
+                self._known.clear()
+            known = self._known[id(dependant)] = (dependant, tuple(_guards_that_run(dependant, {})))
+        return known[1]
+
+
+MAX_ROUTES = 4096
+"""Routes whose guards are remembered."""
+
+
+def _guards_that_run(dependant: Dependant, overrides: Overrides) -> Iterator[tuple[Guard, tuple[str, ...]]]:
+    for child in dependant.dependencies:
+        if overrides and child.call in overrides:
+            continue
+        guard = unwrap(child.call)
+        if isinstance(guard, Guard):
+            yield guard, demanded_scopes(child)
+        yield from _guards_that_run(child, overrides)
+
+
+def _endpoints(routes: Iterable[BaseRoute], prefix: str = "") -> Iterable[tuple[str, Any]]:
+    for context in iter_route_contexts(list(routes)):
+        path = prefix + (context.path or "")
+        if isinstance(context.original_route, Mount):
+            yield from _endpoints(context.original_route.routes, path)
+        elif context.endpoint is not None:
+            yield path, context.endpoint

@@ -1,0 +1,223 @@
+"""What does OpenAPI say of the callers of an app: how do they log in, which scopes do they need, what is refused?"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import product
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from fastapi import FastAPI
+from fastapi.routing import APIRoute, RouteContext, iter_route_contexts
+from starlette.types import Scope
+
+from ..reading.sources import bearer_header
+from .dependencies import AnyOfGuard, Guard, OptionalGuard, guards_in
+from .router import Endpoint, is_open
+
+if TYPE_CHECKING:
+    from .auth import Auth
+
+Schema: TypeAlias = dict[str, Any]
+
+
+def document(auth: "Auth", app: FastAPI, is_public: Callable[[Scope], bool], docs_client_id: str | None) -> None:
+    """Have ``app.openapi()`` tell what ``auth`` does, also where the app puts a function of its own in its place."""
+    documentation = _Documentation(auth, app, is_public)
+
+    def get(self: Any) -> Callable[[], Schema]:
+        replaced = vars(self).get("openapi")
+        return lambda: documentation.complete((replaced or original.__get__(self))())
+
+    def put(self: Any, replacement: Callable[[], Schema]) -> None:
+        vars(self)["openapi"] = replacement
+
+    kind: Any = type(app)
+    original = kind.openapi
+    # An attribute of the object alone would be lost as soon as the app assigns its own function.
+    app.__class__ = type(kind.__name__, (kind,), {"openapi": property(get, put), "__module__": kind.__module__})
+    if any(_discovers(auth)):
+        # RFC 7636: a page in a browser keeps no secret.
+        oauth: Schema = {"usePkceWithAuthorizationCodeGrant": True}
+        if docs_client_id is not None:
+            oauth["clientId"] = docs_client_id
+        app.swagger_ui_init_oauth = {**oauth, **(app.swagger_ui_init_oauth or {})}
+
+
+class _Documentation:
+    def __init__(self, auth: "Auth", app: FastAPI, is_public: Callable[[Scope], bool]) -> None:
+        self._auth = auth
+        self._app = app
+        self._is_public = is_public
+        self._last: tuple[Schema, Schema, Schema] | None = None
+
+    def complete(self, schema: Schema) -> Schema:
+        """``schema`` with our part of it. It stays as it is; what is completed again comes out the same."""
+        schemes = self._schemes()
+        if self._last is not None and self._last[0] is schema and self._last[1] == schemes:
+            return self._last[2]
+        completed = dict(schema)
+        paths = completed["paths"] = dict(schema.get("paths") or {})
+        for context in self._routes():
+            path = context.path_format
+            for method in sorted(context.methods or ()):
+                operation = (paths.get(path) or {}).get(method.lower())
+                if operation is not None:
+                    paths[path] = {**paths[path], method.lower(): self._operation(operation, context, method, schemes)}
+        components = completed["components"] = dict(schema.get("components") or {})
+        others = {name: scheme for name, scheme in (components.get("securitySchemes") or {}).items() if name != _OURS}
+        components["securitySchemes"] = {**others, **schemes}
+        components["schemas"] = {**(components.get("schemas") or {}), "Refusal": _REFUSAL}
+        self._last = (schema, schemes, completed)
+        return completed
+
+    def _routes(self) -> Iterator[RouteContext]:
+        for context in iter_route_contexts(self._app.routes):
+            if isinstance(context.original_route, APIRoute) and context.include_in_schema:
+                yield context
+
+    def _operation(self, operation: Schema, context: RouteContext, method: str, schemes: Schema) -> Schema:
+        guards = [(guard, scopes) for guard, scopes in guards_in(context.dependant) if guard.auth is self._auth]
+        needs_token = any(not isinstance(guard, OptionalGuard) or scopes for guard, scopes in guards)
+        is_public = is_open(context.endpoint) or self._is_public(_scope(context, method))
+        may_be_anonymous = is_public or self._auth.options.get("allow_anonymous", False) is True
+        completed = {**operation, "responses": dict(operation.get("responses") or {})}
+        ours = [
+            {scheme: list(scopes)} for scopes in _alternatives(guards) for scheme in schemes
+        ] if guards or not is_public else []
+        if ours and may_be_anonymous and not needs_token:
+            ours.insert(0, {})
+        others = [entry for entry in operation.get("security") or () if entry and not {_OURS, *schemes}.intersection(entry)]
+        if ours or others:
+            completed["security"] = [*others, *ours]
+        else:
+            completed.pop("security", None)
+        for status in self._statuses(guards, method, is_public=is_public, needs_token=needs_token):
+            documented = completed["responses"].get(status) or {}
+            completed["responses"][status] = {**self._response(status), **documented}
+        return completed
+
+    def _statuses(
+        self, guards: list[tuple[Guard, tuple[str, ...]]], method: str, *, is_public: bool, needs_token: bool
+    ) -> Iterator[str]:
+        if not is_public:
+            yield "400"
+        if needs_token or not is_public:
+            yield "401"
+        has_scopes = any(scopes or isinstance(guard, AnyOfGuard) for guard, scopes in guards)
+        is_unsafe = method not in ("GET", "HEAD", "OPTIONS")
+        if has_scopes or (not is_public and is_unsafe and any(_cookies(self._auth))):
+            yield "403"
+        if not is_public:
+            yield "503"
+
+    def _response(self, status: str) -> Schema:
+        description, header = _ANSWERS[status]
+        response: Schema = {"description": description, "headers": {header: _HEADERS[header]}}
+        if self._auth.refuser.is_default:
+            response["content"] = {"application/json": {"schema": {"$ref": "#/components/schemas/Refusal"}}}
+        return response
+
+    def _schemes(self) -> Schema:
+        scopes = dict(self._auth.scopes)
+        for context in self._routes():
+            for guard, demanded in guards_in(context.dependant):
+                if guard.auth is self._auth:
+                    names = (*demanded, *(guard.names if isinstance(guard, AnyOfGuard) else ()))
+                    scopes.update((name, "") for name in names if name not in scopes)
+        schemes: Schema = {}
+        for cookie in _cookies(self._auth):
+            schemes["cookie"] = {"type": "apiKey", "in": "cookie", "name": cookie}
+        login = self._path_of("login")
+        if login is not None:
+            flow = {"tokenUrl": login, "scopes": scopes}
+            refresh = self._path_of("refresh")
+            schemes["login"] = {
+                "type": "oauth2",
+                "flows": {"password": flow if refresh is None else {**flow, "refreshUrl": refresh}},
+            }
+        for name, issuer, endpoints in _discovers(self._auth):
+            schemes[f"{name} openid"] = {
+                "type": "openIdConnect",
+                "openIdConnectUrl": f"{issuer.rstrip('/')}/.well-known/openid-configuration",
+            }
+            if endpoints is not None:
+                # They are known as soon as keys have been fetched; nothing is fetched for this.
+                flow = {"authorizationUrl": endpoints[0], "tokenUrl": endpoints[1], "scopes": scopes}
+                schemes[name] = {"type": "oauth2", "flows": {"authorizationCode": flow}}
+        return schemes or {_OURS: {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"}}
+
+    def _path_of(self, name: str) -> str | None:
+        """Where the first ``auth_router`` has its route ``name``, relative to the app wherever it is mounted."""
+        for context in iter_route_contexts(self._app.routes):
+            if isinstance(context.endpoint, Endpoint) and context.endpoint.name == name and context.path is not None:
+                return context.path.lstrip("/")
+        return None
+
+
+_OURS = Guard.scheme_name
+"""The scheme that FastAPI itself finds; the schemes of the app take its place."""
+
+_REFUSAL: Schema = {
+    "title": "Refusal",
+    "description": "Why a request was refused (RFC 6750 3.1).",
+    "type": "object",
+    "properties": {
+        "error": {"type": "string"},
+        "error_description": {"type": "string"},
+        "code": {"type": "string", "description": "Stable, and more exact than `error`."},
+    },
+    "required": ["error", "error_description", "code"],
+}
+
+_HEADERS: Schema = {
+    "WWW-Authenticate": {"description": "The challenge (RFC 6750 3).", "schema": {"type": "string"}},
+    "Retry-After": {"description": "Seconds to wait (RFC 9110 10.2.3).", "schema": {"type": "integer"}},
+}
+
+_ANSWERS = {
+    "400": ("The request carries more than one token, or one that is too large.", "WWW-Authenticate"),
+    "401": ("The request carries no token, or none that is good.", "WWW-Authenticate"),
+    "403": ("The token lacks a scope, or the request comes from another site.", "WWW-Authenticate"),
+    "503": ("The token cannot be checked at the moment.", "Retry-After"),
+}
+
+
+def _alternatives(guards: Iterable[tuple[Guard, tuple[str, ...]]]) -> Iterator[tuple[str, ...]]:
+    """The sets of scopes each of which satisfies all ``guards``."""
+    demanded: list[str] = []
+    choices: list[tuple[str, ...]] = []
+    for guard, scopes in guards:
+        demanded += scopes
+        if isinstance(guard, AnyOfGuard):
+            choices.append(guard.names)
+    for chosen in product(*choices):
+        yield tuple(dict.fromkeys([*demanded, *chosen]))
+
+
+def _scope(context: RouteContext, method: str) -> Scope:
+    """A request for the route, as far as its declaration tells: its parameters stand for themselves."""
+    return {
+        "type": "http",
+        "method": method,
+        "path": context.path_format,
+        "root_path": "",
+        "query_string": b"",
+        "headers": [],
+    }
+
+
+def _cookies(auth: "Auth") -> Iterator[str]:
+    for source in auth.options.get("sources") or (bearer_header(),):
+        if getattr(source, "is_ambient", False):
+            yield getattr(source, "name", b"").decode("ascii")
+
+
+def _discovers(auth: "Auth") -> Iterator[tuple[str, str, tuple[str, str] | None]]:
+    """Of each provider whose metadata can be discovered: its name, its issuer, and where it logs users in."""
+    for provider in auth.providers:
+        if provider.remote is not None and len(provider.issuers) == 1:
+            yield provider.name, provider.issuers[0], _login_endpoints(provider.remote)
+
+
+def _login_endpoints(remote: Any) -> tuple[str, str] | None:
+    metadata: Mapping[str, Any] = getattr(remote, "metadata", None) or {}
+    authorization, token = metadata.get("authorization_endpoint"), metadata.get("token_endpoint")
+    return (authorization, token) if isinstance(authorization, str) and isinstance(token, str) else None

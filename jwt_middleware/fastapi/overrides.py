@@ -1,0 +1,178 @@
+"""Does an override in ``dependency_overrides`` take the place of a route's guard? And what does ``as_user`` put there?
+
+An app that overrides a dependency replaces the check of the caller, or it injects something else. Only the first may
+let an anonymous request reach a route, and only this route. The rules are those of ``opens``.
+"""
+
+import json
+import time
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypeAlias
+
+from fastapi.dependencies.models import Dependant
+from fastapi.dependencies.utils import get_dependant
+from fastapi.security import SecurityScopes
+from starlette.requests import HTTPConnection
+from starlette.types import Scope
+
+from ..errors import ConfigurationError, InsufficientScope
+from ..identity import JWTCredentials, JWTUser
+from ..verifying.claims import Facts, Token
+from .answers import answer_here
+from .dependencies import AnyOfGuard, Guard, OptionalGuard, TokenGuard, demanded_scopes, unwrap
+
+Overrides: TypeAlias = Mapping[Callable[..., Any], Callable[..., Any]]
+
+LIFETIME = 900
+"""Seconds from now to the ``exp`` of a fake token."""
+
+MAX_DEPTH = 64
+"""Dependencies below each other that are looked at. A route with more stays closed, also one that goes in a circle."""
+
+
+class AsUser:
+    """A dependency that says who is calling, whoever is: what ``testing.as_user`` makes."""
+
+    def __init__(self, subject: str, scopes: tuple[str, ...], claims: Mapping[str, Any], provider: str) -> None:
+        self.scopes = scopes
+        self._subject = subject
+        self._provider = provider
+        self._claims = {**claims, "sub": subject, **({"scope": " ".join(scopes)} if scopes else {})}
+        json.dumps(self._claims)
+
+    def __repr__(self) -> str:
+        return f"as_user({self._subject!r}, scopes={list(self.scopes)!r})"
+
+    async def __call__(self, connection: HTTPConnection, security_scopes: SecurityScopes) -> Token | JWTUser:
+        """The ``Token`` in the place of ``auth.token``, else the user; raises ``InsufficientScope`` as ``auth`` does."""
+        replaced = _replaced_guard(self, connection.scope["app"].dependency_overrides)
+        credentials = self.enter(connection.scope)
+        answer_here(connection.scope)
+        missing = [name for name in security_scopes.scopes if name not in self.scopes]
+        if isinstance(replaced, AnyOfGuard) and not any(name in self.scopes for name in replaced.names):
+            missing += replaced.names
+        if missing:
+            raise InsufficientScope(dict.fromkeys(missing), subject=self._subject)
+        token, user = credentials.token, connection.scope["user"]
+        assert token is not None and isinstance(user, JWTUser), "enter() has put them there"
+        return token if isinstance(replaced, TokenGuard) else user
+
+    def enter(self, scope: Scope) -> JWTCredentials:
+        """Make this user the caller of the request of ``scope``; once for each request."""
+        caller, credentials = scope.get(_CALLER, (None, None))
+        if caller is self:
+            found: JWTCredentials = credentials
+            return found
+        before = scope.get("auth")
+        if not isinstance(before, JWTCredentials):
+            raise RuntimeError(f"{self!r} found no credentials to replace: call auth.install(app)")
+        now = int(time.time())
+        payload = json.dumps({"iat": now, "exp": now + LIFETIME, **self._claims}).encode()
+        facts = Facts(
+            provider=self._provider,
+            header=b"{}",
+            payload=payload,
+            kid=None,
+            subject=self._subject,
+            scopes=self.scopes,
+            id=None,
+            session_id=None,
+            expires_at=now + LIFETIME,
+        )
+        token = Token(tuple(facts))
+        credentials = JWTCredentials(token, before.refuser)
+        scope["auth"], scope["user"] = credentials, JWTUser(token)
+        scope[_CALLER] = (self, credentials)
+        return credentials
+
+
+_CALLER = "jwt_middleware.as_user"
+
+
+def opens(auth: Guard, dependant: Dependant, overrides: Overrides) -> bool:
+    """Whether ``overrides`` let an anonymous request reach the route of ``dependant``, which ``auth`` guards.
+
+    1. A dependency of the route that checks who is calling is overridden: it is ``auth``, ``auth.token`` or
+       ``auth.any_of(...)``, or depends on one of them. One that only knows ``auth.optional`` counts where an ``as_user``
+       takes its place.
+    2. With all overrides applied, at any depth, no guard is left that nobody feeds. An ``as_user`` in the place of
+       ``auth`` feeds the other guards of ``auth``.
+
+    So a replacement that itself depends on ``auth.token`` opens nothing, nor does one of an unrelated dependency.
+    """
+    is_fed = isinstance(overrides.get(auth), AsUser)
+    return _is_replaced(auth, dependant, overrides, is_fed, 0) and _is_clear(auth, dependant, overrides, is_fed, 0)
+
+
+def _is_replaced(auth: Guard, dependant: Dependant, overrides: Overrides, is_fed: bool, depth: int) -> bool:
+    """Whether one of the dependencies that the route declares, and that runs unless overridden, is a replaced check."""
+    if depth > MAX_DEPTH:
+        return False
+    for child in dependant.dependencies:
+        replacement = _replacement(child, overrides)
+        if replacement is not None:
+            if _checks(auth, child, isinstance(replacement, AsUser)):
+                return True
+        elif is_fed and _is_guard_of(auth, child):
+            return True
+        elif _is_replaced(auth, child, overrides, is_fed, depth + 1):
+            return True
+    return False
+
+
+def _checks(auth: Guard, dependant: Dependant, optional_counts: bool) -> bool:
+    if _is_guard_of(auth, dependant) and (optional_counts or not isinstance(unwrap(dependant.call), OptionalGuard)):
+        return True
+    return any(_checks(auth, child, optional_counts) for child in dependant.dependencies)
+
+
+def _is_clear(auth: Guard, dependant: Dependant, overrides: Overrides, is_fed: bool, depth: int) -> bool:
+    """Whether no guard is left that would refuse an anonymous request, or that belongs to another ``Auth``."""
+    if depth > MAX_DEPTH:
+        return False
+    for child in dependant.dependencies:
+        replacement = _replacement(child, overrides)
+        if replacement is not None:
+            if isinstance(replacement, AsUser):
+                continue
+            # As FastAPI does with each request; what the replacement depends on can be overridden in turn.
+            child = get_dependant(
+                path=child.path or "", call=replacement, parent_oauth_scopes=list(demanded_scopes(child))
+            )
+        if isinstance(unwrap(child.call), Guard) and not (is_fed and _is_guard_of(auth, child)):
+            return False
+        if not _is_clear(auth, child, overrides, is_fed, depth + 1):
+            return False
+    return True
+
+
+def _replacement(dependant: Dependant, overrides: Overrides) -> Callable[..., Any] | None:
+    call = dependant.call
+    replacement = None if call is None else overrides.get(call)
+    return None if replacement is call else replacement
+
+
+def _is_guard_of(auth: Guard, dependant: Dependant) -> bool:
+    guard = unwrap(dependant.call)
+    return isinstance(guard, Guard) and guard.auth is auth
+
+
+def _replaced_guard(replacement: AsUser, overrides: Overrides) -> Guard | None:
+    """The guard in whose place ``replacement`` stands, if it is one whose answer differs from that of ``auth``."""
+    places = [unwrap(call) for call, other in overrides.items() if other is replacement]
+    special = [place for place in places if isinstance(place, TokenGuard | AnyOfGuard)]
+    if special and len(places) > 1:
+        raise RuntimeError(
+            f"{replacement!r} stands in the place of several dependencies that give different things; override `auth` "
+            "alone, which feeds the others, or give each an as_user(...) of its own"
+        )
+    return special[0] if special else None
+
+
+def check_claims(claims: Mapping[str, Any], scopes: Iterable[str]) -> tuple[str, ...]:
+    """``scopes`` as a tuple; raises ``ConfigurationError`` where they are one text, or ``claims`` say them again."""
+    if isinstance(scopes, str):
+        raise ConfigurationError(f"scopes must be a list, for instance [{scopes!r}]")
+    if doubled := {"sub", "scope"}.intersection(claims):
+        raise ConfigurationError(f"claims: {', '.join(sorted(doubled))} cannot be given twice; use the other arguments")
+    return tuple(scopes)

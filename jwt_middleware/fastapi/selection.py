@@ -1,0 +1,104 @@
+"""Which route does FastAPI select for a request, and which app owns it?"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.dependencies.models import Dependant
+from fastapi.routing import APIRoute, APIWebSocketRoute, RouteContext, iter_route_contexts
+from starlette.routing import BaseRoute, Match, Mount, Route
+from starlette.types import Scope
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Selected:
+    """The route that answers a request."""
+
+    app: FastAPI
+    """The app that owns it: the one that was asked, or one that is mounted there."""
+    endpoint: Callable[..., Any] | None
+    path: str
+    """As it was declared, with the paths of mounts and included routers before it."""
+    dependant: Dependant | None
+    """None: it is a plain Starlette route."""
+    overrides: Mapping[Callable[..., Any], Callable[..., Any]]
+    """The ``dependency_overrides`` that FastAPI applies to it."""
+
+
+def select(app: FastAPI, scope: Scope) -> Selected | None:
+    """The route of ``app``, or of an app mounted in it, that answers the request of ``scope``, with its method.
+
+    None where there is none, and wherever that cannot be told for certain: where only another method would match,
+    where a route is inside an app that is not FastAPI's, and where a middleware that may change the path comes first.
+    ``scope`` is what the router of ``app`` will see; it stays as it is.
+    """
+    seen = {**scope, "fastapi": dict(scope.get("fastapi") or ())}
+    return _select(app, seen, "")
+
+
+def _select(app: FastAPI, scope: Scope, prefix: str) -> Selected | None:
+    for route in app.router.routes:
+        match, _ = route.matches(scope)
+        if match is Match.FULL:
+            return _select_in(app, route, scope, prefix)
+    return None
+
+
+def _select_in(app: FastAPI, route: BaseRoute, scope: Scope, prefix: str) -> Selected | None:
+    # An included router is one route here, and all of its routes there, in the order in which FastAPI asks them.
+    for context in iter_route_contexts([route]):
+        original = context.original_route
+        if original is not route and isinstance(original, APIRoute) and type(original).matches is not APIRoute.matches:
+            # Only FastAPI can ask it.
+            return None
+        match, child_scope = context.matches(scope)
+        if match is not Match.FULL:
+            continue
+        if isinstance(original, Mount):
+            return _select_mounted(context, scope, child_scope, prefix)
+        if isinstance(original, APIRoute):
+            provider = context.dependency_overrides_provider
+        elif isinstance(original, APIWebSocketRoute):
+            # It keeps no reference to it. Where it has none, the dependencies themselves refuse.
+            provider = app
+        elif isinstance(original, Route):
+            provider = None
+        else:
+            return None
+        return Selected(
+            app=app,
+            endpoint=context.endpoint,
+            path=prefix + (context.path_format or ""),
+            dependant=getattr(context, "dependant", None),
+            overrides=app.dependency_overrides if provider is app else {},
+        )
+    return None
+
+
+def _select_mounted(context: RouteContext, scope: Scope, child_scope: Scope, prefix: str) -> Selected | None:
+    mounted = context.app
+    if not isinstance(mounted, FastAPI) or not all(_name(entry.cls) in _HARMLESS for entry in mounted.user_middleware):
+        return None
+    scope = {**scope, **{name: value for name, value in child_scope.items() if name != "fastapi"}}
+    if mounted.root_path:
+        # As FastAPI does when it is called.
+        scope["root_path"] = mounted.root_path
+    return _select(mounted, scope, prefix + (context.path or ""))
+
+
+# They stand before the router of a mounted app, and leave the path and the method alone.
+_HARMLESS = frozenset(
+    {
+        "starlette.middleware.cors.CORSMiddleware",
+        "starlette.middleware.gzip.GZipMiddleware",
+        "starlette.middleware.httpsredirect.HTTPSRedirectMiddleware",
+        "starlette.middleware.sessions.SessionMiddleware",
+        "starlette.middleware.trustedhost.TrustedHostMiddleware",
+    }
+)
+
+
+def _name(kind: Any) -> str:
+    # By name, since some of them need packages that an app may not have.
+    return f"{getattr(kind, '__module__', None)}.{getattr(kind, '__qualname__', None)}"
