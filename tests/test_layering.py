@@ -60,11 +60,13 @@ STILL_LOGGING = {
 
 ISSUING = (
     "jwt_middleware.issuing",
-    "jwt_middleware.testing.store_contract",
+    "jwt_middleware.fastapi",
+    "jwt_middleware.testing",
+    "jwt_middleware.pytest_plugin",
     "jwt_middleware.cli",
     "jwt_middleware.__main__",
 )
-"""The issuing half, and what uses both halves: the contract of its stores and the command line."""
+"""The issuing half, and what uses both halves: FastAPI, fakes for tests and the command line."""
 
 
 def module(path: Path) -> str:

@@ -32,8 +32,7 @@ async def answer(connection: HTTPConnection, exception: Exception) -> ASGIApp | 
         raise exception
     if isinstance(refusal, UserRefused) and credentials.token is not None:
         # An app's own dependency raised it, and knows nothing of what an operator wants to read.
-        token = credentials.token
-        refusal.provider, refusal.kid, refusal.subject = token.provider, token.kid, token.subject
+        refusal.about(credentials.token)
     if isinstance(connection, WebSocket) and connection.application_state is not WebSocketState.CONNECTING:
         if connection.application_state is WebSocketState.CONNECTED:
             await credentials.refuser.close(refusal, connection.send)

@@ -1,8 +1,8 @@
 """Who may call a FastAPI app, and how do its routes learn who does? ``Auth``."""
 
 import time
-from collections.abc import Iterable, Mapping
-from typing import Any, TypedDict, Unpack
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Unpack
 
 from fastapi import FastAPI
 from fastapi.security import SecurityScopes
@@ -16,7 +16,7 @@ from ..issuing import Sessions, TokenIssuer
 from ..middleware import JWTMiddleware, LoadUser
 from ..provider import Provider, ProviderOptions
 from ..reading.access import ScopeTest
-from ..reading.sources import Custom, Source
+from ..reading.sources import Custom, Source, bearer_header
 from ..refuser import RefusalResponse
 from ..revocation.revoked import Revocations
 from ..verifying.verifier import Clock
@@ -87,29 +87,38 @@ class Auth(Guard):
         self.auth = self
         self.scopes = _check_scopes(scopes)
         self.docs_client_id = check_client_id(docs_client_id)
+        # Given to one middleware for each app: what can be read only once is read here.
+        given: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, Iterator) else value for name, value in options.items()
+        }
         if sessions is not None:
-            options = _with_sessions(sessions, options)
+            given = _with_sessions(sessions, given)
         # What cannot work is found here, and not at the first request.
-        checked = JWTMiddleware(_no_app, **options)
+        checked = JWTMiddleware(_no_app, **given)
         self.refuser = checked.refuser
         """Answers refusals in the name of this object."""
-        self.providers = tuple(map(with_local_keys, checked.verifier.providers))
+        self.providers: tuple[Provider, ...] = tuple(map(with_local_keys, checked.verifier.providers))
         """Whose tokens are accepted. They are copies of those that were given, and may have one more key: see
         ``jwt_middleware.testing.headers_for``."""
-        self.options: MiddlewareOptions = {
-            **{name: value for name, value in options.items() if name not in ProviderOptions.__optional_keys__},  # type: ignore[typeddict-item]
+        self.options: dict[str, Any] = {
+            **{name: value for name, value in given.items() if name not in ProviderOptions.__optional_keys__},
             "providers": self.providers,
         }
         """The keywords of the middleware that ``install`` adds."""
+        self.clock: Clock = given.get("clock", time.time)
+        """Gives Unix time."""
+        sources: Iterable[Any] = self.options.get("sources", ())
+        self.cookies = tuple(source.name.decode() for source in sources if getattr(source, "is_ambient", False))
+        """The cookies in which a token may come."""
         self.token = TokenGuard(self)
         self.optional = OptionalGuard(self)
-        self._any_of: dict[frozenset[str], AnyOfGuard] = {}
+        self._any_of: dict[tuple[str, ...], AnyOfGuard] = {}
 
     def __repr__(self) -> str:
         return f"Auth({', '.join(repr(provider.name) for provider in self.providers)})"
 
     async def __call__(self, connection: HTTPConnection, security_scopes: SecurityScopes) -> JWTUser:
-        """The user; a request without a token is refused with ``missing_token``, for scopes with ``insufficient_scope``."""
+        """The user. A request without a token is refused (401), and one whose token lacks a scope (403)."""
         self.admit(connection.scope, security_scopes.scopes)
         user: JWTUser = connection.scope["user"]
         return user
@@ -117,7 +126,7 @@ class Auth(Guard):
     def any_of(self, *scopes: str) -> AnyOfGuard:
         """The dependency for users who have one of ``scopes``: the same object for the same scopes, in any order."""
         names = check_scopes(scopes)
-        return self._any_of.setdefault(frozenset(names), AnyOfGuard(self, names))
+        return self._any_of.setdefault(names, AnyOfGuard(self, names))
 
     def install(
         self,
@@ -152,10 +161,19 @@ class Auth(Guard):
         credentials = scope.get("auth")
         if not isinstance(credentials, JWTCredentials) or credentials.refuser is not self.refuser:
             raise RuntimeError(
-                "a dependency of Auth found no credentials of its own: call auth.install(app) on the app, or on the app "
-                "in which it is mounted, and use the dependencies of the same Auth"
+                "a dependency of Auth found no credentials of its own: call auth.install(app) on the app, or on the "
+                "app in which it is mounted, and use the dependencies of the same Auth"
             )
         return credentials
+
+    def present(self, raw: str) -> dict[str, str]:
+        """The headers that present the token ``raw`` where the middleware looks for one."""
+        if bearer_header() in self.options.get("sources", (bearer_header(),)):
+            return {"Authorization": f"Bearer {raw}"}
+        for name in self.cookies:
+            # As from a page of the app's own, or the token would not count for unsafe methods.
+            return {"Cookie": f"{name}={raw}", "Sec-Fetch-Site": "same-origin"}
+        raise ConfigurationError("sources: no header presents a token there; add bearer_header() to them")
 
 
 def check_client_id(client_id: str | None) -> str | None:
@@ -173,7 +191,7 @@ def _check_scopes(scopes: Mapping[str, str] | None) -> dict[str, str]:
     return dict(scopes)
 
 
-def _with_sessions(sessions: Sessions | TokenIssuer, options: MiddlewareOptions) -> MiddlewareOptions:
+def _with_sessions(sessions: Sessions | TokenIssuer, options: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(sessions, Sessions | TokenIssuer):
         raise ConfigurationError(f"sessions must be Sessions or a TokenIssuer, not {type(sessions).__name__}")
     issuer = sessions if isinstance(sessions, TokenIssuer) else sessions.tokens
@@ -185,13 +203,13 @@ def _with_sessions(sessions: Sessions | TokenIssuer, options: MiddlewareOptions)
         )
     names = ProviderOptions.__optional_keys__
     rules: Any = {name: value for name, value in options.items() if name in names}
-    others: Any = {name: value for name, value in options.items() if name not in names}
-    others["providers"] = issuer.provider(**rules)
-    if isinstance(sessions, Sessions):
-        others.setdefault("revocations", sessions)
-    others.setdefault("clock", issuer.clock)
-    result: MiddlewareOptions = others
-    return result
+    others = {name: value for name, value in options.items() if name not in names}
+    return {
+        "clock": issuer.clock,
+        **({"revocations": sessions} if isinstance(sessions, Sessions) else {}),
+        **others,
+        "providers": issuer.provider(**rules),
+    }
 
 
 async def _no_app(scope: Scope, receive: Receive, send: Send) -> None:

@@ -3,7 +3,7 @@
 import inspect
 from collections.abc import Iterable, Iterator
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from fastapi.dependencies.models import Dependant
 from fastapi.openapi.models import HTTPBearer
@@ -14,11 +14,24 @@ from starlette.types import Scope
 
 from ..errors import ConfigurationError, InsufficientScope, MissingToken, Refusal
 from ..identity import JWTCredentials, JWTUser
+from ..provider import Provider
+from ..refuser import Refuser
 from ..verifying.claims import Token
 from .answers import answer_here
 
-if TYPE_CHECKING:
-    from .auth import Auth
+
+class Authority(Protocol):
+    """What the files of this folder need of an ``Auth``; see there."""
+
+    options: dict[str, Any]
+    providers: tuple[Provider, ...]
+    scopes: dict[str, str]
+    cookies: tuple[str, ...]
+    refuser: Refuser
+
+    def credentials(self, scope: Scope) -> JWTCredentials:
+        """Who calls."""
+        ...
 
 
 class Guard(SecurityBase):
@@ -30,7 +43,7 @@ class Guard(SecurityBase):
     scheme_name = "bearer"
     model = HTTPBearer(bearerFormat="JWT")
 
-    auth: "Auth"
+    auth: "Authority"
     """Whose middleware has to stand in front of the route."""
 
     def refusal(self, scope: Scope, scopes: Iterable[str]) -> Refusal | None:
@@ -57,11 +70,11 @@ class Guard(SecurityBase):
 class TokenGuard(Guard):
     """``Depends(auth.token)``: the verified ``Token``."""
 
-    def __init__(self, auth: "Auth") -> None:
+    def __init__(self, auth: "Authority") -> None:
         self.auth = auth
 
     async def __call__(self, connection: HTTPConnection, security_scopes: SecurityScopes) -> Token:
-        """The token; a request without one is refused with ``missing_token``, for scopes with ``insufficient_scope``."""
+        """The token. A request without one is refused (401), and one whose token lacks a scope (403)."""
         token = self.admit(connection.scope, security_scopes.scopes).token
         assert token is not None, "a request without a token was admitted"
         return token
@@ -74,7 +87,7 @@ class OptionalGuard(Guard):
     does. Where scopes are demanded, an anonymous request is refused, since it has none.
     """
 
-    def __init__(self, auth: "Auth") -> None:
+    def __init__(self, auth: "Authority") -> None:
         self.auth = auth
 
     async def __call__(self, connection: HTTPConnection, security_scopes: SecurityScopes) -> JWTUser | None:
@@ -91,7 +104,7 @@ class OptionalGuard(Guard):
 class AnyOfGuard(Guard):
     """``Security(auth.any_of("admin", "auditor"))``: the user, who needs one of these scopes."""
 
-    def __init__(self, auth: "Auth", names: tuple[str, ...]) -> None:
+    def __init__(self, auth: "Authority", names: tuple[str, ...]) -> None:
         self.auth = auth
         self.names = names
 
@@ -111,14 +124,14 @@ class AnyOfGuard(Guard):
 
 
 def check_scopes(names: Iterable[Any]) -> tuple[str, ...]:
-    """``names`` without repetitions; raises ``ConfigurationError`` for what is no scope, and where there are none."""
-    several = tuple(dict.fromkeys(names))
+    """``names`` in order, each once. Raises ``ConfigurationError`` for what is no scope, and where there are none."""
+    several = tuple(names)
     for name in several:
         if not isinstance(name, str) or not name:
             raise ConfigurationError(f"any_of() takes the names of scopes, not {type(name).__name__}")
     if not several:
         raise ConfigurationError("any_of() must name a scope: no request has one of none")
-    return several
+    return tuple(sorted(set(several)))
 
 
 def unwrap(call: Any) -> Any:
@@ -145,4 +158,4 @@ def demanded_scopes(dependant: Dependant) -> tuple[str, ...]:
 def _missing(token: Token, scopes: list[str]) -> Refusal | None:
     if not scopes:
         return None
-    return InsufficientScope(dict.fromkeys(scopes), provider=token.provider, kid=token.kid, subject=token.subject)
+    return InsufficientScope(dict.fromkeys(scopes)).about(token)

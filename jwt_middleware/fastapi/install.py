@@ -1,7 +1,7 @@
 """How does the middleware get in front of an app's routes, and which of them does it leave open?"""
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, TypeAlias, cast
 
 from fastapi import FastAPI
 from fastapi.dependencies.models import Dependant
@@ -16,25 +16,20 @@ from ..middleware import JWTMiddleware
 from ..reading.access import PublicPaths, PublicRequests, ask
 from ..requires import is_bypassed
 from .answers import EarlyRefusal, answer, answer_here
-from .dependencies import Guard, demanded_scopes, unwrap
+from .dependencies import Authority, Guard, demanded_scopes, unwrap
 from .openapi import document
 from .overrides import Overrides, opens
 from .router import is_open
 from .selection import Selected, select
 
-if TYPE_CHECKING:
-    from .auth import Auth
 
-
-def install(
-    auth: "Auth", app: FastAPI, *, public: Iterable[str], docs: bool, docs_client_id: str | None
-) -> None:
+def install(auth: Authority, app: FastAPI, *, public: Iterable[str], docs: bool, docs_client_id: str | None) -> None:
     """See ``Auth.install``."""
     if not isinstance(app, FastAPI):
         raise ConfigurationError(f"app must be a FastAPI app, not {type(app).__name__}")
     if app.middleware_stack is not None:
         raise ConfigurationError("the app has started: call auth.install(app) before its first request")
-    if any(entry.cls is _Installed for entry in app.user_middleware):
+    if any(_is_ours(entry) for entry in app.user_middleware):
         raise ConfigurationError("an Auth is installed on this app already; one app takes one, with several providers")
     gate = _Gate(auth, app, PublicPaths(public), docs)
     # The last one is the innermost: CORSMiddleware stands outside, whether it is added before or after.
@@ -46,16 +41,25 @@ def install(
 
 class _Installed(JWTMiddleware):
     def __init__(self, app: ASGIApp, *, gate: "_Gate") -> None:
-        options = {**gate.auth.options, "public": gate.is_public, "allow_anonymous": gate.allow_anonymous}
+        options: dict[str, Any] = {
+            **gate.auth.options,
+            "public": gate.is_public,
+            "allow_anonymous": gate.allow_anonymous,
+        }
         super().__init__(_Inside(app, gate), **options)
         # One for all apps of this Auth, so that its dependencies know the credentials of another.
         self.refuser = gate.auth.refuser
 
 
+def _is_ours(entry: Middleware) -> bool:
+    kind: Any = entry.cls
+    return kind is _Installed
+
+
 class _Gate:
     """Which requests of an app need no token?"""
 
-    def __init__(self, auth: "Auth", app: FastAPI, public: PublicPaths, docs: bool) -> None:
+    def __init__(self, auth: Authority, app: FastAPI, public: PublicPaths, docs: bool) -> None:
         self.auth = auth
         self.app = app
         also = auth.options.get("public", ())
@@ -74,7 +78,7 @@ class _Gate:
 
     def check_routes(self) -> None:
         """Raise ``RuntimeError`` where a route is not guarded as its author meant it to be."""
-        if self.app.user_middleware[-1].cls is not _Installed:
+        if not _is_ours(self.app.user_middleware[-1]):
             raise RuntimeError("a middleware was put behind that of auth.install(app); use app.add_middleware(...)")
         for path, endpoint in _endpoints(self.app.routes):
             if is_bypassed(endpoint):
@@ -100,8 +104,8 @@ class _Gate:
             return False
         self._events.tell(
             Advice(
-                text=f"dependency_overrides take the place of the guard of {selected.path}: the route is open to requests "
-                "without a token (said once for each route)"
+                text=f"dependency_overrides take the place of the guard of {selected.path}: the route is open to "
+                "requests without a token (said once for each route)"
             ),
             once=(selected.path, scope.get("method")),
         )
@@ -125,8 +129,23 @@ class _Inside:
             self._gate.check_routes()
             self._is_checked = True
         if kind == "http" and scope["method"] not in _WITHOUT_BODY:
+            refusal = self._refusal_of_upload(scope)
+            if refusal is not None:
+                await self._gate.auth.refuser(refusal, scope, receive, send)
+                return
             receive = _BodyGuard(scope, receive, self._guards)
         await self._app(scope, receive, send)
+
+    def _refusal_of_upload(self, scope: Scope) -> Refusal | None:
+        # FastAPI answers some of these with 400 before it has received anything, so they are refused even earlier. To
+        # select a route twice would be too slow for all requests, but costs an upload little.
+        if not any(name == b"content-type" and value[:9].lower() == b"multipart" for name, value in scope["headers"]):
+            return None
+        selected = select(self._gate.app, scope)
+        if selected is None or selected.dependant is None:
+            return None
+        there = {**scope, "app": selected.app}
+        return _refusal(there, self._guards.of(selected.dependant, selected.overrides))
 
     async def _check_at_startup(self, receive: Receive, send: Send) -> None:
         try:
@@ -159,28 +178,39 @@ class _BodyGuard:
     async def __call__(self) -> Any:
         if not self._is_checked:
             self._is_checked = True
-            for guard, scopes in self._guards.of_route(self._scope):
-                refusal = guard.refusal(self._scope, scopes)
-                if refusal is not None:
-                    answer_here(self._scope)
-                    raise EarlyRefusal(refusal)
+            refusal = _refusal(self._scope, self._guards.of_route(self._scope))
+            if refusal is not None:
+                answer_here(self._scope)
+                raise EarlyRefusal(refusal)
         return await self._receive()
+
+
+_Demands: TypeAlias = tuple[tuple[Guard, tuple[str, ...]], ...]
+
+
+def _refusal(scope: Scope, demands: _Demands) -> Refusal | None:
+    for guard, scopes in demands:
+        refusal = guard.refusal(scope, scopes)
+        if refusal is not None:
+            return refusal
+    return None
 
 
 class _Guards:
     """The guards of each route, remembered: to find them takes longer than to ask them."""
 
     def __init__(self) -> None:
-        self._known: dict[int, tuple[Dependant, tuple[tuple[Guard, tuple[str, ...]], ...]]] = {}
+        self._known: dict[int, tuple[Dependant, _Demands]] = {}
 
-    def of_route(self, scope: Scope) -> tuple[tuple[Guard, tuple[str, ...]], ...]:
+    def of_route(self, scope: Scope) -> _Demands:
         """The guards that will run for the route that was selected for ``scope``, each with the scopes it demands."""
         # Of an included router, FastAPI notes what the route is there; its own `dependant` lacks what the router adds.
         route = (scope.get("fastapi") or {}).get("effective_route_context") or scope.get("route")
         dependant = getattr(route, "dependant", None)
-        if dependant is None:
-            return ()
-        overrides: Overrides = getattr(scope.get("app"), "dependency_overrides", {})
+        return () if dependant is None else self.of(dependant, getattr(scope.get("app"), "dependency_overrides", {}))
+
+    def of(self, dependant: Dependant, overrides: Overrides) -> _Demands:
+        """The guards that run for the route of ``dependant``."""
         if overrides:
             return tuple(_guards_that_run(dependant, overrides))
         # Kept with what it is about: another object could have its id otherwise.

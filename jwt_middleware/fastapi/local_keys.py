@@ -27,6 +27,11 @@ def add_local_key(provider: Provider, key: Key) -> None:
     _changed.add(provider.keys)
 
 
+def has_local_key(provider: Provider, key: Key) -> bool:
+    """Whether ``key`` was added in this process."""
+    return key in provider.keys.current.keys
+
+
 class _StaticKeys(StaticKeys):
     """The key set is replaced when a key is added, so a request finds everything as it is without one."""
 

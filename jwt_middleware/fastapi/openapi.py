@@ -2,23 +2,19 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import product
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
 from fastapi import FastAPI
 from fastapi.routing import APIRoute, RouteContext, iter_route_contexts
 from starlette.types import Scope
 
-from ..reading.sources import bearer_header
-from .dependencies import AnyOfGuard, Guard, OptionalGuard, guards_in
+from .dependencies import AnyOfGuard, Authority, Guard, OptionalGuard, guards_in
 from .router import Endpoint, is_open
-
-if TYPE_CHECKING:
-    from .auth import Auth
 
 Schema: TypeAlias = dict[str, Any]
 
 
-def document(auth: "Auth", app: FastAPI, is_public: Callable[[Scope], bool], docs_client_id: str | None) -> None:
+def document(auth: Authority, app: FastAPI, is_public: Callable[[Scope], bool], docs_client_id: str | None) -> None:
     """Have ``app.openapi()`` tell what ``auth`` does, also where the app puts a function of its own in its place."""
     documentation = _Documentation(auth, app, is_public)
 
@@ -42,7 +38,7 @@ def document(auth: "Auth", app: FastAPI, is_public: Callable[[Scope], bool], doc
 
 
 class _Documentation:
-    def __init__(self, auth: "Auth", app: FastAPI, is_public: Callable[[Scope], bool]) -> None:
+    def __init__(self, auth: Authority, app: FastAPI, is_public: Callable[[Scope], bool]) -> None:
         self._auth = auth
         self._app = app
         self._is_public = is_public
@@ -79,12 +75,16 @@ class _Documentation:
         is_public = is_open(context.endpoint) or self._is_public(_scope(context, method))
         may_be_anonymous = is_public or self._auth.options.get("allow_anonymous", False) is True
         completed = {**operation, "responses": dict(operation.get("responses") or {})}
-        ours = [
-            {scheme: list(scopes)} for scopes in _alternatives(guards) for scheme in schemes
-        ] if guards or not is_public else []
+        ours = (
+            [{scheme: list(scopes)} for scopes in _alternatives(guards) for scheme in schemes]
+            if guards or not is_public
+            else []
+        )
         if ours and may_be_anonymous and not needs_token:
             ours.insert(0, {})
-        others = [entry for entry in operation.get("security") or () if entry and not {_OURS, *schemes}.intersection(entry)]
+        others = [
+            entry for entry in operation.get("security") or () if entry and not {_OURS, *schemes}.intersection(entry)
+        ]
         if ours or others:
             completed["security"] = [*others, *ours]
         else:
@@ -103,7 +103,7 @@ class _Documentation:
             yield "401"
         has_scopes = any(scopes or isinstance(guard, AnyOfGuard) for guard, scopes in guards)
         is_unsafe = method not in ("GET", "HEAD", "OPTIONS")
-        if has_scopes or (not is_public and is_unsafe and any(_cookies(self._auth))):
+        if has_scopes or (not is_public and is_unsafe and self._auth.cookies):
             yield "403"
         if not is_public:
             yield "503"
@@ -123,7 +123,7 @@ class _Documentation:
                     names = (*demanded, *(guard.names if isinstance(guard, AnyOfGuard) else ()))
                     scopes.update((name, "") for name in names if name not in scopes)
         schemes: Schema = {}
-        for cookie in _cookies(self._auth):
+        for cookie in self._auth.cookies:
             schemes["cookie"] = {"type": "apiKey", "in": "cookie", "name": cookie}
         login = self._path_of("login")
         if login is not None:
@@ -204,13 +204,7 @@ def _scope(context: RouteContext, method: str) -> Scope:
     }
 
 
-def _cookies(auth: "Auth") -> Iterator[str]:
-    for source in auth.options.get("sources") or (bearer_header(),):
-        if getattr(source, "is_ambient", False):
-            yield getattr(source, "name", b"").decode("ascii")
-
-
-def _discovers(auth: "Auth") -> Iterator[tuple[str, str, tuple[str, str] | None]]:
+def _discovers(auth: Authority) -> Iterator[tuple[str, str, tuple[str, str] | None]]:
     """Of each provider whose metadata can be discovered: its name, its issuer, and where it logs users in."""
     for provider in auth.providers:
         if provider.remote is not None and len(provider.issuers) == 1:

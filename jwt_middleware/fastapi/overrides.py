@@ -6,7 +6,7 @@ let an anonymous request reach a route, and only this route. The rules are those
 
 import json
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
 from fastapi.dependencies.models import Dependant
@@ -15,11 +15,11 @@ from fastapi.security import SecurityScopes
 from starlette.requests import HTTPConnection
 from starlette.types import Scope
 
-from ..errors import ConfigurationError, InsufficientScope
+from ..errors import InsufficientScope
 from ..identity import JWTCredentials, JWTUser
 from ..verifying.claims import Facts, Token
 from .answers import answer_here
-from .dependencies import AnyOfGuard, Guard, OptionalGuard, TokenGuard, demanded_scopes, unwrap
+from .dependencies import AnyOfGuard, Authority, Guard, OptionalGuard, TokenGuard, demanded_scopes, unwrap
 
 Overrides: TypeAlias = Mapping[Callable[..., Any], Callable[..., Any]]
 
@@ -37,14 +37,13 @@ class AsUser:
         self.scopes = scopes
         self._subject = subject
         self._provider = provider
-        self._claims = {**claims, "sub": subject, **({"scope": " ".join(scopes)} if scopes else {})}
-        json.dumps(self._claims)
+        self._claims = {"sub": subject, **({"scope": " ".join(scopes)} if scopes else {}), **claims}
 
     def __repr__(self) -> str:
         return f"as_user({self._subject!r}, scopes={list(self.scopes)!r})"
 
     async def __call__(self, connection: HTTPConnection, security_scopes: SecurityScopes) -> Token | JWTUser:
-        """The ``Token`` in the place of ``auth.token``, else the user; raises ``InsufficientScope`` as ``auth`` does."""
+        """The ``Token`` in the place of ``auth.token``, else the user; raises ``InsufficientScope``."""
         replaced = _replaced_guard(self, connection.scope["app"].dependency_overrides)
         credentials = self.enter(connection.scope)
         answer_here(connection.scope)
@@ -52,9 +51,11 @@ class AsUser:
         if isinstance(replaced, AnyOfGuard) and not any(name in self.scopes for name in replaced.names):
             missing += replaced.names
         if missing:
-            raise InsufficientScope(dict.fromkeys(missing), subject=self._subject)
+            assert credentials.token is not None
+            raise InsufficientScope(dict.fromkeys(missing)).about(credentials.token)
         token, user = credentials.token, connection.scope["user"]
-        assert token is not None and isinstance(user, JWTUser), "enter() has put them there"
+        assert token is not None
+        assert isinstance(user, JWTUser)
         return token if isinstance(replaced, TokenGuard) else user
 
     def enter(self, scope: Scope) -> JWTCredentials:
@@ -89,44 +90,43 @@ class AsUser:
 _CALLER = "jwt_middleware.as_user"
 
 
-def opens(auth: Guard, dependant: Dependant, overrides: Overrides) -> bool:
+def opens(auth: Authority, dependant: Dependant, overrides: Overrides) -> bool:
     """Whether ``overrides`` let an anonymous request reach the route of ``dependant``, which ``auth`` guards.
 
     1. A dependency of the route that checks who is calling is overridden: it is ``auth``, ``auth.token`` or
-       ``auth.any_of(...)``, or depends on one of them. One that only knows ``auth.optional`` counts where an ``as_user``
-       takes its place.
+       ``auth.any_of(...)``, or depends on one of them. One that only knows ``auth.optional`` counts where an
+       ``as_user`` takes its place.
     2. With all overrides applied, at any depth, no guard is left that nobody feeds. An ``as_user`` in the place of
        ``auth`` feeds the other guards of ``auth``.
 
     So a replacement that itself depends on ``auth.token`` opens nothing, nor does one of an unrelated dependency.
     """
-    is_fed = isinstance(overrides.get(auth), AsUser)
+    overridden: Mapping[Any, Any] = overrides
+    is_fed = isinstance(overridden.get(auth), AsUser)
     return _is_replaced(auth, dependant, overrides, is_fed, 0) and _is_clear(auth, dependant, overrides, is_fed, 0)
 
 
-def _is_replaced(auth: Guard, dependant: Dependant, overrides: Overrides, is_fed: bool, depth: int) -> bool:
+def _is_replaced(auth: Authority, dependant: Dependant, overrides: Overrides, is_fed: bool, depth: int) -> bool:
     """Whether one of the dependencies that the route declares, and that runs unless overridden, is a replaced check."""
     if depth > MAX_DEPTH:
         return False
     for child in dependant.dependencies:
         replacement = _replacement(child, overrides)
         if replacement is not None:
-            if _checks(auth, child, isinstance(replacement, AsUser)):
+            if _checks(auth, child, optional_counts=isinstance(replacement, AsUser)):
                 return True
-        elif is_fed and _is_guard_of(auth, child):
-            return True
-        elif _is_replaced(auth, child, overrides, is_fed, depth + 1):
+        elif (is_fed and _is_guard_of(auth, child)) or _is_replaced(auth, child, overrides, is_fed, depth + 1):
             return True
     return False
 
 
-def _checks(auth: Guard, dependant: Dependant, optional_counts: bool) -> bool:
+def _checks(auth: Authority, dependant: Dependant, *, optional_counts: bool) -> bool:
     if _is_guard_of(auth, dependant) and (optional_counts or not isinstance(unwrap(dependant.call), OptionalGuard)):
         return True
-    return any(_checks(auth, child, optional_counts) for child in dependant.dependencies)
+    return any(_checks(auth, child, optional_counts=optional_counts) for child in dependant.dependencies)
 
 
-def _is_clear(auth: Guard, dependant: Dependant, overrides: Overrides, is_fed: bool, depth: int) -> bool:
+def _is_clear(auth: Authority, dependant: Dependant, overrides: Overrides, is_fed: bool, depth: int) -> bool:
     """Whether no guard is left that would refuse an anonymous request, or that belongs to another ``Auth``."""
     if depth > MAX_DEPTH:
         return False
@@ -152,7 +152,7 @@ def _replacement(dependant: Dependant, overrides: Overrides) -> Callable[..., An
     return None if replacement is call else replacement
 
 
-def _is_guard_of(auth: Guard, dependant: Dependant) -> bool:
+def _is_guard_of(auth: Authority, dependant: Dependant) -> bool:
     guard = unwrap(dependant.call)
     return isinstance(guard, Guard) and guard.auth is auth
 
@@ -167,12 +167,3 @@ def _replaced_guard(replacement: AsUser, overrides: Overrides) -> Guard | None:
             "alone, which feeds the others, or give each an as_user(...) of its own"
         )
     return special[0] if special else None
-
-
-def check_claims(claims: Mapping[str, Any], scopes: Iterable[str]) -> tuple[str, ...]:
-    """``scopes`` as a tuple; raises ``ConfigurationError`` where they are one text, or ``claims`` say them again."""
-    if isinstance(scopes, str):
-        raise ConfigurationError(f"scopes must be a list, for instance [{scopes!r}]")
-    if doubled := {"sub", "scope"}.intersection(claims):
-        raise ConfigurationError(f"claims: {', '.join(sorted(doubled))} cannot be given twice; use the other arguments")
-    return tuple(scopes)

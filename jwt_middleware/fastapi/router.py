@@ -189,8 +189,8 @@ def _is_injected(parameter: inspect.Parameter) -> bool:
     if parameter.default is inspect.Parameter.empty:
         # FastAPI would take it for a parameter of the query, and a request could choose it.
         raise ConfigurationError(
-            f"authenticate: {parameter.name} is no dependency; declare it as Annotated[..., Depends(...)], or give it a "
-            "default"
+            f"authenticate: {parameter.name} is no dependency; declare it as Annotated[..., Depends(...)], or give it "
+            "a default"
         )
     return False
 
@@ -215,10 +215,12 @@ def _check_user(authenticate: Callable[..., Any]) -> None:
 def _may_have_identity(kind: type) -> bool:
     if kind in (inspect.Signature.empty, object, str, bool, type(None)) or hasattr(kind, "identity"):
         return True
-    if hasattr(kind, "__getattr__") or any("identity" in vars(base).get("__annotations__", ()) for base in kind.__mro__):
+    if hasattr(kind, "__getattr__") or any(
+        "identity" in vars(base).get("__annotations__", ()) for base in kind.__mro__
+    ):
         return True
-    code = getattr(kind.__init__, "__code__", None)
-    return code is not None and "identity" in code.co_names
+    inits = (vars(base).get("__init__") for base in kind.__mro__)
+    return any("identity" in init.__code__.co_names for init in inits if inspect.isfunction(init))
 
 
 class LoginAnswer(BaseModel):
