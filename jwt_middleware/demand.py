@@ -18,7 +18,7 @@ from .errors import (
 )
 from .identity import JWTCredentials
 from .middleware import SCOPE_KEY, JWTMiddleware
-from .verifying.token import Token
+from .verifying.claims import Token
 
 
 class Demand:

@@ -91,13 +91,12 @@ class CheckQueue:
 
 @dataclass(eq=False, slots=True)
 class _Check:
-    call: Callable[[], Any] = field(repr=False)
-    """Holds the password."""
+    call: Callable[[], Any]
     decided: Event = field(default_factory=Event)
     """Whether it starts or is refused is known."""
     has_started: bool = False
     ended: Event = field(default_factory=Event)
-    result: Any = field(default=None, repr=False)
+    result: Any = None
     error: BaseException | None = None
 
     def run(self) -> None:
