@@ -8,6 +8,7 @@ from typing import Any
 import anyio
 import pytest
 import redis.asyncio
+from redis._parsers import AsyncCommandsParser
 
 from jwt_middleware.issuing import MemoryStore, RedisStore, SQLiteStore
 from jwt_middleware.testing.store_contract import StoreContract
@@ -61,11 +62,25 @@ class TestRedisStore(InRedis):
         await store.aclose()
 
 
+class KnownCommands(AsyncCommandsParser):
+    """Reads the list of all commands once, and not for every client: that takes half a second."""
+
+    async def initialize(self, node: Any = None) -> None:
+        if not self.commands:
+            await super().initialize(node)
+        self.node = node
+
+
+COMMANDS = KnownCommands()
+
+
 class TestRedisStoreOfAClientInACluster(InRedis):
     @pytest.fixture
     async def store(self, cluster: RedisServer) -> AsyncIterator[RedisStore]:
         def make_client() -> Any:
-            return redis.asyncio.RedisCluster(host="127.0.0.1", port=cluster.port)
+            client = redis.asyncio.RedisCluster(host="127.0.0.1", port=cluster.port)
+            client.commands_parser = COMMANDS
+            return client
 
         store = RedisStore(make_client, prefix=token_hex(4))
         yield store
