@@ -212,13 +212,6 @@ def test_a_page_logs_in_by_cookies_that_it_cannot_read() -> None:
     assert browser.get("/me").status_code == 401
 
 
-def test_tokens_of_fastapi_users_stay_good() -> None:
-    old = signed({"alg": "HS256"}, {"user_id": "9221ffc9", "aud": "fastapi-users:auth", "exp": FAR}, "SECRET")
-    client = TestClient(example("docs/coming-from/fastapi-users.rst", "fastapi-users:auth")["app"])
-    assert client.get("/", headers=bearer(old)).status_code == 404
-    assert client.get("/", headers=token()).status_code == 401
-
-
 def test_an_app_behind_an_identity_provider_survives_its_outage(identity_provider: IdentityProvider) -> None:
     example("docs/testing.rst", "survive_an_outage")["test_orders_survive_an_outage"](identity_provider)
 
