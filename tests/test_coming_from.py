@@ -51,7 +51,8 @@ MAKERS = {
             id = "ada"
             is_active = True
 
-        print(json.dumps({{"access": str(AccessToken.for_user(User())), "refresh": str(RefreshToken.for_user(User()))}}))
+        access, refresh = (str(kind.for_user(User())) for kind in (AccessToken, RefreshToken))
+        print(json.dumps({{"access": access, "refresh": refresh}}))
     """,
 }
 

@@ -17,14 +17,13 @@ from starlette.testclient import TestClient
 
 import jwt_middleware
 import setup
-from jwt_middleware import JWTMiddleware, Provider, RevocationView, __version__, errors, issuing, testing
-from jwt_middleware.issuing import Sessions, Throttle
+from jwt_middleware import JWTMiddleware, Provider, RevocationView, __version__, errors, fastapi, issuing, testing
+from jwt_middleware.issuing import Cookies, Sessions, Throttle
 from jwt_middleware.testing.identity_provider import IdentityProvider
 
 from .support.clients import bearer, echo
 from .support.documents import DOCUMENTS, ROOT, Block, blocks, example, python_blocks, run, text
 from .support.processes import need, program
-from .support.tokens import signed
 
 README = text("README.rst")
 SECRET = "a secret that has thirty-two bytes or more"
@@ -212,6 +211,12 @@ def test_a_page_logs_in_by_cookies_that_it_cannot_read() -> None:
     assert browser.get("/me").status_code == 401
 
 
+def test_a_login_of_the_app_sets_the_cookies() -> None:
+    browser = TestClient(example("docs/browsers.rst", "set_cookies")["app"], base_url="https://testserver")
+    response = browser.get("/single-sign-on", follow_redirects=False)
+    assert set(response.cookies) == {"__Host-access", "__Secure-refresh"}
+
+
 def test_an_app_behind_an_identity_provider_survives_its_outage(identity_provider: IdentityProvider) -> None:
     example("docs/testing.rst", "survive_an_outage")["test_orders_survive_an_outage"](identity_provider)
 
@@ -238,7 +243,7 @@ def test_refusals_are_answered_in_another_form() -> None:
     assert refused.json()["code"] == "terms_not_accepted"
 
 
-@pytest.mark.parametrize("function", [Provider, JWTMiddleware, Sessions, Throttle])
+@pytest.mark.parametrize("function", [Provider, JWTMiddleware, Sessions, Cookies, Throttle])
 def test_every_argument_is_in_the_settings(function: Any) -> None:
     settings = text("docs/settings.rst")
     missing = [name for name in inspect.signature(function).parameters if f"    * - ``{name}``\n" not in settings]
@@ -273,7 +278,7 @@ def test_the_version_is_one() -> None:
     assert "version = attr: jwt_middleware.__version__\n" in text("setup.cfg")
 
 
-@pytest.mark.parametrize("package", [jwt_middleware, issuing, testing], ids=lambda package: package.__name__)
+@pytest.mark.parametrize("package", [jwt_middleware, issuing, fastapi, testing], ids=lambda package: package.__name__)
 def test_every_public_name_is_in_the_reference(package: ModuleType) -> None:
     shown = set(re.findall(r"^\.\. auto\w+:: (\S+)$", text("docs/reference.rst"), re.MULTILINE))
     assert [name for name in package.__all__ if f"{package.__name__}.{name}" not in shown] == []
