@@ -27,7 +27,8 @@ from jwt_middleware import JWTMiddleware, Provider, Token, Verifier
 from jwt_middleware.identity import JWTCredentials, JWTUser
 from jwt_middleware.reading.sources import authorization_line
 from jwt_middleware.refuser import Refuser
-from jwt_middleware.verifying.compact import decode_plainly, json_object
+from jwt_middleware.verifying.compact import decode, json_object
+from jwt_middleware.verifying.token import Facts
 
 STEPS = [
     "the signature, by the prepared key",
@@ -46,9 +47,9 @@ def steps(by: Issuer) -> list[Contestant]:
     (provider,) = verifier.providers
     keys, rules, refuser = provider.keys.current, provider.rules, Refuser()
     (key,) = keys.keys
-    segment, known, *_ = decode_plainly(by.token(0))
+    segment, known, *_ = decode(by.token(0))
     headers = {segment: known}
-    prepared = [decode_plainly(token) for token in islice(by.new_tokens(), 200)]
+    prepared = [decode(token) for token in islice(by.new_tokens(), 200)]
     signed = cycle((signing_input, signature) for _, _, _, signing_input, signature in prepared)
     scan = json.JSONDecoder().raw_decode
 
@@ -63,16 +64,16 @@ def steps(by: Issuer) -> list[Contestant]:
             scope["user"] = claims
 
     def read_strictly(line: bytes, scope: Scope) -> None:
-        _, _, payload, signing_input, signature = decode_plainly(line[7:], headers)
+        _, _, payload, signing_input, signature = decode(line[7:], headers)
         scope["user"] = json_object(payload)
         key.verifies(by.algorithm, signing_input, signature)
 
-    def judge(line: bytes, scope: Scope) -> tuple[Any, ...]:
-        _, header, payload, signing_input, signature = decode_plainly(line[7:], headers)
+    def judge(line: bytes, scope: Scope) -> Facts:
+        _, header, payload, signing_input, signature = decode(line[7:], headers)
         claims = json_object(payload)
         for candidate in keys.find(header.kid, header.algorithm):
             candidate.verifies(header.algorithm, signing_input, signature)
-        facts, _, _ = rules.read_plainly(header, payload, claims, time())
+        _, facts = rules.check(header, payload, claims, time())
         return facts
 
     def attach(line: bytes, scope: Scope) -> None:
@@ -80,7 +81,7 @@ def steps(by: Issuer) -> list[Contestant]:
         scope["auth"], scope["user"] = JWTCredentials(token, refuser), JWTUser(token)
 
     def decide(line: bytes, scope: Scope) -> None:
-        token = verifier.judge(line[7:])
+        token = verifier.judge(line[7:], line)
         assert isinstance(token, Token)
         scope["auth"], scope["user"] = JWTCredentials(token, refuser), JWTUser(token)
 

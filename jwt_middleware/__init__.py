@@ -11,7 +11,7 @@ from .requires import requires
 from .resource import ProtectedResource
 from .revocation.revoked import Revocation, Revocations
 from .revocation.view import RevocationView
-from .verifying.claims import Token
+from .verifying.token import Token
 from .verifying.verifier import Verifier
 
 __version__ = "0.1.0"

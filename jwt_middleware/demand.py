@@ -18,7 +18,7 @@ from .errors import (
 )
 from .identity import JWTCredentials
 from .middleware import SCOPE_KEY, JWTMiddleware
-from .verifying.claims import Token
+from .verifying.token import Token
 
 
 class Demand:

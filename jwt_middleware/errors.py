@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable
 from typing import ClassVar, Protocol, Self, TypedDict, Unpack
 
-DETAILS = frozenset(("provider", "kid", "subject", "claim", "expected", "found", "seconds_off"))
+DETAILS = frozenset(("provider", "kid", "subject", "claim", "expected", "found", "seconds_off", "tried"))
 """The attributes of a refusal that are for the operator alone."""
 
 
@@ -41,6 +41,7 @@ class Details(TypedDict, total=False):
     expected: str | None
     found: str | None
     seconds_off: float | None
+    tried: int
 
 
 class Refusal(Exception):
@@ -52,7 +53,7 @@ class Refusal(Exception):
     ``provider`` (str), the name of the provider that was asked; ``kid`` (str), as the token says it, verified or not;
     ``subject`` (str), only after a good signature; ``claim`` (str), the claim at fault; ``expected`` (str), what would
     have passed; ``found`` (str), what the token says instead; ``seconds_off`` (float), by how many seconds the token
-    came too late or too early, without leeway.
+    came too late or too early, without leeway. ``tried`` (int) is the number of keys that did not verify its signature.
     """
 
     code: ClassVar[str] = "refused"
@@ -70,6 +71,7 @@ class Refusal(Exception):
     expected: str | None = None
     found: str | None = None
     seconds_off: float | None = None
+    tried: int = 0
 
     def __init__(self, **details: Unpack[Details]) -> None:
         if not details.keys() <= DETAILS:

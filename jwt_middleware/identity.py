@@ -6,7 +6,7 @@ from typing import Any
 from starlette.authentication import AuthCredentials, BaseUser
 
 from .refuser import Refuser
-from .verifying.claims import Token
+from .verifying.token import Token
 
 
 class JWTUser(BaseUser):

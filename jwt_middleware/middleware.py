@@ -8,6 +8,7 @@ from functools import partial
 from inspect import signature
 from typing import Any, TypeAlias, Unpack
 
+from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ._support.arguments import check_bool, check_callable, check_seconds, check_token_hook
@@ -20,14 +21,14 @@ from .live.websocket import WebSocketConnection
 from .provider import Provider, ProviderOptions
 from .reading.access import PublicPaths, PublicRequests, ScopeTest, ask, check_scope_test, is_preflight
 from .reading.origins import Origins
-from .reading.sources import Custom, Source, Sources, authorization_line, bearer_header
+from .reading.sources import BEARER, Custom, Source, Sources, authorization_line, bearer_header, read_line
 from .refuser import MISSING, RefusalResponse, Refuser, WebSocketRefusals
 from .resource import ProtectedResource, ServedResource
 from .revocation.revoked import Revocations
-from .verifying.claims import Token
+from .verifying.token import Token
 from .verifying.verifier import CACHE_SIZE, MAX_TOKEN_SIZE, Clock, Verifier
 
-LoadUser: TypeAlias = Callable[[Token], Any | Awaitable[Any]]
+LoadUser: TypeAlias = Callable[[Token], Any | Awaitable[Any]] | Callable[[Token, HTTPConnection], Any | Awaitable[Any]]
 
 SCOPE_KEY = "jwt_middleware"
 """Where the scope of a request that was let through holds the ``JWTMiddleware``."""
@@ -81,8 +82,9 @@ class JWTMiddleware:
         Seconds after which a WebSocket is closed, with 3000 and ``missing_token``, that began without a token and on
         which the app has not called ``renew`` with a good one. Default None: it stays open.
     ``load_user``
-        ``load_user(token)``, sync (then in a worker thread, about 100 µs) or async: the app's own user for
-        ``scope["user"]``, or None or False to refuse. Default: a ``JWTUser``.
+        ``load_user(token)`` or ``load_user(token, connection)``, with Starlette's ``HTTPConnection``. A sync one runs
+        in a worker thread, which takes about 100 µs. It returns the app's own user for ``scope["user"]``, or None or
+        False to refuse. Default: a ``JWTUser``.
     ``revocations``
         What tells whether a token is ended before its time: ``Sessions``, a ``RevocationView``, or your own
         ``Revocations``. Default None: tokens are good until they expire.
@@ -133,8 +135,7 @@ class JWTMiddleware:
         check_bool("close_streams_on_expiry", close_streams_on_expiry)
         if authenticate_within is not None:
             check_seconds("authenticate_within", authenticate_within, minimum=1)
-        if load_user is not None:
-            check_token_hook("load_user", load_user)
+        user_sees_connection = load_user is not None and check_token_hook("load_user", load_user)
         if isinstance(resource, ProtectedResource) and providers is None:
             provider.setdefault("audience", resource.identifier)
         self.verifier = Verifier(
@@ -145,7 +146,8 @@ class JWTMiddleware:
             clock=clock,
         )
         # Looked up once instead of with each request.
-        self._judge_header = self.verifier.judge_header
+        self._recall = self.verifier.recall
+        self._must_admit = self.verifier.must_admit
         self._sources = Sources(sources)
         self._origins = Origins(origins)
         self._header_only = self._sources.header_only
@@ -173,6 +175,7 @@ class JWTMiddleware:
         self._allow_preflight = allow_preflight
         self._preflight_logged = False
         self._load_user = None if load_user is None else Hook(load_user)
+        self._user_sees_connection = user_sees_connection
         self._connections = Connections(
             good_until=self.verifier.good_until,
             authenticate=self._authenticate,
@@ -207,12 +210,12 @@ class JWTMiddleware:
                 headers = scope["headers"] = list(headers)
             if self._header_only:
                 line = authorization_line(headers)
-                outcome = None if line is None else self._judge_header(line)
+                outcome = None if line is None else self._judge_line(line, scope)
             else:
                 outcome = self._judge_anywhere(scope)
             if outcome is not None:
                 token = outcome if isinstance(outcome, Token) else await outcome
-                user = JWTUser(token) if self._load_user is None else await self._loaded_user(token, self._load_user)
+                user = JWTUser(token) if self._load_user is None else await self._load(token, self._load_user, scope)
             elif self._allow_anonymous and (
                 self._allow_anonymous is True or ask("allow_anonymous", self._allow_anonymous, scope)
             ):
@@ -258,13 +261,30 @@ class JWTMiddleware:
             if running:
                 await self.verifier.stop()
 
+    def _judge_line(self, line: bytes, scope: Scope) -> Token | Coroutine[Any, Any, Token] | None:
+        token = self._recall(line)
+        if token is not None:
+            return self.verifier.admit(token, self._connection(scope)) if self._must_admit else token
+        verifier = self.verifier
+        presented = read_line(line, verifier.max_token_size)
+        if presented is None:
+            return None
+        raw, key = presented
+        connection = HTTPConnection(scope) if verifier.sees_connection else None
+        # A line that was not remembered is not looked up again.
+        return verifier.decide(raw, key, connection) if key is line else verifier.judge(raw, key, connection)
+
     def _judge_anywhere(self, scope: Scope) -> Token | Coroutine[Any, Any, Token] | None:
         presented = self._sources.find(scope, self.verifier.max_token_size)
         if presented is None:
             return None
         if presented.source.is_ambient and not self._origins.admit(scope):
             raise CrossSite
-        return self.verifier.judge(presented.raw)
+        return self.verifier.judge(presented.raw, presented.key, self._connection(scope))
+
+    def _connection(self, scope: Scope) -> HTTPConnection | None:
+        """What hooks see that ask for the connection; None if no hook does."""
+        return HTTPConnection(scope) if self.verifier.sees_connection else None
 
     async def _websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
         answer = self._sources.take_out(scope)
@@ -274,12 +294,17 @@ class JWTMiddleware:
         await connection.serve(self.app, scope)
 
     async def _authenticate(self, raw: str | bytes, scope: Scope) -> tuple[Token, Any]:
-        token = await self.verifier.verify(raw)
-        return token, JWTUser(token) if self._load_user is None else await self._loaded_user(token, self._load_user)
+        key = BEARER + (raw if isinstance(raw, bytes) else raw.encode("utf-8", "replace"))
+        token = await self.verifier.verify(raw, key=key, connection=self._connection(scope))
+        return token, JWTUser(token) if self._load_user is None else await self._load(token, self._load_user, scope)
 
-    async def _loaded_user(self, token: Token, load_user: Hook) -> Any:
+    async def _load(self, token: Token, load_user: Hook, scope: Scope) -> Any:
+        """Return the app's own user of ``token``."""
         try:
-            user = await load_user(token)
+            if self._user_sees_connection:
+                user = await load_user(token, HTTPConnection(scope))
+            else:
+                user = await load_user(token)
             if user is None or user is False:
                 raise UserRefused
         except Refusal as refusal:

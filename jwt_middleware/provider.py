@@ -6,13 +6,16 @@ from inspect import isclass
 from os import PathLike
 from typing import Any, Final, Literal, Protocol, TypeAlias, TypedDict
 
+from starlette.requests import HTTPConnection
+
 from ._support.arguments import check_bool, check_callables, check_seconds, check_strings, check_token_hook, show
 from .errors import ConfigurationError
 from .keys.fetching import is_address
 from .keys.key_set import Key, KeySet, check_algorithms, load_keys
 from .keys.loading import PrivateKey, PublicKey
 from .keys.remote import KeysHealth, ProviderKeys, RemoteKeys
-from .verifying.claims import ClaimRules, Token, media_type
+from .verifying.claims import ClaimRules, media_type
+from .verifying.token import Token
 
 
 class Audience(Enum):
@@ -25,7 +28,9 @@ ANY: Final = Audience.ANY
 """``audience=ANY``: tokens for any audience, or for none, are good. Only where the keys sign for nobody else."""
 
 KeyText: TypeAlias = str | bytes | Mapping[str, Any] | PrivateKey | PublicKey
-Validate: TypeAlias = Callable[[Token], bool | Awaitable[bool]]
+Validate: TypeAlias = (
+    Callable[[Token], bool | Awaitable[bool]] | Callable[[Token, HTTPConnection], bool | Awaitable[bool]]
+)
 
 
 class KeySource(Protocol):
@@ -109,9 +114,10 @@ class Provider:
         one scope per entry. A string is split at spaces in ``scope`` and ``scp`` only: in any other claim it is one
         scope, because the names of roles may hold spaces. Default None: ``scope``, else ``scp``.
     ``validate``
-        One or several ``validate(token)``, sync or async, called with this provider's tokens after every other check.
-        True accepts the token and False refuses it with ``invalid_claim``; anything else is a ``TypeError``. A
-        ``Refusal`` that it raises refuses the token as it says.
+        One or several functions, sync or async, called with each of this provider's tokens after every other check:
+        ``validate(token)`` or ``validate(token, connection)``, with Starlette's ``HTTPConnection``, or None where
+        ``Verifier.verify`` runs without ASGI. True accepts the token and False refuses it with ``invalid_claim``;
+        anything else is a ``TypeError``. A ``Refusal`` that it raises refuses the token as it says.
 
     Raises ``ConfigurationError`` where an argument cannot work.
     """
@@ -168,7 +174,7 @@ class Provider:
         self.rules = ClaimRules(
             provider=name,
             audiences=None if audience is ANY else frozenset(check_strings("audience", audience)),
-            leeway=check_seconds("leeway", leeway),
+            leeway=float(check_seconds("leeway", leeway)),
             max_token_age=None if max_token_age is None else check_seconds("max_token_age", max_token_age),
             types=None
             if token_type is None
@@ -177,11 +183,11 @@ class Provider:
             subject_claim=subject_claim,
             scope_claim=scope_claim,
         )
-        self.validators = check_callables("validate", validate, "token")
-        for validator in self.validators:
-            check_token_hook("validate", validator)
-            if isclass(validator):
-                raise ConfigurationError("validate must return True or False; a class returns an object of its own")
+        several = check_callables("validate", validate, "token")
+        self.sees_connection = any(check_token_hook("validate", one) for one in several)
+        """Whether a ``validate`` takes the connection."""
+        self.validators = tuple(map(_validator, several))
+        """Each ``validate``, as a function of the token and the connection."""
 
     def __repr__(self) -> str:
         return f"Provider(name={self.name!r}, issuer={self.issuers!r})"
@@ -190,6 +196,12 @@ class Provider:
     def health(self) -> KeysHealth:
         """How the keys are; those of ``key`` are always good."""
         return KeysHealth(len(self.keys.current.keys)) if self.remote is None else self.remote.health
+
+
+def _validator(validate: Callable[..., Any]) -> Callable[[Token, object | None], Any]:
+    if isclass(validate):
+        raise ConfigurationError("validate must return True or False; a class returns an object of its own")
+    return validate if check_token_hook("validate", validate) else lambda token, connection: validate(token)
 
 
 def _remote_keys(

@@ -65,7 +65,7 @@ def test_what_the_operator_may_know_is_not_in_the_answer() -> None:
 
 def test_what_the_operator_may_know_is_none_until_someone_knows_it() -> None:
     for refusal in map(made, ANSWERS):
-        assert {getattr(refusal, detail) for detail in DETAILS} == {None}
+        assert {getattr(refusal, detail) for detail in DETAILS} == {None, 0}
 
 
 def test_an_unknown_detail_is_an_error() -> None:

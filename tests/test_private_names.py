@@ -27,7 +27,6 @@ STILL_TO_BE_CLEANED = {
     "live/test_websockets.py",
     "revocation/test_view.py",
     "servers/live.py",
-    "verifying/test_remembering.py",
 }
 
 

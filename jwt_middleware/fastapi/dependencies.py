@@ -16,7 +16,7 @@ from ..errors import ConfigurationError, InsufficientScope, MissingToken, Refusa
 from ..identity import JWTCredentials, JWTUser
 from ..provider import Provider
 from ..refuser import Refuser
-from ..verifying.claims import Token
+from ..verifying.token import Token
 from .answers import answer_here
 
 

@@ -17,7 +17,7 @@ from starlette.types import Scope
 
 from ..errors import InsufficientScope
 from ..identity import JWTCredentials, JWTUser
-from ..verifying.claims import Facts, Token
+from ..verifying.token import Token, make_facts
 from .answers import answer_here
 from .dependencies import AnyOfGuard, Authority, Guard, OptionalGuard, TokenGuard, demanded_scopes, unwrap
 
@@ -69,18 +69,14 @@ class AsUser:
             raise RuntimeError(f"{self!r} found no credentials to replace: call auth.install(app)")
         now = int(time.time())
         payload = json.dumps({"iat": now, "exp": now + LIFETIME, **self._claims}).encode()
-        facts = Facts(
+        facts = make_facts(
             provider=self._provider,
-            header=b"{}",
             payload=payload,
-            kid=None,
             subject=self._subject,
             scopes=self.scopes,
-            id=None,
-            session_id=None,
             expires_at=now + LIFETIME,
         )
-        token = Token(tuple(facts))
+        token = Token(facts)
         credentials = JWTCredentials(token, before.refuser)
         scope["auth"], scope["user"] = credentials, JWTUser(token)
         scope[_CALLER] = (self, credentials)

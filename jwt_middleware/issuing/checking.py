@@ -91,12 +91,13 @@ class CheckQueue:
 
 @dataclass(eq=False, slots=True)
 class _Check:
-    call: Callable[[], Any]
+    call: Callable[[], Any] = field(repr=False)
+    """Holds the password."""
     decided: Event = field(default_factory=Event)
     """Whether it starts or is refused is known."""
     has_started: bool = False
     ended: Event = field(default_factory=Event)
-    result: Any = None
+    result: Any = field(default=None, repr=False)
     error: BaseException | None = None
 
     def run(self) -> None:

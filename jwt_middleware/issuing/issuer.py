@@ -204,7 +204,7 @@ class TokenIssuer:
         try:
             parts = compact.decode(raw.encode("ascii"))
             claims = compact.json_object(parts.payload)
-            self._rules.read(parts.header, parts.payload, claims, now)
+            self._rules.check(parts.header, parts.payload, claims, now)
         except Refusal as refusal:
             claim = f" ({refusal.claim})" if refusal.claim else ""
             raise ValueError(f"claims: the token would be refused: {refusal.code}{claim}") from None

@@ -9,7 +9,7 @@ from starlette.responses import Response
 from ..errors import InvalidClaim, MissingClaim, MissingToken, Refusal, TooOld
 from ..reading.sources import read_bearer
 from ..refuser import Refuser
-from ..verifying.claims import Token
+from ..verifying.token import Token
 from ..verifying.verifier import Verifier
 from .issuer import RESERVED, TokenIssuer
 from .login import Login, read_scopes

@@ -13,7 +13,7 @@ from starlette.websockets import WebSocketDisconnect
 from ..errors import Refusal
 from ..events import ConnectionEnded, ConnectionRenewed, Detail, UnexpectedError, escape
 from ..identity import JWTCredentials
-from ..verifying.claims import Token
+from ..verifying.token import Token
 from .connections import Connections
 
 KEY = "jwt_middleware.connection"

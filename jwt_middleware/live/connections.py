@@ -10,7 +10,7 @@ from .._support.loops import PerLoop
 from ..events import Events
 from ..refuser import Refuser
 from ..revocation.revoked import Revocations
-from ..verifying.claims import Token
+from ..verifying.token import Token
 from ..verifying.verifier import Clock
 from .timer import Timer
 

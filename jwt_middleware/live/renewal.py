@@ -3,7 +3,7 @@
 from starlette.types import Scope
 
 from ..errors import InvalidClaim, MalformedToken, WrongIssuer
-from ..verifying.claims import Token
+from ..verifying.token import Token
 from .connection import KEY, Connection
 
 

@@ -14,7 +14,7 @@ from .._support.background import Background
 from ..errors import Expired, MissingToken, Refusal, Revoked
 from ..events import Events, UnexpectedError
 from ..revocation.revoked import Revocations
-from ..verifying.claims import Token
+from ..verifying.token import Token
 from ..verifying.verifier import Clock
 
 TICK = 0.25

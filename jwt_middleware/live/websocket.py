@@ -3,7 +3,7 @@
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..errors import Refusal
-from ..verifying.claims import Token
+from ..verifying.token import Token
 from .connection import Connection
 from .connections import Connections
 

@@ -73,6 +73,11 @@ class Presented:
     raw: bytes = field(repr=False)
     source: Source
 
+    @property
+    def key(self) -> bytes:
+        """The token as an Authorization header in its usual spelling: the name to remember it by."""
+        return BEARER + self.raw
+
 
 def bearer_header() -> Source:
     """The Authorization header with the scheme Bearer (RFC 6750 2.1)."""
@@ -204,6 +209,22 @@ def authorization_line(headers: Headers) -> bytes | None:
                 raise AmbiguousToken
             authorization = value
     return authorization
+
+
+_AFTER_BEARER = len(BEARER)
+
+
+def read_line(authorization: bytes, max_size: int) -> tuple[bytes, bytes] | None:
+    """The token in the value of an Authorization header, and the name to remember it by, which is the usual spelling.
+
+    The name is ``authorization`` itself if that is spelled in the usual way: then nothing is taken apart twice.
+    """
+    if authorization.startswith(BEARER) and len(authorization) <= max_size + _AFTER_BEARER:
+        raw = authorization[_AFTER_BEARER:]
+        if raw and raw.strip(WHITE_SPACE) is raw:
+            return raw, authorization
+    other = bearer_token(authorization, max_size)
+    return None if other is None else (other, BEARER + other)
 
 
 def bearer_token(authorization: bytes, max_size: int) -> bytes | None:

@@ -7,7 +7,7 @@ from heapq import heappop, heappush
 from threading import Lock
 from typing import Literal, Protocol, TypeAlias
 
-from ..verifying.claims import Token
+from ..verifying.token import Token
 
 MARGIN = 600
 """Seconds for which a revocation outlives the last token that it ends: for the clocks and the leeway of others."""

@@ -16,7 +16,7 @@ from .._support.arguments import check_callable, check_seconds
 from .._support.background import Background
 from .._support.redaction import describe_error
 from ..errors import ConfigurationError, RevocationsUnavailable
-from ..verifying.claims import Token
+from ..verifying.token import Token
 from .revoked import Revocation, RevokedTokens
 
 logger = logging.getLogger("jwt_middleware")

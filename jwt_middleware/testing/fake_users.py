@@ -142,7 +142,7 @@ def _scope_claims(provider: Provider, scopes: tuple[str, ...]) -> dict[str, Any]
 def _check_rules(provider: Provider, raw: str, now: float) -> None:
     try:
         parts = compact.decode(raw.encode("ascii"))
-        provider.rules.read(parts.header, parts.payload, compact.json_object(parts.payload), now)
+        provider.rules.check(parts.header, parts.payload, compact.json_object(parts.payload), now)
     except Refusal as refusal:
         claim = f" ({refusal.claim})" if refusal.claim else ""
         raise ConfigurationError(

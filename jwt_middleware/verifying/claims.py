@@ -1,9 +1,9 @@
 """Which claims make a token good at a given moment? Pure."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from math import inf
-from typing import Any, NamedTuple
+from typing import Any
 
 from ..errors import (
     Expired,
@@ -15,98 +15,8 @@ from ..errors import (
     WrongAudience,
     WrongType,
 )
-from .compact import Header, json_again
-
-
-class Facts(NamedTuple):
-    """What is the same for every request with one token."""
-
-    provider: str
-    header: bytes
-    payload: bytes
-    kid: str | None
-    subject: str | None
-    scopes: str | tuple[str, ...]
-    """As one string with spaces, where the token has them so: most requests never ask."""
-    id: str | None
-    session_id: str | None
-    expires_at: int
-
-
-# The places in a plain tuple of the same: a named one is what the garbage collector never leaves alone.
-_PROVIDER, _HEADER, _PAYLOAD, _KID, _SUBJECT, _SCOPES, _ID, _SESSION_ID, _EXPIRES_AT = range(len(Facts._fields))
-
-
-class Token:
-    """A verified token, as one request sees it."""
-
-    # Defaults of the class, not set for each request: most never ask.
-    _claims: dict[str, Any] | None = None
-    _header: dict[str, Any] | None = None
-
-    def __init__(self, facts: tuple[Any, ...]) -> None:
-        self._facts = facts
-
-    def __repr__(self) -> str:
-        # The claims are the user's own affairs; a repr ends in logs.
-        return f"Token(provider={self.provider!r}, subject={self.subject!r}, expires_at={self.expires_at!r})"
-
-    @property
-    def claims(self) -> dict[str, Any]:
-        """All claims. The dict is this request's own: changing it changes no other's."""
-        if self._claims is None:
-            self._claims = json_again(self._facts[_PAYLOAD])
-        return self._claims
-
-    @property
-    def header(self) -> dict[str, Any]:
-        """The JOSE header, this request's own as well."""
-        if self._header is None:
-            self._header = json_again(self._facts[_HEADER])
-        return self._header
-
-    @property
-    def provider(self) -> str:
-        """The name of the provider whose keys verified it."""
-        provider: str = self._facts[_PROVIDER]
-        return provider
-
-    @property
-    def kid(self) -> str | None:
-        """The header's ``kid`` (RFC 7515 4.1.4)."""
-        kid: str | None = self._facts[_KID]
-        return kid
-
-    @property
-    def subject(self) -> str | None:
-        """Whom the token speaks of: the claim ``sub``, or the provider's ``subject_claim``."""
-        subject: str | None = self._facts[_SUBJECT]
-        return subject
-
-    @property
-    def scopes(self) -> tuple[str, ...]:
-        """What the token allows: the claim ``scope``, or ``scp``, or the provider's ``scope_claim``."""
-        scopes: str | tuple[str, ...] = self._facts[_SCOPES]
-        # RFC 6749 3.3: delimited by spaces, and by nothing else.
-        return tuple(filter(None, scopes.split(" "))) if isinstance(scopes, str) else scopes
-
-    @property
-    def id(self) -> str | None:
-        """The claim ``jti`` (RFC 7519 4.1.7)."""
-        id: str | None = self._facts[_ID]
-        return id
-
-    @property
-    def session_id(self) -> str | None:
-        """The claim ``sid`` where it is a string: the login that the token belongs to."""
-        session_id: str | None = self._facts[_SESSION_ID]
-        return session_id
-
-    @property
-    def expires_at(self) -> int:
-        """The claim ``exp``, Unix time, without leeway; a fraction of a second is cut off, as PyJWT does."""
-        expires_at: int = self._facts[_EXPIRES_AT]
-        return expires_at
+from .compact import Header
+from .token import Facts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,7 +26,8 @@ class ClaimRules:
     provider: str
     audiences: frozenset[str] | None
     """None: any audience, or none at all."""
-    leeway: float = 5
+    leeway: float = 5.0
+    """A float, as the clock returns one: numbers of one type compare at half the cost."""
     max_token_age: float | None = None
     types: frozenset[str] | None = None
     """As ``media_type`` gives them. None: any type."""
@@ -125,29 +36,21 @@ class ClaimRules:
     scope_claim: str | None = None
     """None: ``scope``, else ``scp``."""
 
-    def read(self, header: Header, payload: bytes, claims: dict[str, Any], now: float) -> tuple[Facts, float, float]:
-        """As ``read_plainly``, with names."""
-        facts, good_from, good_until = self.read_plainly(header, payload, claims, now)
-        return Facts._make(facts), good_from, good_until
+    def check(self, header: Header, payload: bytes, claims: dict[str, Any], now: float) -> tuple[float, Facts]:
+        """Check the claims of a token whose signature is good, at ``now`` (Unix time).
 
-    def read_plainly(
-        self, header: Header, payload: bytes, claims: dict[str, Any], now: float
-    ) -> tuple[tuple[Any, ...], float, float]:
-        """The facts of a token whose signature is good, if its claims are, at ``now`` (Unix time).
+        Returns from when on the token is good, leeway included, and its facts, which say until when.
 
-        Beside them stand two moments: from the first on, and before the second, the token is good; leeway is in both.
-
-        1. Registered claims are of the types that RFC 7519 section 4.1 gives them: ``InvalidClaim``.
-        2. ``exp`` and what is required are there: ``MissingClaim``.
-        3. ``typ`` is one that is expected (RFC 8725 3.11): ``WrongType``.
+        1. Registered claims have the types of RFC 7519 section 4.1: ``InvalidClaim``.
+        2. ``exp`` and every required claim are there: ``MissingClaim``.
+        3. ``typ`` is an expected one (RFC 8725 3.11): ``WrongType``.
         4. ``aud`` names one of the audiences (RFC 7519 4.1.3): ``WrongAudience``.
         5. ``cnf`` is absent (RFC 7800, RFC 9449 7.1): ``SenderConstrained``.
         6. Subject and scopes can be read: ``MissingClaim``, ``InvalidClaim``.
-        7. The moment is right: ``Expired``, ``TooOld``, ``NotYetValid``.
+        7. The time is right: ``Expired``, ``TooOld``, ``NotYetValid``.
         """
         get = claims.get
-        # What nearly all tokens have is looked at in place, and whatever else by the functions below: calls are a good
-        # part of what all of this costs.
+        # 1. Types. What nearly every token has is checked in place, because calls are a good part of the cost.
         exp, iat, nbf = get("exp"), get("iat"), None
         if type(exp) is not int or not _LOWEST < exp < _HIGHEST:
             exp = _numeric_date(claims, "exp")
@@ -155,8 +58,8 @@ class ClaimRules:
             nbf = _numeric_date(claims, "nbf")
         if type(iat) is not int or not _LOWEST < iat < _HIGHEST:
             iat = _numeric_date(claims, "iat")
-        subject, id = get("sub"), get("jti")
-        if type(get("iss")) is not str:
+        issuer, subject, id = get("iss"), get("sub"), get("jti")
+        if type(issuer) is not str:
             _check_text(claims, "iss")
         if type(subject) is not str:
             _check_text(claims, "sub")
@@ -164,49 +67,67 @@ class ClaimRules:
             _check_text(claims, "jti")
         audience = get("aud", [])
         audience = (audience,) if type(audience) is str else _several_audiences(audience)
+        # 2. Required claims.
         if exp is None:
             raise MissingClaim(claim="exp")
         for name in self.required_claims:
             if get(name) is None:
                 raise MissingClaim(claim=name)
+        # 3. Type of the token.
         if self.types is not None and media_type(header.typ) not in self.types:
-            raise WrongType
+            raise WrongType(expected=_listed(self.types), found=header.typ or "no typ")
+        # 4. Audience.
         if self.audiences is not None:
             if not audience:
-                raise MissingClaim(claim="aud")
+                raise MissingClaim(claim="aud", expected=_listed(self.audiences))
             if self.audiences.isdisjoint(audience):
-                raise WrongAudience
+                raise WrongAudience(expected=_listed(self.audiences), found=_listed(audience))
+        # 5. Confirmation.
         if "cnf" in claims:
             raise SenderConstrained if isinstance(claims["cnf"], dict) else InvalidClaim(claim="cnf")
+        # 6. Subject and scopes.
         if self.subject_claim != "sub":
             subject = self._demanded_subject(claims)
         scopes = get("scope") if self.scope_claim is None else None
         if type(scopes) is not str:
             scopes = self._scopes(claims)
-        good_from, good_until = self._good_times(int(exp), nbf, iat, now)
-        session = get("sid")
-        if not isinstance(session, str):
-            session = None
+        # 7. Time. RFC 7519 section 2 allows fractions of a second; PyJWT cuts them off.
+        exp = int(exp)
+        good_from, good_until = self._good_times(exp, nbf, iat, now)
+        session_id = get("sid")
+        if type(session_id) is not str:
+            session_id = None
         # In the order of ``Facts``.
-        facts = (self.provider, header.json, payload, header.kid, subject, scopes, id, session, int(exp))
-        return facts, good_from, good_until
+        return good_from, (
+            self.provider,
+            header.json,
+            payload,
+            header.kid,
+            subject,
+            scopes,
+            id,
+            session_id,
+            issuer,
+            exp,
+            good_until,
+        )
 
     def _good_times(self, exp: int, nbf: float | None, iat: float | None, now: float) -> tuple[float, float]:
-        """From when on, and before when, the token is good; raises a ``Refusal`` where ``now`` lies outside."""
+        """From when on and until when the token is good. Raises a ``Refusal`` if ``now`` lies outside."""
         leeway = self.leeway
         # RFC 7519 4.1.4: on or after `exp` the token MUST NOT be accepted.
         good_until = exp + leeway
         if now >= good_until:
-            raise Expired(claim="exp")
+            raise Expired(claim="exp", seconds_off=now - exp)
         good_from = -inf
         if nbf is not None:
             good_from = nbf - leeway
             if now < good_from:
-                raise NotYetValid(claim="nbf")
+                raise NotYetValid(claim="nbf", seconds_off=nbf - now)
         if iat is not None:
             issued_from = iat - leeway
             if now < issued_from:
-                raise NotYetValid(claim="iat")
+                raise NotYetValid(claim="iat", seconds_off=iat - now)
             if good_from < issued_from:
                 good_from = issued_from
         if self.max_token_age is not None:
@@ -214,14 +135,8 @@ class ClaimRules:
                 raise MissingClaim(claim="iat")
             good_until = min(good_until, iat + self.max_token_age + leeway)
             if now >= good_until:
-                raise TooOld(claim="iat")
+                raise TooOld(claim="iat", seconds_off=now - iat - self.max_token_age)
         return good_from, good_until
-
-    def good_until(self, exp: int, iat: float | None) -> float:
-        """Before when a token with these claims is good, leeway included."""
-        if self.max_token_age is None or iat is None:
-            return exp + self.leeway
-        return min(exp, iat + self.max_token_age) + self.leeway
 
     def login_age(self, claims: dict[str, Any], now: float) -> float | None:
         """Seconds since the login behind a token: the claim ``auth_time`` (OpenID Connect Core 1.0, section 2).
@@ -267,6 +182,15 @@ def media_type(typ: str) -> str:
     """``typ`` in the one form that compares: RFC 7515 4.1.9 lets ``application/`` be left out, case does not count."""
     typ = typ.lower()
     return typ.removeprefix("application/") if typ.count("/") == 1 else typ
+
+
+def _listed(values: Iterable[str]) -> str:
+    several = sorted(values)
+    return ", ".join(several[:_MAX_LISTED]) + (", ..." if len(several) > _MAX_LISTED else "")
+
+
+_MAX_LISTED = 5
+"""The number of values that a refusal tells the operator: more would only make the line longer."""
 
 
 _WORD_LISTS = frozenset(("scope", "scp"))

@@ -9,17 +9,17 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import isfinite
 from types import MappingProxyType
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 from ..errors import EncryptedToken, MalformedToken
 
 MAX_DEPTH = 32
-"""Levels of nesting in a header or a payload; real tokens have two or three."""
+"""Levels of nesting that a header or a payload may have. Real tokens have two or three."""
 
 
 @dataclass(slots=True, eq=False)
 class Header:
-    """A JOSE header (RFC 7515 section 4): its JSON, and what is decided by."""
+    """A JOSE header (RFC 7515 section 4): its JSON, and the parameters that decisions need."""
 
     json: bytes
     algorithm: str
@@ -27,9 +27,8 @@ class Header:
     typ: str
 
 
-@dataclass(slots=True, eq=False, repr=False)
-class Compact:
-    """A token taken apart, with nothing of it verified yet. Its repr shows nothing of the token."""
+class Compact(NamedTuple):
+    """A token taken apart. Nothing of it is verified yet. Its repr shows nothing of the token."""
 
     header_segment: bytes
     header: Header
@@ -37,16 +36,12 @@ class Compact:
     signing_input: bytes
     signature: bytes
 
-
-def decode(raw: bytes) -> Compact:
-    """As ``decode_plainly``, with names."""
-    return Compact(*decode_plainly(raw))
+    def __repr__(self) -> str:
+        return "Compact(...)"
 
 
-def decode_plainly(
-    raw: bytes, known_headers: Mapping[bytes, Header] = MappingProxyType({})
-) -> tuple[bytes, Header, bytes, bytes, bytes]:
-    """The parts of ``raw``, a JWS in compact serialisation (RFC 7515 7.1), in the order of ``Compact``.
+def decode(raw: bytes, known_headers: Mapping[bytes, Header] = MappingProxyType({})) -> Compact:
+    """Take apart ``raw``, a JWS in compact serialisation (RFC 7515 7.1).
 
     Header segments found in ``known_headers`` are not parsed again. Raises ``EncryptedToken`` for the five segments of
     a JWE, ``MalformedToken`` for everything else that is not exactly three segments of canonical base64url.
@@ -58,7 +53,7 @@ def decode_plainly(
     header = known_headers.get(header_segment) or decode_header(header_segment)
     payload = base64url_decode(payload_segment)
     signing_input = raw[: len(header_segment) + 1 + len(payload_segment)]
-    return header_segment, header, payload, signing_input, base64url_decode(signature_segment)
+    return Compact(header_segment, header, payload, signing_input, base64url_decode(signature_segment))
 
 
 def decode_header(segment: bytes) -> Header:

@@ -3,18 +3,78 @@
 from array import array
 from random import random
 from threading import Lock
-from typing import Generic, TypeVar
+from typing import Final, Generic, TypeAlias, TypeVar
+
+from .compact import Header
+from .token import GOOD_UNTIL, HEADER, PAYLOAD, SCOPES, Facts
 
 Value = TypeVar("Value")
+
+Remembered: TypeAlias = tuple[bytes, float, float, int, int, Facts]
+"""What is remembered of a token.
+
+The key that the caller knows it by; from when on it is good, and until when; the index of its provider; the serial of
+the key set that verified it; its facts. A plain tuple of plain values, which the garbage collector leaves alone.
+"""
+
+_KEY: Final = 0
+
+END: Final = 32
+"""The bytes at the end of a key by which it is found, before it is compared whole: 192 bits of the token's signature.
+
+To hash the whole key would be a good part of what a request costs, and with a large token nearly all of it.
+"""
 
 BYTES_PER_ENTRY = 4096
 """The memory that a cache may take for each entry that it may hold: plenty for common tokens, not for the largest."""
 
+MAX_HEADERS = 256
+"""The number of headers that are remembered. Few exist: one for each key of each sensible signer."""
+
+MAX_HEADER_SIZE = 1024
+"""The bytes of a header segment that is remembered."""
+
+
+class TokenMemory:
+    """Remembers verified tokens, ``size`` of them at most, and the headers of good tokens."""
+
+    def __init__(self, size: int) -> None:
+        self._tokens: TokenCache[Remembered] = TokenCache(size)
+        self.find = self._tokens.get
+        """``find(key[-END:])``: what is remembered by the end of a key, or None. The caller compares the whole key."""
+        self.headers: dict[bytes, Header] = {}
+        """Parsed headers by their segments. They come from tokens with good signatures only."""
+
+    def remember(
+        self, key: bytes, good_from: float, facts: Facts, index: int, serial: int, segment: bytes, header: Header
+    ) -> None:
+        """Remember a token by ``key``, and the header that ``segment`` spells. Other tokens may be forgotten for it.
+
+        ``index`` is its provider's, ``serial`` that of the key set which verified it.
+        """
+        if segment not in self.headers and len(segment) <= MAX_HEADER_SIZE:
+            if len(self.headers) >= MAX_HEADERS:
+                self.headers.clear()
+            self.headers[segment] = header
+        end = key[-END:]
+        other = self.find(end)
+        # Two good tokens with one signature: only a signer who means to can make them. The first one stays.
+        if other is not None and other[_KEY] != key:
+            return
+        payload, json, scopes = facts[PAYLOAD], facts[HEADER], facts[SCOPES]
+        # The bytes of memory that it takes, or a little less. The names in the payload stand beside it as strings,
+        # which one wide character makes four times as wide.
+        is_narrow = payload.isascii() and json.isascii() and _BACKSLASH not in payload
+        weight = 1024 + len(key) + (2 if is_narrow else 5) * (len(payload) + len(json))
+        if not isinstance(scopes, str):
+            weight += 64 * len(scopes)
+        self._tokens.put(end, (key, good_from, facts[GOOD_UNTIL], index, serial, facts), weight)
+
 
 class TokenCache(Generic[Value]):
-    """A value for each of ``size`` tokens at most, in ``size * BYTES_PER_ENTRY`` bytes of memory at most.
+    """Holds a value for each of ``size`` tokens at most, in ``size * BYTES_PER_ENTRY`` bytes of memory at most.
 
-    Where there is no room an entry goes that chance picks. Unlike the least recently used one it is found without
+    If there is no room, chance picks the entry that goes. Unlike the least recently used one, it is found without
     bookkeeping on each hit, and a working set that is a little too large still mostly hits.
     """
 
@@ -23,8 +83,8 @@ class TokenCache(Generic[Value]):
         self._max_bytes = size * BYTES_PER_ENTRY
         self._bytes_left = self._max_bytes
         self._values: dict[bytes, Value] = {}
-        # The tokens in `_values`, to draw from, and what each weighs: plain numbers, no objects for the collector.
-        self._places: list[bytes] = []
+        # The tokens in `_values`, to draw from, and the weight of each: plain numbers, no objects for the collector.
+        self._slots: list[bytes] = []
         self._weights = array("Q")
         self._lock = Lock()
         self.get = self._values.get
@@ -34,25 +94,29 @@ class TokenCache(Generic[Value]):
         return len(self._values)
 
     def put(self, token: bytes, value: Value, weight: int) -> None:
-        """Remember ``value`` for ``token``, which takes ``weight`` bytes of memory; others may be forgotten for it."""
+        """Hold ``value`` for ``token``, which takes ``weight`` bytes of memory. Others may go for it."""
         with self._lock:
             if token not in self._values:
-                if weight > self._bytes_left or len(self._places) == self._size:
+                if weight > self._bytes_left or len(self._slots) == self._size:
                     if weight > self._max_bytes:
                         return
                     self._make_room(weight)
-                self._places.append(token)
+                self._slots.append(token)
                 self._weights.append(weight)
                 self._bytes_left -= weight
             self._values[token] = value
 
     def _make_room(self, weight: int) -> None:
-        while weight > self._bytes_left or len(self._places) == self._size:
+        while weight > self._bytes_left or len(self._slots) == self._size:
             # The last one fills the gap: constant time, however many there are.
-            place = int(random() * len(self._places))
-            token, self._places[place] = self._places[place], self._places[-1]
-            self._bytes_left += self._weights[place]
-            self._weights[place] = self._weights[-1]
-            self._places.pop()
+            slot = int(random() * len(self._slots))
+            token, self._slots[slot] = self._slots[slot], self._slots[-1]
+            self._bytes_left += self._weights[slot]
+            self._weights[slot] = self._weights[-1]
+            self._slots.pop()
             self._weights.pop()
             del self._values[token]
+
+
+# A number, because `in` first takes bytes for a number, and an exception comes and goes where they are none.
+_BACKSLASH = ord("\\")

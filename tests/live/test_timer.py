@@ -14,6 +14,7 @@ from jwt_middleware.errors import Refusal
 from jwt_middleware.live.timer import TICK, Timer
 
 from ..support import NOW, Clock, until
+from ..support.tokens import verified
 from .connecting import Revoking
 
 pytestmark = [pytest.mark.anyio, pytest.mark.virtual_time]
@@ -28,7 +29,7 @@ class Bare:
 
     def __init__(self, timer: Timer, good_until: float) -> None:
         self.good_until = good_until
-        self.token: Token | None = Token(("jwt", b"", b"", None, "ada", (), None, None, 0))
+        self.token: Token | None = verified()
         self.refusal: Refusal | None = None
         self.is_closed = False
         self.timer = timer

@@ -6,13 +6,13 @@ from jwt_middleware import ConfigurationError, JWTMiddleware, Provider, Revocati
 from jwt_middleware.errors import InvalidClaim, RevocationsUnavailable, Revoked
 from jwt_middleware.keys.key_set import KeySet, load_keys
 from jwt_middleware.revocation.revoked import RevokedTokens
-from jwt_middleware.verifying.claims import Facts
 
 from ..support import NOW, SECRET, bearer, client, token
+from ..support.tokens import verified
 
 
 def seen(provider: str = "jwt", session: str | None = None, id: str | None = None) -> Token:
-    return Token(Facts(provider, b"{}", b"{}", None, "ada", (), id, session, NOW))
+    return verified(provider=provider, session_id=session, id=id, expires_at=NOW)
 
 
 @pytest.mark.parametrize(

@@ -12,16 +12,16 @@ import pytest
 from jwt_middleware import ConfigurationError, Revocation, RevocationView, Token
 from jwt_middleware.errors import RevocationsUnavailable
 from jwt_middleware.revocation.view import BATCH, FRESH, INTERVAL
-from jwt_middleware.verifying.claims import Facts
 
 from ..support import until
+from ..support.tokens import verified
 
 pytestmark = pytest.mark.anyio
 FAR = 4_000_000_000
 
 
 def of(session: str) -> Token:
-    return Token(Facts("jwt", b"{}", b"{}", None, "ada", (), None, session, FAR))
+    return verified(session_id=session, expires_at=FAR)
 
 
 class Log:

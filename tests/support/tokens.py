@@ -6,6 +6,9 @@ from typing import Any
 
 import jwt
 
+from jwt_middleware import Token
+from jwt_middleware.verifying.token import make_facts
+
 from .clock import NOW
 
 SECRET = "a secret of thirty-two bytes, yes"
@@ -28,6 +31,23 @@ def signed(header: bytes | dict[str, Any], payload: bytes | dict[str, Any], key:
     signing_input = b".".join(b64(part) for part in parts)
     algorithm = jwt.get_algorithm_by_name("HS256")
     return b".".join((signing_input, b64(algorithm.sign(signing_input, key.encode())))).decode()
+
+
+def verified(
+    *,
+    provider: str = "jwt",
+    subject: str | None = "ada",
+    id: str | None = None,
+    session_id: str | None = None,
+    issuer: str | None = None,
+    expires_at: int = NOW + 900,
+) -> Token:
+    """A token as if it were verified, for what is not about verifying."""
+    return Token(
+        make_facts(
+            provider=provider, subject=subject, id=id, session_id=session_id, issuer=issuer, expires_at=expires_at
+        )
+    )
 
 
 def b64(data: bytes) -> bytes:

@@ -6,9 +6,10 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
 
-from jwt_middleware import ConfigurationError, Refusal, Verifier
+from jwt_middleware import ConfigurationError, Provider, Refusal, Verifier
 from jwt_middleware.errors import AlgorithmNotAllowed, BadSignature, MalformedToken, UnknownKey
-from jwt_middleware.keys.key_set import KeySet, load_keys
+from jwt_middleware.keys.key_set import Key, KeySet, load_keys
+from jwt_middleware.verifying.verifier import MAX_CHECKS
 
 from ..support import NOW, SECRET, b64, claims, provider, signed, token
 from ..support.keys import (
@@ -24,7 +25,7 @@ from ..support.keys import (
     signature,
     token_by,
 )
-from .asking import GOOD, Rotating, named, one_loop, refused, verify
+from .asking import GOOD, Rotating, by, named, one_loop, refused, verify
 
 pytestmark = pytest.mark.anyio
 
@@ -241,3 +242,73 @@ async def test_a_signature_is_that_of_the_bytes_and_not_of_their_meaning() -> No
 async def test_a_public_pem_and_its_key_accept_the_same_tokens() -> None:
     assert await verify(token_by("RS256"), key=pem(RSA).decode())
     await refused(AlgorithmNotAllowed, token_by("HS256", pem(RSA)), key=pem(RSA).decode())
+
+
+async def count_checks(verifier: Verifier, raw: str, monkeypatch: pytest.MonkeyPatch) -> int:
+    """The number of signature checks that a token causes."""
+    checks = 0
+    verifies = Key.verifies
+
+    def count(self: Key, *arguments: Any) -> bool:
+        nonlocal checks
+        checks += 1
+        return verifies(self, *arguments)
+
+    monkeypatch.setattr(Key, "verifies", count)
+    try:
+        await verifier.verify(raw)
+    except BadSignature:
+        return checks
+    finally:
+        monkeypatch.undo()
+    raise AssertionError("the token was good")
+
+
+@pytest.mark.parametrize(
+    ("providers", "keys", "checks"),
+    [
+        pytest.param(1, 8, 8, id="one provider with many keys"),
+        pytest.param(3, 4, 12, id="a few providers"),
+        pytest.param(100, 8, MAX_CHECKS, id="many providers with many keys"),
+        pytest.param(100, 1, MAX_CHECKS, id="many providers with one key"),
+        pytest.param(3, 7, MAX_CHECKS, id="a provider whose last keys are too many"),
+    ],
+)
+@one_loop
+async def test_the_signature_checks_for_one_token_have_a_fixed_number(
+    providers: int, keys: int, checks: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    several = [by(str(n), key=[f"{SECRET} {n} {k}" for k in range(keys)]) for n in range(providers)]
+    assert await count_checks(Verifier(several, clock=lambda: NOW), token(), monkeypatch) == checks
+
+
+@one_loop
+async def test_newer_keys_are_tried_though_the_older_ones_were_many() -> None:
+    def rotating(name: str, after: str) -> Provider:
+        rotated = by(name)
+        before = KeySet(load_keys([f"{SECRET} {name} {k}" for k in range(8)]))
+        rotated.keys = Rotating(before, KeySet(load_keys(after)))
+        return rotated
+
+    providers = [rotating("a", SECRET[::-1]), rotating("b", SECRET[::-1]), rotating("c", SECRET)]
+    assert (await Verifier(providers, clock=lambda: NOW).verify(token())).provider == "c"
+
+
+@pytest.mark.parametrize(
+    ("providers", "said"),
+    [
+        pytest.param([by("a", key=[SECRET] * 8), by("b", key=[SECRET] * 8)], False, id="as many keys as are tried"),
+        pytest.param([by("a", key=[SECRET] * 8), by("b", key=[SECRET] * 8), by("c")], True, id="one more"),
+        pytest.param(
+            [by("a", key=[SECRET] * 8, issuer="a"), by("b", key=[SECRET] * 8), by("c")], False, id="one has an issuer"
+        ),
+        pytest.param(
+            [by("a", key=[SECRET] * 8), by("b", key=[SECRET] * 8), by("c", key=pem(RSA))], False, id="one is for RSA"
+        ),
+    ],
+)
+def test_more_keys_than_are_tried_are_mentioned_at_construction(
+    providers: list[Provider], said: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    Verifier(providers)
+    assert ("17 keys for HS256, but a token is tried with 16" in caplog.text) is said

@@ -17,8 +17,9 @@ from jwt_middleware.errors import (
     WrongType,
     is_scope,
 )
-from jwt_middleware.verifying.claims import ClaimRules, Facts, Token, media_type
+from jwt_middleware.verifying.claims import ClaimRules, media_type
 from jwt_middleware.verifying.compact import Header
+from jwt_middleware.verifying.token import Facts, Token
 
 from ..support import NOW, claims
 
@@ -27,13 +28,13 @@ def rules(**options: Any) -> ClaimRules:
     return ClaimRules(**{"provider": "jwt", "audiences": frozenset({"orders"}), **options})
 
 
-def judged(payload: dict[str, Any], now: float = NOW, *, typ: str = "", **options: Any) -> tuple[Facts, float, float]:
+def checked(payload: dict[str, Any], now: float = NOW, *, typ: str = "", **options: Any) -> tuple[float, Facts]:
     header = Header(b'{"alg":"HS256","kid":"2026"}', "HS256", "2026", typ)
-    return rules(**options).read(header, json.dumps(payload).encode(), payload, now)
+    return rules(**options).check(header, json.dumps(payload).encode(), payload, now)
 
 
 def read(payload: dict[str, Any], now: float = NOW, **options: Any) -> Token:
-    return Token(judged(payload, now, **options)[0])
+    return Token(checked(payload, now, **options)[1])
 
 
 def refused(refusal: type[Refusal], claim: str | None, payload: dict[str, Any], **options: Any) -> None:
@@ -62,7 +63,7 @@ def test_what_a_token_may_lack_is_none() -> None:
 
 
 def test_what_one_request_changes_in_a_token_no_other_sees() -> None:
-    shared, _, _ = judged(claims(roles=["a"]))
+    _, shared = checked(claims(roles=["a"]))
     first, second = Token(shared), Token(shared)
     first.claims["roles"].append("admin")
     first.header["kid"] = "other"
@@ -377,10 +378,10 @@ def test_a_token_is_good_in_its_time(
 ) -> None:
     payload = {"exp": 10**6, **payload}
     if refusal is None:
-        judged(payload, now, audiences=None, **options)
+        checked(payload, now, audiences=None, **options)
         return
     with pytest.raises(Refusal) as error:
-        judged(payload, now, audiences=None, **options)
+        checked(payload, now, audiences=None, **options)
     assert type(error.value) is refusal
     faults: dict[type[Refusal], str] = {Expired: "exp", TooOld: "iat"}
     assert error.value.claim == faults.get(refusal, "nbf" if "nbf" in payload else "iat")
@@ -400,13 +401,14 @@ dates = st.integers(0, 200)
 def test_the_times_that_are_remembered_say_what_reading_again_would(
     payload: dict[str, Any], max_token_age: float | None, leeway: float, moments: list[float]
 ) -> None:
-    read_at: dict[float, tuple[Facts, float, float] | None] = {}
+    read_at: dict[float, tuple[float, Facts] | None] = {}
     for now in moments:
         try:
-            read_at[now] = judged(payload, now, audiences=None, max_token_age=max_token_age, leeway=leeway)
+            read_at[now] = checked(payload, now, audiences=None, max_token_age=max_token_age, leeway=leeway)
         except Refusal:
             read_at[now] = None
-    for _, good_from, good_until in filter(None, read_at.values()):
+    for good_from, facts in filter(None, read_at.values()):
+        good_until = Token(facts).good_until
         for now, again in read_at.items():
             assert (good_from <= now < good_until) == (again is not None)
 

@@ -7,7 +7,15 @@ from typing import Any
 import pytest
 
 from jwt_middleware import Provider, Verifier
-from jwt_middleware.verifying.memory import BYTES_PER_ENTRY, TokenCache
+from jwt_middleware.verifying.compact import Header
+from jwt_middleware.verifying.memory import (
+    BYTES_PER_ENTRY,
+    MAX_HEADER_SIZE,
+    MAX_HEADERS,
+    TokenCache,
+    TokenMemory,
+)
+from jwt_middleware.verifying.token import make_facts
 
 from ..support import NOW, SECRET, claims, signed, token
 
@@ -121,3 +129,15 @@ async def test_what_verified_tokens_take_is_within_the_bound(changes: dict[str, 
     taken, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert 10_000 < taken < size * BYTES_PER_ENTRY
+
+
+def test_headers_are_remembered_up_to_a_number_and_a_size() -> None:
+    memory = TokenMemory(10)
+    facts = make_facts(provider="jwt", expires_at=NOW)
+    header = Header(b"{}", "HS256", None, "")
+    for number in range(3 * MAX_HEADERS):
+        memory.remember(b"token", NOW, facts, 0, 0, b"%d" % number, header)
+        assert memory.headers[b"%d" % number] is header
+        assert len(memory.headers) <= MAX_HEADERS
+    memory.remember(b"token", NOW, facts, 0, 0, b"x" * (MAX_HEADER_SIZE + 1), header)
+    assert b"x" * (MAX_HEADER_SIZE + 1) not in memory.headers

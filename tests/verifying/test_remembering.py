@@ -9,7 +9,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from jwt_middleware import Refusal, Token, Verifier
 from jwt_middleware.errors import BadSignature, Expired, InvalidClaim, MalformedToken, NotYetValid, UnknownKey
 from jwt_middleware.keys.key_set import KeySet, load_keys
-from jwt_middleware.verifying.verifier import MAX_HEADERS
+from jwt_middleware.verifying.memory import MAX_HEADERS
 
 from ..support import NOW, SECRET, Clock, b64, claims, provider, token
 from ..support.keys import pem
@@ -50,7 +50,7 @@ async def test_a_token_that_was_good_once_is_refused_when_its_key_is_gone() -> N
     raw = token(header={"kid": "a"})
     assert await verifier.verify(raw)
     source.current = source.after = KeySet(load_keys(named("b")))
-    assert verifier._recalled(b"Bearer " + raw.encode()) is None
+    assert verifier.recall(raw.encode()) is None
     with pytest.raises(UnknownKey):
         await verifier.verify(raw)
 
@@ -60,20 +60,20 @@ async def test_bad_tokens_are_not_remembered() -> None:
     for raw in (token(SECRET[::-1]), token(exp=NOW - 100), token(aud="stock")):
         with pytest.raises(Refusal):
             await verifier.verify(raw)
-        assert verifier._recalled(b"Bearer " + raw.encode()) is None
+        assert verifier.recall(raw.encode()) is None
 
 
 async def test_a_good_token_is_remembered_until_it_is_not_good() -> None:
     clock = Clock()
     verifier = Verifier(provider(), clock=clock)
     raw = token().encode()
-    assert verifier._recalled(b"Bearer " + raw) is None
+    assert verifier.recall(raw) is None
     await verifier.verify(raw)
-    remembered = verifier._recalled(b"Bearer " + raw)
+    remembered = verifier.recall(raw)
     assert remembered is not None
     assert remembered.subject == "ada"
     clock.now = NOW + 905
-    assert verifier._recalled(b"Bearer " + raw) is None
+    assert verifier.recall(raw) is None
 
 
 async def test_where_validate_is_to_be_asked_memory_does_not_have_the_last_word() -> None:
@@ -85,12 +85,23 @@ async def test_where_validate_is_to_be_asked_memory_does_not_have_the_last_word(
 
     verifier = Verifier(provider(validate=only_once), clock=Clock())
     assert await verifier.verify(token())
-    for judged in (verifier.judge(token().encode()), verifier.judge_header(b"Bearer " + token().encode())):
-        assert judged is not None
-        assert not isinstance(judged, Token)
+    raw = token().encode()
+    recalled = verifier.recall(raw)
+    assert recalled is not None
+    assert verifier.must_admit
+    for outcome in (verifier.judge(raw, raw), verifier.admit(recalled)):
+        assert not isinstance(outcome, Token)
         with pytest.raises(InvalidClaim):
-            await judged
+            await outcome
     assert asked == ["ada"] * 3
+
+
+async def test_where_nothing_else_is_to_be_asked_memory_has_the_last_word() -> None:
+    verifier = Verifier(provider(), clock=Clock())
+    assert not verifier.must_admit
+    raw = token().encode()
+    for _ in range(2):
+        assert isinstance(verifier.judge(raw, raw), Token)
 
 
 async def test_a_header_that_was_seen_lets_no_other_payload_pass() -> None:
@@ -102,21 +113,22 @@ async def test_a_header_that_was_seen_lets_no_other_payload_pass() -> None:
             await verifier.verify(f"{header}.{b64(payload).decode()}.{good}")
 
 
-async def test_a_remembered_token_is_recognized_in_the_line_of_its_usual_spelling_only() -> None:
+async def test_a_remembered_token_is_recalled_by_its_whole_key_only() -> None:
     verifier = Verifier(provider(), clock=lambda: NOW)
     raw = token().encode()
-    await verifier.verify(raw)
-    assert verifier._recalled(b"Bearer " + raw) is not None
-    for line in (
+    await verifier.verify(raw, key=b"Bearer " + raw)
+    assert verifier.recall(b"Bearer " + raw) is not None
+    for key in (
         b"bearer " + raw,
         b"Bearer  " + raw,
         b"Basic " + raw,
         b"Beare" + raw,
         raw,
         raw[-32:],
+        b"",
         b"Bearer " + raw[1:],
     ):
-        assert verifier._recalled(line) is None
+        assert verifier.recall(key) is None
 
 
 async def test_the_claims_of_one_request_are_no_other_requests() -> None:
@@ -136,7 +148,7 @@ async def test_two_good_tokens_with_one_signature_are_not_taken_for_each_other(o
     assert raws[0] != raws[1]
     for number in order:
         assert (await verifier.verify(raws[number])).subject == ("ada", "eve")[number]
-        for remembered in map(verifier._recalled, [b"Bearer " + raw.encode() for raw in raws]):
+        for remembered in map(verifier.recall, [raw.encode() for raw in raws]):
             assert remembered is None or remembered.subject == ("ada", "eve")[order[0]]
 
 
@@ -155,8 +167,7 @@ def twins(*subjects: str) -> tuple[list[str], bytes]:
 
 
 @one_loop
-async def test_any_number_of_headers_can_be_seen_and_a_bounded_one_is_remembered() -> None:
+async def test_any_number_of_headers_can_be_seen() -> None:
     verifier = Verifier(provider(), clock=lambda: NOW, cache_size=0)
     for number in range(MAX_HEADERS + 2):
         assert (await verifier.verify(token(header={"kid": str(number)}))).kid == str(number)
-    assert len(verifier._headers) <= MAX_HEADERS

@@ -1,0 +1,69 @@
+"""Is a new token good, by one provider's keys and rules? And which refusal counts when several refuse? Pure."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from ..errors import AlgorithmNotAllowed, BadSignature, NotYetValid, Refusal, Unavailable, UnknownKey
+from ..keys.key_set import KeySet
+from .claims import ClaimRules
+from .compact import Compact, Header
+from .token import Facts
+
+
+def decide(
+    compact: Compact, claims: dict[str, Any], keys: KeySet, rules: ClaimRules, now: float, max_checks: int
+) -> tuple[float, Facts]:
+    """Return from when on the token is good, and its facts, if one of ``keys`` signed it and ``rules`` accept it.
+
+    ``now`` is Unix time. At most ``max_checks`` keys are tried. Raises ``BadSignature``, which says how many were, and
+    what ``KeySet.find`` and ``ClaimRules.check`` raise.
+    """
+    header, payload, signing_input, signature = compact[1:]
+    algorithm = header.algorithm
+    found = keys.find(header.kid, algorithm)
+    if len(found) > max_checks:
+        found = found[:max_checks]
+    for key in found:
+        if key.verifies(algorithm, signing_input, signature):
+            return rules.check(header, payload, claims, now)
+    raise BadSignature(tried=len(found))
+
+
+def describe(refusal: Refusal, rules: ClaimRules, header: Header, claims: dict[str, Any]) -> Refusal:
+    """Say which provider's ``refusal`` this is, and whom it is about if the signature was good; return it."""
+    refusal.provider, refusal.kid = rules.provider, header.kid
+    if not isinstance(refusal, _UNVERIFIED):
+        refusal.subject = rules.subject(claims)
+    return refusal
+
+
+def depends_on_keys(refusal: Refusal) -> bool:
+    """Whether newer keys of the same provider could accept the token."""
+    return isinstance(refusal, _BY_KEYS)
+
+
+def is_temporary(refusal: Refusal) -> bool:
+    """Whether the same provider could accept the same token a little later."""
+    return isinstance(refusal, _TEMPORARY)
+
+
+def last_word(refusals: Iterable[Refusal]) -> Refusal:
+    """Of several providers' refusals, the one that got furthest: that provider's keys may have been the right ones."""
+    return max(refusals, key=_progress)
+
+
+_BY_KEYS = (UnknownKey, AlgorithmNotAllowed, BadSignature)
+
+# Anybody can have made a token that is refused like this.
+_UNVERIFIED = (*_BY_KEYS, Unavailable)
+
+_TEMPORARY = (NotYetValid, Unavailable)
+
+
+def _progress(refusal: Refusal) -> int:
+    if isinstance(refusal, UnknownKey | AlgorithmNotAllowed):
+        return 0
+    if isinstance(refusal, BadSignature):
+        return 1
+    # Without the keys, the token may be good. A claim at fault after a good signature settles it.
+    return 2 if isinstance(refusal, Unavailable) else 3
