@@ -1,17 +1,20 @@
 """A streamed response ends with its token."""
 
+import zlib
 from collections.abc import AsyncIterator
+from typing import Any
 
 import anyio
 import anyio.lowlevel
 import pytest
+from starlette.middleware.gzip import GZipMiddleware
 from starlette.responses import JSONResponse, StreamingResponse
 from starlette.types import Message, Receive, Scope, Send
 
-from jwt_middleware import renew
+from jwt_middleware import JWTMiddleware, renew
 
-from ..support import NOW, http, until
-from .connecting import CLOSED, LATER, LONG_ENOUGH, Listener, opened, running, streaming, warnings
+from ..support import NOW, SECRET, Clock, http, until
+from .connecting import CLOSED, LATER, LONG_ENOUGH, Listener, Server, opened, running, streaming, warnings
 
 pytestmark = [pytest.mark.anyio, pytest.mark.virtual_time]
 
@@ -194,3 +197,30 @@ async def test_a_message_that_is_no_body_does_not_free_a_stream_of_its_end() -> 
         run.clock.now = NOW + 60
         await run.ends()
     assert run.server.sent[-1]["type"] == "http.response.body"
+
+
+@pytest.mark.parametrize("is_inside", [True, False], ids=["inside", "outside"])
+async def test_compression_belongs_outside(is_inside: bool, caplog: pytest.LogCaptureFixture) -> None:
+    """Inside, the compressor never learns that the response is over, and the log says what to do."""
+    app: Any = StreamingResponse(forever(), media_type="application/x-ndjson")
+    clock, server = Clock(), Server({"type": "http.request"})
+    middleware = JWTMiddleware(
+        GZipMiddleware(app, 1) if is_inside else app,
+        key=SECRET,
+        audience="orders",
+        clock=clock,
+        close_streams_on_expiry=True,
+    )
+    served = middleware if is_inside else GZipMiddleware(middleware, 1)
+    scope = streaming("2.0")
+    scope["headers"].append((b"accept-encoding", b"gzip"))
+    with anyio.fail_after(5):
+        async with anyio.create_task_group() as together:
+            together.start_soon(served, scope, server.receive, server.send)
+            await server.has_sent("http.response.body")
+            clock.now = NOW + 60
+    server.close()
+    body = zlib.decompressobj(31)
+    body.decompress(b"".join(message.get("body", b"") for message in server.sent))
+    assert body.eof is not is_inside
+    assert ("put the compression middleware outside" in caplog.text) is is_inside
