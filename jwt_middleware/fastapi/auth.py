@@ -17,7 +17,8 @@ from ..middleware import JWTMiddleware, LoadUser
 from ..provider import Provider, ProviderOptions
 from ..reading.access import ScopeTest
 from ..reading.sources import Custom, Source, bearer_header
-from ..refuser import RefusalResponse
+from ..refuser import RefusalResponse, WebSocketRefusals
+from ..resource import ProtectedResource
 from ..revocation.revoked import Revocations
 from ..verifying.verifier import Clock
 from .dependencies import AnyOfGuard, Guard, OptionalGuard, TokenGuard, check_scopes
@@ -36,10 +37,14 @@ class MiddlewareOptions(ProviderOptions, total=False):
     sources: Iterable[Source | Custom]
     origins: Iterable[str]
     close_streams_on_expiry: bool
+    authenticate_within: float | None
     load_user: LoadUser | None
     revocations: Revocations | None
     refusal_response: RefusalResponse | None
     realm: str
+    websocket_refusals: WebSocketRefusals
+    challenge: Mapping[str, str] | None
+    resource: ProtectedResource | None
     max_token_size: int
     cache_size: int
     clock: Clock

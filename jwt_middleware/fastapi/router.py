@@ -15,8 +15,9 @@ from starlette.requests import HTTPConnection, Request
 
 from .._support.arguments import check_callable
 from ..errors import ConfigurationError
+from ..events import Handler
 from ..issuing import Sessions, Throttle, TokenIssuer, auth_routes
-from ..issuing.cookies import CookieMode
+from ..issuing.cookies import CookieMode, Cookies
 from ..issuing.session_endpoints import NoteDevice
 from ..refuser import RefusalResponse
 
@@ -41,11 +42,12 @@ def auth_router(
     authenticate: AuthenticateWith,
     throttle: Throttle | None = None,
     device: NoteDevice | None = None,
-    cookies: CookieMode | None = None,
+    cookies: CookieMode | Cookies | None = None,
     cookie_path: str | None = None,
     origins: Iterable[str] = (),
     realm: str = "api",
     refusal_response: RefusalResponse | None = None,
+    on_event: Handler | None = None,
 ) -> APIRouter:
     """The routes of ``auth_routes``, for ``app.include_router(..., prefix="/auth")``, with models for OpenAPI.
 
@@ -73,6 +75,7 @@ def auth_router(
         origins=origins,
         realm=realm,
         refusal_response=refusal_response,
+        on_event=on_event,
     )
     is_stateless = isinstance(sessions, TokenIssuer)
     router = APIRouter(tags=["auth"])
@@ -116,15 +119,15 @@ class Endpoint:
         self.__name__, self.__doc__ = name, None
         self._path = path
         self._respond = respond
-        connection = inspect.Parameter(_REQUEST, inspect.Parameter.KEYWORD_ONLY, annotation=Request)
-        self.__signature__ = inspect.Signature(
-            [*(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in injected), connection]
-        )
+        # FastAPI gives the request to one parameter only, which is ours.
+        self._requests = [each.name for each in injected if _is_a(each.annotation, HTTPConnection)]
+        parameters = [each.replace(kind=_KEYWORD) for each in injected if each.name not in self._requests]
+        self.__signature__ = inspect.Signature([*parameters, inspect.Parameter(_REQUEST, _KEYWORD, annotation=Request)])
 
     async def __call__(self, **values: Any) -> Response:
         """Respond to the request among ``values``; the others are for ``authenticate``."""
         request: Request = values.pop(_REQUEST)
-        token = _injected.set(values)
+        token = _injected.set({**values, **dict.fromkeys(self._requests, request)})
         try:
             return await self._respond(self._as_mounted(request))
         finally:
@@ -145,6 +148,7 @@ def is_open(endpoint: object) -> bool:
 
 
 _REQUEST = "jwt_middleware_request"
+_KEYWORD = inspect.Parameter.KEYWORD_ONLY
 
 _injected: ContextVar[Mapping[str, Any]] = ContextVar("jwt_middleware.fastapi.injected")
 """What FastAPI has resolved for ``authenticate``, during one login."""
@@ -182,7 +186,7 @@ def _is_injected(parameter: inspect.Parameter) -> bool:
     annotation = parameter.annotation
     markers = [*(get_args(annotation)[1:] if get_origin(annotation) is Annotated else ()), parameter.default]
     is_declared = any(isinstance(marker, params.Depends | FieldInfo) for marker in markers)
-    if is_declared or (inspect.isclass(annotation) and issubclass(annotation, _GIVEN)):
+    if is_declared or _is_a(annotation, *_GIVEN):
         if parameter.kind is inspect.Parameter.POSITIONAL_ONLY:
             raise ConfigurationError(f"authenticate: {parameter.name} must not be positional-only")
         return True
@@ -193,6 +197,10 @@ def _is_injected(parameter: inspect.Parameter) -> bool:
             "a default"
         )
     return False
+
+
+def _is_a(annotation: Any, *kinds: type) -> bool:
+    return inspect.isclass(annotation) and issubclass(annotation, kinds)
 
 
 _GIVEN = (HTTPConnection, Response, BackgroundTasks, SecurityScopes)
@@ -213,7 +221,7 @@ def _check_user(authenticate: Callable[..., Any]) -> None:
 
 
 def _may_have_identity(kind: type) -> bool:
-    if kind in (inspect.Signature.empty, object, str, bool, type(None)) or hasattr(kind, "identity"):
+    if kind in (inspect.Signature.empty, Any, object, str, bool, type(None)) or hasattr(kind, "identity"):
         return True
     if hasattr(kind, "__getattr__") or any(
         "identity" in vars(base).get("__annotations__", ()) for base in kind.__mro__

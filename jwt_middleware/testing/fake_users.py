@@ -7,7 +7,7 @@ from secrets import token_bytes, token_urlsafe
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
-from ..errors import ConfigurationError, Refusal
+from ..errors import ConfigurationError, Refusal, WrongIssuer
 from ..events import Advice, Events
 from ..keys.key_set import Key
 from ..keys.signatures import ALGORITHMS
@@ -142,7 +142,10 @@ def _scope_claims(provider: Provider, scopes: tuple[str, ...]) -> dict[str, Any]
 def _check_rules(provider: Provider, raw: str, now: float) -> None:
     try:
         parts = compact.decode(raw.encode("ascii"))
-        provider.rules.check(parts.header, parts.payload, compact.json_object(parts.payload), now)
+        claims = compact.json_object(parts.payload)
+        if provider.issuers and claims.get("iss") not in provider.issuers:
+            raise WrongIssuer(claim="iss")
+        provider.rules.check(parts.header, parts.payload, claims, now)
     except Refusal as refusal:
         claim = f" ({refusal.claim})" if refusal.claim else ""
         raise ConfigurationError(

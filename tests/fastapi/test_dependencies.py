@@ -1,5 +1,6 @@
 """What the dependencies give, whom they refuse, and when."""
 
+import inspect
 from collections.abc import AsyncIterator, Iterator
 from typing import Annotated, Any
 
@@ -13,6 +14,8 @@ from starlette.websockets import WebSocketDisconnect
 from jwt_middleware import ConfigurationError, JWTMiddleware, JWTUser, Refusal, Token
 from jwt_middleware.errors import UserRefused
 from jwt_middleware.fastapi import Auth
+from jwt_middleware.fastapi.auth import MiddlewareOptions
+from jwt_middleware.provider import ProviderOptions
 
 from ..support import bare_client, bearer, token
 from .apps import READER, WRITER, make_auth, serve
@@ -523,6 +526,11 @@ def test_the_routes_behave_below_a_root_path() -> None:
 
 
 # What cannot work
+
+
+def test_it_takes_every_keyword_of_the_middleware() -> None:
+    theirs = inspect.signature(JWTMiddleware).parameters.keys() - {"self", "app", "provider"}
+    assert MiddlewareOptions.__optional_keys__ == theirs | ProviderOptions.__optional_keys__
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,266 @@
+"""headers_for makes tokens that pass every check, and a key that nobody else has. as_user: see tests/fastapi."""
+
+import json
+import logging
+import os
+import subprocess
+import sys
+from typing import Annotated, Any
+
+import jwt
+import pytest
+from fastapi import Depends, FastAPI, Security
+from starlette.testclient import TestClient
+
+from jwt_middleware import ConfigurationError, JWTMiddleware, JWTUser, Provider, Token
+from jwt_middleware.fastapi import Auth
+from jwt_middleware.issuing import MemoryStore, Sessions, TokenIssuer
+from jwt_middleware.reading.sources import cookie, subprotocol
+from jwt_middleware.testing import IdentityProvider, as_user, headers_for, signing_key
+
+from ..support import NOW, SECRET, Clock, bare_client, echo
+
+
+def make_app(auth: Auth) -> TestClient:
+    app = FastAPI()
+    auth.install(app)
+
+    @app.get("/me")
+    def me(token: Annotated[Token, Depends(auth.token)]) -> Any:
+        return [token.subject, token.scopes, token.provider]
+
+    @app.post("/write")
+    def write(user: Annotated[JWTUser, Security(auth, scopes=["orders:write"])]) -> str:
+        return user.identity
+
+    return bare_client(app)
+
+
+def make_auth(**options: Any) -> Auth:
+    return Auth(**{"key": SECRET, "audience": "orders", "clock": lambda: NOW, **options})
+
+
+PROVIDERS = [
+    pytest.param({}, id="audience alone"),
+    pytest.param({"issuer": "https://login.example", "audience": ["b", "a"]}, id="issuer, audiences"),
+    pytest.param({"issuer": ["https://a.example", "https://b.example"]}, id="issuers"),
+    pytest.param({"token_type": "at+jwt"}, id="type"),
+    pytest.param({"subject_claim": "email"}, id="subject claim"),
+    pytest.param({"scope_claim": "permissions"}, id="scope claim"),
+    pytest.param({"scope_claim": "realm_access.roles"}, id="nested scope claim"),
+    pytest.param({"scope_claim": "scp"}, id="scp"),
+    pytest.param({"max_token_age": 60}, id="age"),
+    pytest.param({"algorithms": ["HS512"], "key": SECRET * 2}, id="other algorithms"),
+    pytest.param({"allow_weak_keys": True, "key": "weak"}, id="a weak key"),
+]
+
+
+@pytest.mark.parametrize("options", PROVIDERS)
+def test_the_token_is_good_by_the_rules_of_the_provider(options: dict[str, Any]) -> None:
+    auth = make_auth(**options)
+    service = make_app(auth)
+    service.headers.update(headers_for(auth, "ada", scopes=["orders:read", "orders:write"]))
+    assert service.get("/me").json() == ["ada", ["orders:read", "orders:write"], "jwt"]
+    assert service.post("/write").json() == "ada"
+    assert service.post("/write", headers=headers_for(auth, "ada")).status_code == 403
+
+
+def test_sessions_and_remote_keys_take_it_too() -> None:
+    sessions = Sessions(MemoryStore(), TokenIssuer(SECRET, "orders", "https://login.example"))
+    auth = Auth(sessions=sessions)
+    assert make_app(auth).get("/me", headers=headers_for(auth, "ada")).json()[0] == "ada"
+    with IdentityProvider() as provider:
+        remote = Auth(issuer=provider.issuer, audience="orders")
+        service = make_app(remote)
+        with service:
+            see_both(service, remote, provider)
+
+
+def see_both(service: TestClient, remote: Auth, provider: IdentityProvider) -> None:
+    assert service.get("/me", headers=headers_for(remote, "ada")).json()[0] == "ada"
+    real = {"authorization": f"Bearer {provider.mint(aud='orders')}"}
+    assert service.get("/me", headers=real).json()[0] == "ada"
+    forged = {"authorization": f"Bearer {provider.mint(aud='orders', header={'kid': 'other'})}"}
+    assert service.get("/me", headers=forged).status_code == 401
+    assert service.get("/me", headers=headers_for(remote, "grace")).json()[0] == "grace"
+
+
+def test_one_of_several_providers_can_be_named() -> None:
+    providers = [
+        Provider(name="users", key=SECRET, audience="orders", issuer="https://users.example"),
+        Provider(name="staff", key=SECRET[::-1], audience="orders", issuer="https://staff.example"),
+    ]
+    auth = Auth(providers=providers, clock=lambda: NOW)
+    service = make_app(auth)
+    assert service.get("/me", headers=headers_for(auth, "ada")).json()[2] == "users"
+    assert service.get("/me", headers=headers_for(auth, "ada", provider="staff")).json()[2] == "staff"
+    with pytest.raises(ConfigurationError, match=r"there is no 'other'; .* has 'users', 'staff'"):
+        headers_for(auth, "ada", provider="other")
+
+
+# Every other check
+
+
+@pytest.mark.parametrize(
+    ("claims", "code"),
+    [
+        ({"iss": "https://evil.example"}, "wrong_issuer"),
+        ({"aud": "others"}, "wrong_audience"),
+        ({"exp": NOW - 60}, "expired"),
+        ({"nbf": NOW + 60}, "not_yet_valid"),
+        ({"exp": None}, "missing_claim"),
+        ({"cnf": {"jkt": "x"}}, "sender_constrained"),
+        ({"org": None}, "missing_claim"),
+    ],
+)
+def test_a_token_that_the_rules_refuse_is_refused_where_it_is_made(claims: dict[str, Any], code: str) -> None:
+    auth = make_auth(issuer="https://login.example", required_claims=["org"])
+    with pytest.raises(ConfigurationError, match=f"would refuse this token with {code}.*give what it demands"):
+        headers_for(auth, "ada", claims={"org": "x", **claims})
+
+
+def test_the_token_passes_no_check_by_itself() -> None:
+    clock = Clock()
+    refused = {"revoked": False, "validate": True, "load_user": True}
+
+    class Revocations:
+        async def catch_up(self) -> None: ...
+
+        async def stop(self) -> None: ...
+
+        def is_revoked(self, token: Token) -> bool:
+            return refused["revoked"]
+
+    auth = make_auth(
+        clock=clock,
+        revocations=Revocations(),
+        validate=lambda token: refused["validate"],
+        load_user=lambda token: JWTUser(token) if refused["load_user"] else None,
+    )
+    service = make_app(auth)
+    service.headers.update(headers_for(auth, "ada"))
+    assert service.get("/me").status_code == 200
+    for name, value, code in (
+        ("revoked", True, "revoked"),
+        ("validate", False, "invalid_claim"),
+        ("load_user", False, "user_refused"),
+    ):
+        before, refused[name] = refused[name], value
+        assert service.get("/me").json()["code"] == code
+        refused[name] = before
+    clock.now += 1000
+    assert service.get("/me").json()["code"] == "expired"
+
+
+# The key
+
+
+def raw_of(headers: dict[str, str]) -> str:
+    return headers["Authorization"].removeprefix("Bearer ")
+
+
+GONE = ("unknown_key", "bad_signature")
+
+
+def test_the_key_is_known_to_this_auth_alone() -> None:
+    shared = Provider(key=SECRET, audience="orders")
+    auth, another = Auth(providers=shared, clock=lambda: NOW), Auth(providers=shared, clock=lambda: NOW)
+    headers = headers_for(auth, "ada")
+    assert make_app(auth).get("/me", headers=headers).status_code == 200
+    assert make_app(another).get("/me", headers=headers).json()["code"] in GONE
+    outside = bare_client(JWTMiddleware(echo, providers=shared, clock=lambda: NOW))
+    assert outside.get("/", headers=headers).json()["code"] in GONE
+    assert make_app(another).get("/me", headers=headers_for(another, "ada")).status_code == 200
+    assert make_app(auth).get("/me", headers=headers_for(another, "ada")).status_code == 401
+    assert (
+        jwt.get_unverified_header(raw_of(headers))["kid"]
+        == jwt.get_unverified_header(raw_of(headers_for(auth, "grace")))["kid"]
+    )
+
+
+def test_before_the_first_call_there_is_no_key() -> None:
+    auth = make_auth()
+    assert len(auth.providers[0].keys.current.keys) == 1
+    headers_for(auth, "ada")
+    headers_for(auth, "ada")
+    assert len(auth.providers[0].keys.current.keys) == 2
+
+
+def test_the_key_is_in_no_jwk_set_store_or_log(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("DEBUG")
+    issuer = TokenIssuer(SECRET, "orders")
+    store = MemoryStore()
+    auth = Auth(sessions=Sessions(store, issuer))
+    headers = headers_for(auth, "ada")
+    (key,) = auth.providers[0].keys.current.keys[1:]
+    assert isinstance(key.material, bytes)
+    objects = (auth, auth.providers[0].keys.current, vars(store), issuer.jwks())
+    shown = caplog.text + "".join(map(repr, objects))
+    for secret in (key.material.hex(), repr(key.material), raw_of(headers)):
+        assert secret not in shown
+
+
+def test_the_first_call_is_logged_as_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    auth = make_auth(name="orders")
+    for _ in range(3):
+        headers_for(auth, "ada")
+    (record,) = [record for record in caplog.records if "headers_for" in record.getMessage()]
+    assert record.levelno == logging.WARNING
+    assert "'orders'" in record.getMessage()
+
+
+FORKED = """
+import os, sys
+from jwt_middleware.fastapi import Auth
+from jwt_middleware.issuing import TokenIssuer
+from jwt_middleware import Provider, RemoteKeys
+from jwt_middleware.testing import headers_for
+from tests.testing.test_fake_users import make_app
+
+path = sys.argv[1]
+for auth in (Auth(sessions=TokenIssuer("x" * 32, "orders")), Auth(jwks=path, audience="orders")):
+    headers = headers_for(auth, "ada")
+    service = make_app(auth)
+    assert service.get("/me", headers=headers).status_code == 200
+    child = os.fork()
+    if child == 0:
+        status = service.get("/me", headers=headers).status_code == 401
+        again = service.get("/me", headers=headers_for(auth, "ada")).status_code == 200
+        os._exit(0 if status and again else 1)
+    assert os.waitpid(child, 0)[1] == 0, "the child knows the key"
+    assert service.get("/me", headers=headers).status_code == 200
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+def test_a_forked_child_does_not_have_the_key(tmp_path: Any) -> None:
+    path = tmp_path / "jwks.json"
+    path.write_text(json.dumps({"keys": [signing_key("ES256").jwk]}))
+    command = [sys.executable, "-W", "ignore", "-c", FORKED, str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+# Where the token goes
+
+
+def test_the_headers_are_those_that_the_middleware_reads() -> None:
+    auth = make_auth(sources=iter([cookie("__Host-access")]))
+    service = make_app(auth)
+    assert service.post("/write", headers=headers_for(auth, "ada", scopes=["orders:write"])).json() == "ada"
+    with pytest.raises(ConfigurationError, match="no header presents a token"):
+        headers_for(make_auth(sources=[subprotocol("bearer")]), "ada")
+
+
+@pytest.mark.parametrize("make", [as_user, lambda **each: headers_for(make_auth(), **each)])
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        pytest.param({"subject": ""}, "subject must be a text", id="empty subject"),
+        pytest.param({"subject": 7}, "subject must be a text that is not empty, not int", id="number"),
+        pytest.param({"subject": "ada", "scopes": "orders:write"}, r"for instance \['orders:write'\]", id="one text"),
+    ],
+)
+def test_a_fake_user_that_cannot_be_one_is_refused(make: Any, arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigurationError, match=message):
+        make(**arguments)
