@@ -78,9 +78,10 @@ def auth_router(
         on_event=on_event,
     )
     is_stateless = isinstance(sessions, TokenIssuer)
+    mode = cookies.mode if isinstance(cookies, Cookies) else cookies
     router = APIRouter(tags=["auth"])
     for route in routes:
-        described = _describe(route.name, cookies, is_stateless, throttle is not None)
+        described = _describe(route.name, mode, is_stateless, throttle is not None)
         router.add_api_route(
             route.path,
             Endpoint(

@@ -91,6 +91,7 @@ class Cookies:
         check_bool("secure of the cookies", secure)
         if samesite == "none" and not secure:
             raise ConfigurationError("samesite='none' of the cookies needs secure=True: browsers drop them otherwise")
+        self.mode: CookieMode = mode
         self._holds_access = mode == "all"
         self._path = path
         self._origins = Origins(origins)
