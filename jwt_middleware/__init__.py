@@ -1,8 +1,10 @@
 """JWT bearer authentication for any ASGI app."""
 
-from .errors import ConfigurationError, Refusal
+from .errors import ConfigurationError, KeysUnavailable, Refusal
 from .identity import JWTCredentials, JWTUser
+from .keys.key_set import KeySet
 from .keys.remote import RemoteKeys
+from .keys.source import KeysHealth, KeySource
 from .live.renewal import renew
 from .middleware import JWTMiddleware
 from .provider import ANY, Provider
@@ -22,6 +24,10 @@ __all__ = [
     "JWTCredentials",
     "JWTMiddleware",
     "JWTUser",
+    "KeySet",
+    "KeySource",
+    "KeysHealth",
+    "KeysUnavailable",
     "ProtectedResource",
     "Provider",
     "Refusal",

@@ -192,13 +192,20 @@ class KeysExpired(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeySkipped(Event):
-    """A key of a set cannot be used. The others of the set can."""
+    """A key of a set is not used: it is broken or weak, or it is made for something else. The others are used."""
 
     about = "keys"
-    severity = logging.WARNING
 
     source: str
     reason: str
+    """Which key it is, and why it is not used."""
+    is_broken: bool = True
+    """Whether it is broken or weak. Otherwise it is made for something else, such as encryption."""
+
+    @property
+    def level(self) -> int:
+        """A warning for a key that somebody should mend."""
+        return logging.WARNING if self.is_broken else logging.INFO
 
     def __str__(self) -> str:
         return f"keys of {self.source}: skipped {self.reason}"

@@ -1,19 +1,22 @@
 """Whose tokens are accepted, with which keys, and by which rules?"""
 
-from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from enum import Enum
 from inspect import isclass
 from os import PathLike
-from typing import Any, Final, Literal, Protocol, TypeAlias, TypedDict
+from typing import Any, Final, Literal, TypeAlias, TypedDict
 
 from starlette.requests import HTTPConnection
 
 from ._support.arguments import check_bool, check_callables, check_seconds, check_strings, check_token_hook, show
 from .errors import ConfigurationError
-from .keys.fetching import is_address
-from .keys.key_set import Key, KeySet, check_algorithms, load_keys
-from .keys.loading import PrivateKey, PublicKey
-from .keys.remote import KeysHealth, ProviderKeys, RemoteKeys
+from .events import Events, KeySkipped
+from .keys.addresses import is_address
+from .keys.algorithms import check_algorithms
+from .keys.key_set import load_keys_and_skipped
+from .keys.material import PrivateKey, PublicKey
+from .keys.remote import RemoteKeys
+from .keys.source import KeysHealth, KeySource, ProviderKeys, StaticKeys, health_of
 from .verifying.claims import ClaimRules, media_type
 from .verifying.token import Token
 
@@ -33,35 +36,11 @@ Validate: TypeAlias = (
 )
 
 
-class KeySource(Protocol):
-    """Where a provider's keys come from."""
-
-    @property
-    def current(self) -> KeySet:
-        """The keys that are good now; replaced whole when they change, never changed, and had without waiting."""
-        ...
-
-    async def refreshed(self, kid: str | None, algorithm: str) -> KeySet:
-        """The keys to look in once more, after ``current`` verified nothing; raises ``KeysUnavailable``."""
-        ...
-
-
-class StaticKeys:
-    """Keys that the configuration gives, for good."""
-
-    def __init__(self, keys: Iterable[Key]) -> None:
-        self.current = KeySet(keys)
-
-    async def refreshed(self, kid: str | None, algorithm: str) -> KeySet:
-        """``current``: there is nowhere else to look."""
-        return self.current
-
-
 class ProviderOptions(TypedDict, total=False):
     """The keywords of ``Provider``, for those who pass them on."""
 
     key: KeyText | list[KeyText] | tuple[KeyText, ...] | None
-    jwks: str | PathLike[str] | RemoteKeys | None
+    jwks: str | PathLike[str] | KeySource | None
     audience: str | Collection[str] | Literal[Audience.ANY]
     issuer: str | Collection[str] | None
     name: str
@@ -81,10 +60,11 @@ class Provider:
 
     ``key``
         What verifies: a secret (str or bytes), a PEM (public key, private key, X.509 certificate), a JWK or JWK Set
-        (dict), or a list of them while keys are rotated: all verify.
+        (dict), a dict of key ids and PEM texts, or a list of these while keys are rotated: all verify. A key of a set
+        that cannot be used is skipped; the log and ``health`` name it.
     ``jwks``
-        Where keys that others rotate are fetched: a JWK Set's https address, a file's path, or ``RemoteKeys(...)``.
-        Beside it, those of ``key`` verify too.
+        Where keys that others rotate are fetched: the https address of a JWK Set, the path of a file,
+        ``RemoteKeys(...)``, or a ``KeySource`` of your own. Beside it, the keys of ``key`` verify too.
     ``audience``
         The ``aud`` that a token must name (RFC 7519 4.1.3), one or several: a token for any of them is good. ``ANY``
         says that none is checked. Required.
@@ -126,7 +106,7 @@ class Provider:
         self,
         *,
         key: KeyText | list[KeyText] | tuple[KeyText, ...] | None = None,
-        jwks: str | PathLike[str] | RemoteKeys | None = None,
+        jwks: str | PathLike[str] | KeySource | None = None,
         audience: str | Collection[str] | Literal[Audience.ANY] | None = None,
         issuer: str | Collection[str] | None = None,
         name: str = "jwt",
@@ -157,20 +137,24 @@ class Provider:
         self.name = name
         self.issuers = () if issuer is None else check_strings("issuer", issuer)
         allowed = None if algorithms is None else check_algorithms(algorithms)
-        static = () if key is None else load_keys(key, algorithms=allowed, allow_weak_keys=allow_weak_keys)
-        self.remote = _remote_keys(jwks, () if static else self.issuers, allow_weak_keys)
+        static = _load_static_keys(name, key, allowed, allow_weak_keys)
+        source = _find_source(jwks, () if static.current.keys else self.issuers, allow_weak_keys)
+        self.remote = source if isinstance(source, RemoteKeys) else None
+        """The keys that are fetched, if there are any."""
         self.keys: KeySource
-        if self.remote is None:
-            if not static:
+        if source is None:
+            if not static.current.keys:
                 raise ConfigurationError(
-                    "key is required: a secret, a PEM, a JWK or JWK Set dict, or a list of them; or jwks=, a JWK Set's "
-                    "address; or issuer=, a single https address that leads to it"
+                    "key is required: a secret, a PEM, a JWK or JWK Set dict, or a list of them; or jwks=, the address "
+                    "of a JWK Set; or issuer=, a single https address that leads to it"
                 )
-            self.keys = StaticKeys(static)
-        elif static or allowed is not None:
-            self.keys = ProviderKeys(self.remote, static, allowed)
-        else:
+            self.keys = static
+        elif self.remote is not None and not static.current.keys and allowed is None:
             self.keys = self.remote
+        else:
+            self.keys = ProviderKeys(source, static, allowed)
+        # Integrations may put others in their place.
+        self._own_keys = self.keys
         self.rules = ClaimRules(
             provider=name,
             audiences=None if audience is ANY else frozenset(check_strings("audience", audience)),
@@ -194,8 +178,8 @@ class Provider:
 
     @property
     def health(self) -> KeysHealth:
-        """How the keys are; those of ``key`` are always good."""
-        return KeysHealth(len(self.keys.current.keys)) if self.remote is None else self.remote.health
+        """The state of the keys."""
+        return health_of(self._own_keys)
 
 
 def _validator(validate: Callable[..., Any]) -> Callable[[Token, object | None], Any]:
@@ -204,13 +188,30 @@ def _validator(validate: Callable[..., Any]) -> Callable[[Token, object | None],
     return validate if check_token_hook("validate", validate) else lambda token, connection: validate(token)
 
 
-def _remote_keys(
-    jwks: str | PathLike[str] | RemoteKeys | None, issuers: tuple[str, ...], allow_weak_keys: bool
-) -> RemoteKeys | None:
-    if isinstance(jwks, RemoteKeys):
-        return jwks
-    if jwks is not None:
+def _load_static_keys(
+    provider: str, key: object, algorithms: Collection[str] | None, allow_weak_keys: bool
+) -> StaticKeys:
+    if key is None:
+        return StaticKeys(())
+    keys, skipped = load_keys_and_skipped(key, algorithms=algorithms, allow_weak_keys=allow_weak_keys)
+    events = Events()
+    for one in skipped:
+        events.tell(KeySkipped(source=f"provider {provider!r}", reason=one.reason, is_broken=one.is_broken))
+    return StaticKeys(keys, (one.reason for one in skipped))
+
+
+def _find_source(
+    jwks: str | PathLike[str] | KeySource | None, issuers: tuple[str, ...], allow_weak_keys: bool
+) -> KeySource | None:
+    if isinstance(jwks, str | PathLike):
         return RemoteKeys(jwks, allow_weak_keys=allow_weak_keys)
+    if jwks is not None:
+        # Not `hasattr`: outside of an event loop there are no current keys yet.
+        if not callable(getattr(jwks, "refreshed", None)) or "current" not in dir(jwks):
+            raise ConfigurationError(
+                f"jwks must be an address, the path of a file, RemoteKeys(...) or a KeySource, not {show(jwks)}"
+            )
+        return jwks
     if len(issuers) == 1 and is_address(issuers[0]):
         return RemoteKeys(issuer=issuers[0], allow_weak_keys=allow_weak_keys)
     return None

@@ -8,12 +8,19 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Coroutine
+from concurrent.futures import Future
+from contextlib import suppress
+from functools import partial
 from threading import Lock
-from typing import Generic, TypeVar, cast
+from typing import TYPE_CHECKING, Generic, TypeVar, cast
 from weakref import WeakKeyDictionary
 
+from anyio import CancelScope, Event, move_on_after
 from anyio.lowlevel import current_token
+
+if TYPE_CHECKING:
+    import trio
 
 Value = TypeVar("Value")
 
@@ -75,6 +82,79 @@ def has_ended(loop: object) -> bool:
     except trio.RunFinishedError:
         return True
     return False
+
+
+def is_running(loop: object) -> bool:
+    """Whether ``loop`` runs now, on this or another thread."""
+    return loop.is_running() if isinstance(loop, asyncio.AbstractEventLoop) else not has_ended(loop)
+
+
+class LoopEndedError(Exception):
+    """The event loop that was to do some work ended before the work was done."""
+
+
+async def run_on(loop: object, work: Callable[[], Awaitable[Value]]) -> Value:
+    """What ``await work()`` returns or raises on ``loop``, which must be running, awaited from any other loop.
+
+    Raises ``LoopEndedError`` where ``loop`` ends before the work does.
+    """
+    scopes: list[CancelScope] = []
+    over: Future[Value] = Future()
+
+    async def run() -> None:
+        # Made on the loop that it belongs to.
+        with CancelScope() as scope:
+            scopes.append(scope)
+            try:
+                over.set_result(await work())
+            except Exception as error:  # noqa: BLE001  # raised where it is awaited
+                over.set_exception(error)
+
+    _call_if_running(loop, partial(_spawn, loop, run))
+    happened = Event()
+    here = current_token().native_token
+    over.add_done_callback(lambda _: _call_if_running(here, happened.set))
+    try:
+        while not happened.is_set():
+            with move_on_after(_SECONDS_BETWEEN_LOOKS):
+                await happened.wait()
+            if not (over.done() or is_running(loop)):
+                raise LoopEndedError
+    except BaseException:
+        for scope in scopes:
+            _call_if_running(loop, scope.cancel)
+        raise
+    return over.result()
+
+
+def call_on(loop: object, function: Callable[[], object]) -> None:
+    """Call ``function`` soon on ``loop``, from any thread. Raises ``RuntimeError`` where ``loop`` has ended."""
+    if isinstance(loop, asyncio.AbstractEventLoop):
+        loop.call_soon_threadsafe(function)
+    else:
+        cast("trio.lowlevel.TrioToken", loop).run_sync_soon(function)
+
+
+def _call_if_running(loop: object, function: Callable[[], object]) -> None:
+    with suppress(RuntimeError):
+        call_on(loop, function)
+
+
+def _spawn(loop: object, run: Callable[[], Coroutine[None, None, None]]) -> None:
+    if not isinstance(loop, asyncio.AbstractEventLoop):
+        from trio.lowlevel import spawn_system_task
+
+        spawn_system_task(run)
+        return
+    task = loop.create_task(run())
+    # The loop holds its tasks weakly.
+    _TASKS.add(task)
+    task.add_done_callback(_TASKS.discard)
+
+
+_SECONDS_BETWEEN_LOOKS = 0.25
+
+_TASKS: set[asyncio.Task[None]] = set()
 
 
 def _nothing() -> None:

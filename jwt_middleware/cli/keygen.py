@@ -8,7 +8,8 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 from jwt.algorithms import get_default_algorithms
 
-from ..keys.loading import PrivateKey, public_jwk, thumbprint
+from ..keys.jwk import public_jwk, thumbprint
+from ..keys.material import PrivateKey
 from .output import show, show_json
 
 KINDS = ("secret", "RSA", "EC", "Ed25519")

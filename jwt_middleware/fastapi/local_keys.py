@@ -5,7 +5,8 @@ from copy import copy
 from weakref import WeakSet
 
 from ..keys.key_set import Key, KeySet
-from ..provider import KeySource, Provider, StaticKeys
+from ..keys.source import KeySource, StaticKeys
+from ..provider import Provider
 
 
 def with_local_keys(provider: Provider) -> Provider:

@@ -17,9 +17,11 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from .._support.arguments import check_bool, check_callable, check_seconds, check_strings
 from ..errors import ConfigurationError, Refusal, is_scope
+from ..keys.algorithms import ALGORITHMS
+from ..keys.jwk import load_jwk, public_jwk, thumbprint
 from ..keys.key_set import Key, load_keys, make_key, suited_algorithms
-from ..keys.loading import Material, PrivateKey, PublicKey, UnusableKey, load, load_jwk, public_jwk, thumbprint
-from ..keys.signatures import ALGORITHMS
+from ..keys.loading import load
+from ..keys.material import Material, PrivateKey, PublicKey, UnusableKey
 from ..provider import KeyText, Provider, ProviderOptions
 from ..verifying import compact
 from ..verifying.claims import media_type

@@ -1,98 +1,137 @@
-"""How is a JWK Set had from an address, by discovery or from a file, and at what cost at most? (I/O)"""
+"""Where do keys that others publish lie, and how is the document fetched? (I/O)"""
 
-import json
 import os
-import re
-import ssl
 import time
-import zlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
-from functools import partial
-from ipaddress import IPv4Address, IPv6Address, ip_address
-from math import nan
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field, replace
 from os import PathLike
-from socket import inet_aton
 from stat import S_ISREG
-from typing import Any, Protocol, TypeAlias, TypeVar
+from typing import Protocol, TypeAlias
 from urllib.parse import urlsplit
 
-import anyio
-from anyio import CancelScope, CapacityLimiter, to_thread
-
+from .._support.arguments import check_callable, show
 from .._support.redaction import redact_address
-from ..errors import ConfigurationError, MalformedToken
-from ..verifying.compact import json_object
+from ..errors import ConfigurationError
+from .addresses import Hosts, check_hosts, host_of, is_address, issuer_of_metadata, origin_of, well_known_addresses
+from .documents import MAX_BODY, DocumentError, check_size, read_jwks_uri, read_max_age
+from .http import Answer, Ask, Client, Fetch, FetchError, OwnClient, UserClient, in_thread
 
-MAX_BODY = 512 * 1024
-"""Bytes of an answer that are read, after decompression; real JWK Sets have a few thousand."""
-
-
-class FetchError(Exception):
-    """Keys could not be had; the message says why, for logs and health, and holds nothing secret."""
-
-
-class Answer(Protocol):
-    """What a fetcher gives: the responses of httpx, httpx2 and others are of this shape."""
-
-    @property
-    def status_code(self) -> int: ...
-
-    @property
-    def headers(self) -> Mapping[str, str]:
-        """Names in any case."""
-        ...
-
-    @property
-    def content(self) -> bytes:
-        """The whole body, decompressed."""
-        ...
-
-
-Fetch: TypeAlias = Callable[[str], Awaitable[Answer]]
 Validator: TypeAlias = tuple[object, ...]
-Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """A JWK Set's text, and what is known of its life."""
+    """The text of a set of keys, and what is known about its life."""
 
     body: bytes | None = field(repr=False)
     """None: it is what it was when ``validator`` was given."""
     validator: Validator | None = None
-    """Given back at the next fetch, it saves reading the same once more."""
+    """Given back at the next fetch, it saves reading the same document again."""
     max_age: float | None = None
     """Seconds, where the answer said so (RFC 9111 5.2.2.1)."""
 
 
 class Source(Protocol):
-    """Where a JWK Set lies."""
+    """Where a set of keys lies."""
 
     published: bool
-    """Whether others than this service read it."""
+    """Whether others than this service can read it."""
+    host: str
+    """The host that is asked; empty for a file."""
+
+    async def prepare(self) -> None:
+        """Do what must be done before anything is asked."""
+        ...
 
     async def fetch(self, validator: Validator | None) -> Document:
-        """The JWK Set as it is now; raises ``FetchError``, or what the fetcher raises."""
+        """The document as it is now. Raises ``FetchError``, ``DocumentError``, or what the fetcher raises."""
         ...
 
 
+def make_source(
+    jwks: str | PathLike[str] | None,
+    issuer: str | None,
+    fetch: Fetch | None,
+    *,
+    allow_http: Collection[str],
+    allow_hosts: Collection[str],
+    ca_file: str | PathLike[str] | None,
+    token_file: str | PathLike[str] | None,
+) -> Source:
+    """The source that the arguments of ``RemoteKeys`` name. Raises ``ConfigurationError``."""
+    if (jwks is None) == (issuer is None):
+        raise ConfigurationError("jwks: RemoteKeys needs the address or path of a JWK Set, or issuer=, but not both")
+    http = check_hosts("allow_http", allow_http)
+    hosts = Hosts(named=check_hosts("allow_hosts", allow_hosts) | http, http=http)
+    address = jwks if issuer is None else issuer
+    if issuer is None and not is_address(jwks):
+        return _make_file(jwks, fetch=fetch, ca_file=ca_file, token_file=token_file)
+    if issuer is not None:
+        check_issuer(issuer, hosts)
+    elif (fault := hosts.find_fault(address)) is not None:
+        raise ConfigurationError(f"jwks: {fault}")
+    url = str(address)
+    hosts = replace(hosts, named=hosts.named | {host_of(url)})
+    client = _make_client(url, fetch, hosts, ca_file, token_file)
+    return Address(url, client) if issuer is None else Discovery(url, client, hosts)
+
+
+def _make_file(jwks: object, **unused: object) -> "File":
+    if not isinstance(jwks, str | PathLike) or not os.fspath(jwks):
+        kind = "empty" if jwks == "" else type(jwks).__name__
+        raise ConfigurationError(f"jwks must be an address, the path of a file or RemoteKeys(...), not {kind}")
+    for name, value in unused.items():
+        if value is not None:
+            raise ConfigurationError(
+                f"{name}: jwks is the path of a file, {redact_address(str(jwks))}; no address is asked"
+            )
+    return File(jwks)
+
+
+def _make_client(
+    url: str,
+    fetch: Fetch | None,
+    hosts: Hosts,
+    ca_file: str | PathLike[str] | None,
+    token_file: str | PathLike[str] | None,
+) -> Client:
+    for name, value in (("ca_file", ca_file), ("token_file", token_file)):
+        if value is None:
+            continue
+        if not isinstance(value, str | PathLike) or not os.fspath(value):
+            raise ConfigurationError(f"{name} must be the path of a file, not {show(value)}")
+        if fetch is not None:
+            raise ConfigurationError(f"{name} cannot stand beside fetch=: a fetcher of your own sees to that itself")
+    if fetch is not None:
+        check_callable("fetch", fetch, "url")
+        return UserClient(fetch)
+    origin = origin_of(url)
+    if token_file is not None and origin[0] != "https":
+        raise ConfigurationError("token_file: a token is sent over https only, and the address is http")
+    return OwnClient(hosts, ca_file=ca_file, token_file=token_file, token_origin=origin)
+
+
 class Address:
-    """A JWK Set at an https address (RFC 7517 section 5); http on loopback only."""
+    """A set of keys at an https address (RFC 7517 section 5)."""
 
     published = True
 
-    def __init__(self, url: str, fetch: Fetch | None = None) -> None:
-        if (fault := _fault(url)) is not None:
-            raise ConfigurationError(f"jwks: {fault}")
+    def __init__(self, url: str, client: Client) -> None:
+        self.host = host_of(url)
         self._url = url
-        self._http = _http(fetch)
+        self._client = client
 
     def __str__(self) -> str:
         return redact_address(self._url)
 
+    async def prepare(self) -> None:
+        """Prepare the client."""
+        await self._client.prepare()
+
     async def fetch(self, validator: Validator | None) -> Document:
-        return await _jwk_set(self._http, self._url, validator)
+        """The document at the address."""
+        async with self._client.open() as ask:
+            return await _fetch_keys(ask, self._url, validator)
 
 
 class Discovery:
@@ -100,72 +139,47 @@ class Discovery:
 
     published = True
 
-    def __init__(self, issuer: str, fetch: Fetch | None = None) -> None:
-        if (fault := _fault(issuer)) is not None:
-            raise ConfigurationError(f"issuer: {fault}")
-        parts = urlsplit(issuer)
-        if parts.query or parts.fragment or issuer.endswith(("?", "#")):
-            raise ConfigurationError(
-                f"issuer: {redact_address(issuer)!r} has a query or a fragment; an issuer has none (RFC 8414 2)"
-            )
+    def __init__(self, issuer: str, client: Client, hosts: Hosts) -> None:
+        self.host = host_of(issuer)
         self._issuer = issuer
-        self._http = _http(fetch)
-        origin, path = f"{parts.scheme}://{parts.netloc}", parts.path.rstrip("/")
-        # OpenID Connect Discovery 1.0 4.1 appends to the path, RFC 8414 3.1 inserts before it.
-        self._addresses = list(
-            dict.fromkeys(
-                [
-                    f"{origin}{path}/.well-known/openid-configuration",
-                    f"{origin}/.well-known/oauth-authorization-server{path}",
-                    f"{origin}/.well-known/openid-configuration{path}",
-                ]
-            )
-        )
+        self._client = client
+        self._hosts = hosts
+        self._addresses = well_known_addresses(issuer)
 
     def __str__(self) -> str:
         return redact_address(self._issuer)
 
+    async def prepare(self) -> None:
+        """Prepare the client."""
+        await self._client.prepare()
+
     async def fetch(self, validator: Validator | None) -> Document:
-        return await _jwk_set(self._http, await self._jwks_uri(), validator)
+        """The JWK Set that the metadata names now."""
+        async with self._client.open() as ask:
+            return await _fetch_keys(ask, await self._find_jwks_uri(ask), validator)
 
-    async def _jwks_uri(self) -> str:
-        refused: FetchError | None = None
+    async def _find_jwks_uri(self, ask: Ask) -> str:
+        failures: list[tuple[int, FetchError | DocumentError]] = []
         for address in self._addresses:
-            answer = await self._http(address, None)
+            answer = await ask(address, None)
             try:
-                jwks_uri = self._read(address, answer)
-            except FetchError as error:
-                if answer.status_code >= 500 or answer.status_code == 429:
-                    raise
-                # Where one form is missing, or a page says so in HTML, another may be there.
-                refused = error if refused is None or answer.status_code == 200 else refused
+                body = _content(answer, redact_address(address))
+                jwks_uri = read_jwks_uri(body, address=address, issuer=self._issuer, hosts=self._hosts)
+            except (FetchError, DocumentError) as error:
+                # Where one form is missing, fails, or is a page of HTML, another may be there.
+                failures.append((_telling(answer.status_code), error))
                 continue
-            # The form that this issuer has comes first from now on.
-            self._addresses = [address, *(other for other in self._addresses if other != address)]
+            # The next time, the form that this issuer has is asked for first.
+            self._addresses = (address, *(other for other in self._addresses if other != address))
             return jwks_uri
-        raise refused or FetchError("it has no metadata")
-
-    def _read(self, address: str, answer: Answer) -> str:
-        metadata = _object(answer, redact_address(address))
-        issuer, jwks_uri = metadata.get("issuer"), metadata.get("jwks_uri")
-        # RFC 8414 3.3: identical, or the data MUST NOT be used.
-        if issuer != self._issuer:
-            slash = isinstance(issuer, str) and issuer.rstrip("/") == self._issuer.rstrip("/")
-            raise FetchError(
-                f"{redact_address(address)} speaks for the issuer {redact_address(str(issuer))!r}, not {self._issuer!r}"
-                + ("; they differ by a trailing slash only: configure it as the provider spells it" if slash else "")
-            )
-        if not isinstance(jwks_uri, str):
-            raise FetchError(f"{redact_address(address)} names no jwks_uri")
-        if (fault := _fault(jwks_uri, loopback=_is_loopback(self._issuer))) is not None:
-            raise FetchError(f"{redact_address(address)} names a jwks_uri that is not fetched: {fault}")
-        return jwks_uri
+        raise max(failures, key=lambda failure: failure[0])[1]
 
 
 class File:
-    """A JWK Set in a file, read again when it has changed."""
+    """A set of keys in a file, read again when it has changed."""
 
     published = False
+    host = ""
 
     def __init__(self, path: str | PathLike[str], *, clock: Callable[[], float] = time.time) -> None:
         self._path = os.fsdecode(path)
@@ -174,7 +188,11 @@ class File:
     def __str__(self) -> str:
         return self._path
 
+    async def prepare(self) -> None:
+        """Nothing needs to be prepared."""
+
     async def fetch(self, validator: Validator | None) -> Document:
+        """The file as it is now."""
         return await in_thread(self.read, validator)
 
     def read(self, validator: Validator | None = None) -> Document:
@@ -192,129 +210,34 @@ class File:
             raise FetchError(f"it cannot be read ({error.strerror})") from None
         except ValueError:
             raise FetchError("it cannot be read (no file has such a name)") from None
-        _check_size(len(body))
+        check_size(len(body))
         # Within one tick of the file system's clock, a second change leaves no trace.
-        settled = self._clock() - max(stat.st_mtime, stat.st_ctime) >= _TICK
-        return Document(body, found if settled else None)
+        is_settled = self._clock() - max(stat.st_mtime, stat.st_ctime) >= _TICK
+        return Document(body, found if is_settled else None)
 
 
-async def in_thread(function: Callable[..., Result], *arguments: Any) -> Result:
-    """What ``function(*arguments)`` gives, from a worker thread, however busy those of the app's endpoints are."""
-    return await to_thread.run_sync(partial(function, *arguments), limiter=CapacityLimiter(1))
+def check_issuer(issuer: str, hosts: Hosts) -> None:
+    """Raises ``ConfigurationError`` for an ``issuer`` whose metadata cannot be looked up."""
+    if (fault := hosts.find_fault(issuer)) is not None:
+        raise ConfigurationError(f"issuer: {fault}")
+    parts = urlsplit(issuer)
+    if parts.query or parts.fragment or issuer.endswith(("?", "#")):
+        raise ConfigurationError(
+            f"issuer: {redact_address(issuer)!r} has a query or a fragment; an issuer has none (RFC 8414 section 2)"
+        )
+    actual = issuer_of_metadata(issuer)
+    if actual is not None:
+        raise ConfigurationError(
+            f"issuer: {redact_address(issuer)!r} is the address of the metadata; the issuer that it is about is "
+            f"{redact_address(actual)!r}, perhaps with a slash at its end: copy it from the document at that address"
+        )
 
 
-def entries(document: bytes) -> list[object]:
-    """The entries of the JWK Set (RFC 7517 section 5) that ``document`` spells, or ``FetchError``.
-
-    They are not looked into; None stands for those that ``json_object`` would refuse.
-    """
-    try:
-        # Some servers put a byte order mark before their JSON; RFC 8259 8.1 lets it be ignored.
-        jwks = _TOLERANT_DECODER.decode(document.removeprefix(b"\xef\xbb\xbf").decode("utf-8"))
-    except (ValueError, RecursionError):
-        jwks = None
-    if not isinstance(jwks, dict):
-        raise FetchError("it is not a JSON object")
-    keys = jwks.get("keys")
-    if not isinstance(keys, list):
-        raise FetchError("it is no JWK Set: it has no list of keys")
-    return [_entry(key) for key in keys]
-
-
-def is_address(value: object) -> bool:
-    """Whether ``value`` is meant as an address, not as a file's path."""
-    return isinstance(value, str) and re.match(r"\s*[A-Za-z][A-Za-z0-9+.-]*://", value) is not None
-
-
-class _HTTP:
-    """HTTP by httpx2, one client a fetch: nothing is open between two of them, whatever became of the event loop."""
-
-    def __init__(self) -> None:
-        try:
-            import httpcore2
-            import httpx2
-        except ImportError:
-            raise ConfigurationError(
-                "jwks: fetching keys needs httpx2; install asgi-jwt-middleware[remote], or give RemoteKeys a fetch="
-            ) from None
-        # All that they import on first use is imported here: later, requests would wait for it.
-        _ = httpcore2.AsyncConnectionPool, anyio.connect_tcp
-        self._httpx2 = httpx2
-        self._tls: ssl.SSLContext | None = None
-
-    async def __call__(self, url: str, etag: str | None) -> Answer:
-        if self._tls is None:
-            # Reading the certificates takes a tenth of a second.
-            self._tls = await in_thread(partial(self._httpx2.create_ssl_context, trust_env=False))
-        headers = {
-            "accept": "application/json, application/jwk-set+json;q=0.9, */*;q=0.1",
-            "accept-encoding": "identity",
-        }
-        if etag is not None:
-            headers["if-none-match"] = etag
-        async with (
-            # The time limit is the caller's, over everything; proxies are the fetcher's, not the environment's.
-            self._httpx2.AsyncClient(verify=self._tls, follow_redirects=False, timeout=None, trust_env=False) as client,
-            client.stream("GET", url, headers=headers) as response,
-        ):
-            body = b""
-            if response.status_code == 200:
-                body = await _decoded(response.aiter_raw(), response.headers.get("content-encoding", "identity"))
-            return _Answer(response.status_code, response.headers, body)
-
-
-async def _decoded(chunks: AsyncIterator[bytes], encoding: str) -> bytes:
-    """What ``chunks`` hold, as far as it is allowed to go: a small answer can decompress to a large one."""
-    # RFC 9110 8.4.1: in any case, and x-gzip is gzip.
-    encoding = encoding.strip().lower().removeprefix("x-") or "identity"
-    # Asked for as it is; some servers hold nothing but the compressed form.
-    if encoding not in ("identity", "gzip", "deflate"):
-        raise FetchError(f"its content encoding is {encoding[:32]!r}, which was not asked for")
-    decoder = None if encoding == "identity" else zlib.decompressobj(wbits=zlib.MAX_WBITS | 32)
-    body, read, fault = bytearray(), 0, None
-    # The iterators of a stream end well when they are cancelled; left alone, they wait for the garbage collector.
-    with CancelScope() as enough:
-        async for chunk in chunks:
-            read += len(chunk)
-            try:
-                body += chunk if decoder is None else decoder.decompress(chunk, MAX_BODY + 1)
-            except zlib.error:
-                fault = f"it is not the {encoding} that it is said to be"
-            # Also what decompresses to nothing comes to an end.
-            if max(read, len(body)) > MAX_BODY:
-                fault = _TOO_LARGE
-            if fault is not None:
-                enough.cancel()
-                body.clear()
-    if fault is not None:
-        raise FetchError(fault)
-    return bytes(body)
-
-
-@dataclass(frozen=True, slots=True)
-class _Answer:
-    status_code: int
-    headers: Mapping[str, str]
-    content: bytes
-
-
-def _http(fetch: Fetch | None) -> Callable[[str, str | None], Awaitable[Answer]]:
-    if fetch is None:
-        return _HTTP()
-
-    async def ask(url: str, etag: str | None) -> Answer:
-        return await fetch(url)
-
-    return ask
-
-
-async def _jwk_set(
-    http: Callable[[str, str | None], Awaitable[Answer]], url: str, validator: Validator | None
-) -> Document:
+async def _fetch_keys(ask: Ask, url: str, validator: Validator | None) -> Document:
     etag = validator[1] if validator is not None and validator[0] == url else None
-    answer = await http(url, etag if isinstance(etag, str) else None)
+    answer = await ask(url, etag if isinstance(etag, str) else None)
     headers = {name.lower(): value for name, value in answer.headers.items()}
-    max_age = _max_age(headers)
+    max_age = read_max_age(headers)
     if answer.status_code == 304 and etag is not None:
         return Document(None, validator, max_age)
     found = headers.get("etag")
@@ -326,97 +249,21 @@ def _content(answer: Answer, name: str) -> bytes:
     if status != 200:
         redirect = ": redirects are not followed" if 300 <= status < 400 else ""
         raise FetchError(f"{name} answered {status}{redirect}")
-    _check_size(len(answer.content))
+    check_size(len(answer.content))
     return answer.content
 
 
-def _object(answer: Answer, name: str) -> dict[str, Any]:
-    try:
-        return json_object(_content(answer, name).removeprefix(b"\xef\xbb\xbf"))
-    except MalformedToken:
-        raise FetchError(f"{name} is not a JSON object") from None
+def _telling(status: int) -> int:
+    """How much a failure tells, of several: a document that is wrong, an outage, an address without a document."""
+    if status == 200:
+        return 2
+    return 1 if status >= 500 or status == 429 else 0
 
-
-def _entry(value: object) -> object:
-    try:
-        return json_object(json.dumps(value).encode("ascii"))
-    except (MalformedToken, RecursionError):
-        return None
-
-
-def _object_or_nan(pairs: list[tuple[str, Any]]) -> object:
-    value = dict(pairs)
-    return value if len(value) == len(pairs) else nan
-
-
-# What is not strict JSON becomes nan or infinity, and only the entry that has it is refused.
-_TOLERANT_DECODER = json.JSONDecoder(object_pairs_hook=_object_or_nan, parse_int=float)
 
 _TICK = 2
 """Seconds; no file system in use has a coarser clock."""
 
-_LONGEST_AGE = 2**31
-"""Seconds; what is more counts as this (RFC 9111 1.2.2)."""
-
-_TOO_LARGE = f"it has more than {MAX_BODY // 1024} KiB"
-
-
-def _check_size(size: int) -> None:
-    if size > MAX_BODY:
-        raise FetchError(_TOO_LARGE)
-
-
-def _max_age(headers: Mapping[str, str]) -> float | None:
-    """How long the answer may be used (RFC 9111 4.2), less what a cache on the way has used up of it."""
-    directives = headers.get("cache-control", "").lower()
-    if re.search(r"\bno-(store|cache)\b", directives):
-        return 0
-    found = re.search(r'(?:^|[\s,])max-age\s*=\s*"?([0-9]+)\b', directives)
-    if found is None:
-        return None
-    age = headers.get("age", "")
-    used = float(age) if re.fullmatch("[0-9]+", age) else 0
-    return max(0, min(float(found[1]), _LONGEST_AGE) - used)
-
-
-def _fault(url: object, *, loopback: bool = True) -> str | None:
-    """What keeps ``url`` from being fetched; None where nothing does. ``loopback``: whether it may lead there."""
-    if not isinstance(url, str) or not re.fullmatch(r"[!-\[\]-~]+", url):
-        return f"{redact_address(str(url))!r} is not an address in printable ASCII"
-    try:
-        parts = urlsplit(url)
-        host, _ = parts.hostname, parts.port
-    except ValueError:
-        return f"{redact_address(url)!r} is not an address"
-    if "@" in parts.netloc:
-        return "an address with a user in it is not fetched; what the fetcher needs is the fetcher's matter"
-    if not host:
-        return f"{redact_address(url)!r} names no host"
-    if _is_loopback(url):
-        if parts.scheme in ("http", "https"):
-            return None if loopback else f"{redact_address(url)!r} leads to this machine"
-    elif parts.scheme == "https":
-        return None
-    return f"{redact_address(url)!r} must start with https:// (http is for loopback only)"
-
-
-def _is_loopback(url: str) -> bool:
-    host = (urlsplit(url).hostname or "").rstrip(".")
-    if host == "localhost" or host.endswith(".localhost"):
-        return True
-    try:
-        address = ip_address(host)
-    except ValueError:
-        try:
-            # Resolvers read more spellings: 127.1, 2130706433.
-            address = IPv4Address(inet_aton(host))
-        except OSError:
-            return False
-    if isinstance(address, IPv6Address):
-        address = address.ipv4_mapped or address
-    return address.is_loopback or address.is_unspecified
-
 
 def _open_without_waiting(path: str, flags: int) -> int:
-    # Whoever opens a named pipe waits for its writer.
+    # Opening a named pipe would wait for its writer.
     return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))

@@ -9,10 +9,13 @@ from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 
-from .._support.arguments import show
 from ..errors import AlgorithmNotAllowed, ConfigurationError, UnknownKey
-from .loading import Material, PrivateKey, PublicKey, UnusableKey, load, load_jwk
-from .signatures import ALGORITHMS, Verify, verifier
+from .algorithms import ALGORITHMS, jwk_algorithm
+from .documents import NamedPEM
+from .jwk import is_public, load_jwk
+from .loading import load, load_pem
+from .material import Material, PrivateKey, PublicKey, UnusableKey
+from .signatures import Verify, prepare
 
 Name = TypeVar("Name")
 
@@ -33,7 +36,7 @@ class Key:
         """Whether ``signature`` is this key's over ``signing_input`` by ``algorithm``, one of its own."""
         verify = self._prepared.get(algorithm)
         if verify is None:
-            verify = self._prepared[algorithm] = verifier(algorithm, self.material)
+            verify = self._prepared[algorithm] = prepare(algorithm, self.material)
         return verify(signing_input, signature)
 
 
@@ -41,7 +44,7 @@ _serials = count()
 
 
 class KeySet:
-    """Keys that are good at the same time, found by ``kid`` and ``alg`` at a cost that their number does not change."""
+    """Keys that are in force at the same time. Finding one costs the same however many there are."""
 
     def __init__(self, keys: Iterable[Key]) -> None:
         self.keys = tuple(keys)
@@ -52,6 +55,13 @@ class KeySet:
         self._any = _first_ones(_by_algorithm(sorted(self.keys, key=lambda key: key.kid is not None)))
         self._without_kid = _first_ones(_by_algorithm(key for key in self.keys if key.kid is None))
         self._by_kid = _first_ones(_by_kid(self.keys, self._without_kid))
+
+    @classmethod
+    def load(
+        cls, source: object, *, algorithms: Collection[str] | None = None, allow_weak_keys: bool = False
+    ) -> "KeySet":
+        """The set of the keys in ``source``: what ``Provider`` takes as ``key``. Raises ``ConfigurationError``."""
+        return cls(load_keys(source, algorithms=algorithms, allow_weak_keys=allow_weak_keys))
 
     def __repr__(self) -> str:
         return f"KeySet({self.keys!r})"
@@ -72,65 +82,75 @@ class KeySet:
             found = self._by_kid.get((kid, algorithm)) or self._without_kid.get(algorithm, ())
         if found:
             return found
-        if algorithm not in self._any or kid in self._kids:
+        # Without any keys, no algorithm is ruled out that some key could have.
+        if (self.keys or algorithm not in ALGORITHMS) and (algorithm not in self._any or kid in self._kids):
             raise AlgorithmNotAllowed
         raise UnknownKey
+
+
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    """A key of a set that is not used, and why."""
+
+    reason: str
+    """Which key it is, and what is the matter with it."""
+    is_broken: bool
+    """Whether it is broken or weak. Otherwise it is made for something else, such as encryption."""
 
 
 def load_keys(
     source: object, *, algorithms: Collection[str] | None = None, allow_weak_keys: bool = False
 ) -> tuple[Key, ...]:
-    """The verifying keys of ``source``: anything that ``loading.load`` takes, a JWK Set dict, or a list of them.
+    """As ``load_keys_and_skipped``, without what was skipped."""
+    return load_keys_and_skipped(source, algorithms=algorithms, allow_weak_keys=allow_weak_keys)[0]
 
-    ``algorithms`` narrows what they verify. Raises ``ConfigurationError`` where one of them cannot be used, or would
-    never be tried; the keys of a JWK Set that are made for something else are passed over (RFC 7517 section 5).
+
+def load_keys_and_skipped(
+    source: object, *, algorithms: Collection[str] | None = None, allow_weak_keys: bool = False
+) -> tuple[tuple[Key, ...], tuple[Skipped, ...]]:
+    """The verifying keys of ``source``, and the keys of JWK Sets in it that are not used.
+
+    ``source`` is anything that ``loading.load`` takes, a JWK Set (dict), a dict of key ids and PEM texts, or a list of
+    them. ``algorithms`` narrows what the keys verify. A key of a set that cannot be used is skipped (RFC 7517
+    section 5). Raises ``ConfigurationError`` for any other key that cannot be used, for a set without a usable key, and
+    for keys that would never be tried.
     """
     keys: list[Key] = []
+    skipped: list[Skipped] = []
     for item in source if isinstance(source, list | tuple) else [source]:
-        if isinstance(item, Mapping) and "keys" in item and "kty" not in item:
-            keys += _load_jwk_set(item["keys"], algorithms, allow_weak_keys)
-        else:
+        entries = _entries_of(item)
+        if entries is None:
             keys.append(make_key(load(item), algorithms, allow_weak_keys))
+            continue
+        found, unused = _load_entries(entries, algorithms, allow_weak_keys=allow_weak_keys, published=False)
+        if not found:
+            reasons = [one.reason for one in unused[:3]]
+            raise ConfigurationError("; ".join(["key: the JWK Set holds no key that can verify", *reasons]))
+        keys += found
+        skipped += unused
     if not keys:
         raise ConfigurationError("key: the list is empty; at least one key is needed")
     _check_tries(keys)
-    return tuple(keys)
+    return tuple(keys), tuple(skipped)
 
 
 def load_foreign_keys(
-    jwks: Iterable[object], *, allow_weak_keys: bool = False, published: bool = True
-) -> tuple[tuple[Key, ...], tuple[str, ...]]:
-    """The verifying keys among ``jwks``, the entries of a JWK Set that others write, and what is wrong with the rest.
+    entries: Iterable[object], *, allow_weak_keys: bool = False, published: bool = True
+) -> tuple[tuple[Key, ...], tuple[Skipped, ...]]:
+    """The verifying keys among ``entries``, keys of a set that others write, and those that are not used.
 
-    One broken key is no reason to do without the good ones (RFC 7517 section 5): nothing is raised. Keys that are made
-    for something else are passed over without a word. Where everybody can read the set (``published``), secrets and
-    private keys are broken ones: whoever reads them can sign.
+    Nothing is raised: one broken key does not stop the others (RFC 7517 section 5). In a set that everybody can read
+    (``published``), secrets and private keys are broken: whoever reads them can sign.
     """
-    keys: list[Key] = []
-    broken: list[str] = []
-    for position, jwk in enumerate(jwks, 1):
-        try:
-            if not isinstance(jwk, Mapping):
-                raise ConfigurationError("it is not an object")
-            # Before they are loaded: to compute the primes of what is not a key can take a process seconds.
-            if published and not {"d", "k"}.isdisjoint(jwk):
-                raise ConfigurationError("it is a secret or private key, and published")
-            if "d" in jwk and jwk.get("kty") == "RSA" and not {"p", "q"} <= set(jwk):
-                raise ConfigurationError("it is a private key without its primes")
-            keys.append(make_key(load_jwk(jwk), None, allow_weak_keys))
-        except UnusableKey:
-            continue
-        except ConfigurationError as reason:
-            kid = jwk.get("kid") if isinstance(jwk, Mapping) else None
-            name = f"key {position} (kid {kid[:64]!r})" if isinstance(kid, str) else f"key {position}"
-            broken.append(f"{name}: {str(reason).removeprefix('key: ')}")
-    return tuple(keys), tuple(broken)
+    keys, skipped = _load_entries(entries, None, allow_weak_keys=allow_weak_keys, published=published)
+    return tuple(keys), tuple(skipped)
 
 
 def make_key(material: Material, algorithms: Collection[str] | None, allow_weak_keys: bool) -> Key:
     """The verifying key of ``material``.
 
-    Raises ``UnusableKey`` where the key is not for this, ``ConfigurationError`` where it is weak or contradicts itself.
+    Raises ``UnusableKey`` for a key that is made for something else, ``ConfigurationError`` for one that is weak or
+    contradicts itself.
     """
     operations = material.jwk.get("key_ops")
     # RFC 7517 4.3: of a private key, which is for signing, we use the public half.
@@ -142,36 +162,22 @@ def make_key(material: Material, algorithms: Collection[str] | None, allow_weak_
     if not allowed:
         raise UnusableKey(f"key: it verifies {', '.join(suited)}, none of which algorithms= allows")
     kid = material.jwk.get("kid")
-    return Key(material.public, _strong(material.public, allowed, allow_weak_keys), kid)
+    return Key(material.public, _check_strength(material.public, allowed, allow_weak_keys), kid)
 
 
 def suited_algorithms(material: Material) -> tuple[str, ...]:
-    """The algorithms that ``material`` is made for, the commonest first; the one of its JWK's ``alg`` where it has one.
+    """The algorithms that ``material`` is made for, the most common first; only the JWK's ``alg`` where it has one.
 
-    Raises ``UnusableKey`` where ``alg`` is not a signature's, ``ConfigurationError`` where it is of another key type.
+    Raises ``UnusableKey`` where ``alg`` is not that of a signature, ``ConfigurationError`` where it is of another type
+    of key.
     """
     kind, suited = _kind_and_algorithms(material.public)
-    alg = material.jwk.get("alg")
+    alg = jwk_algorithm(material.jwk)
     if alg is None:
         return suited
-    if alg not in ALGORITHMS:
-        raise UnusableKey(f"key: the JWK's alg {alg[:32]!r} is not a signature algorithm that is known here")
     if alg not in suited:
         raise ConfigurationError(f"key: the JWK says alg {alg!r}, but {kind} keys are for {', '.join(suited)}")
     return (alg,)
-
-
-def check_algorithms(algorithms: Iterable[str]) -> frozenset[str]:
-    """``algorithms`` as a set of known names; raises ``ConfigurationError`` for any other."""
-    names = list(algorithms) if isinstance(algorithms, Iterable) and not isinstance(algorithms, str) else []
-    if not names:
-        raise ConfigurationError("algorithms must be a list of names, for instance ['RS256']")
-    for name in names:
-        if not isinstance(name, str) or name not in ALGORITHMS:
-            # A short text is a misspelled name. A longer one could be a secret.
-            shown = repr(name) if isinstance(name, str) and len(name) <= 8 else show(name)
-            raise ConfigurationError(f"algorithms: {shown} is not known; these are: {', '.join(ALGORITHMS)}")
-    return frozenset(names)
 
 
 _HMAC_BYTES = {"HS256": 32, "HS384": 48, "HS512": 64}
@@ -197,7 +203,7 @@ def _kind_and_algorithms(key: bytes | PublicKey) -> tuple[str, tuple[str, ...]]:
     return "Ed448", ("EdDSA", "Ed448")
 
 
-def _strong(key: bytes | PublicKey, algorithms: tuple[str, ...], allow_weak_keys: bool) -> tuple[str, ...]:
+def _check_strength(key: bytes | PublicKey, algorithms: tuple[str, ...], allow_weak_keys: bool) -> tuple[str, ...]:
     # RFC 7518 3.2 and 3.3: a secret at least as long as the hash, RSA with 2048 bits or more.
     if isinstance(key, bytes) and not allow_weak_keys:
         strong = tuple(name for name in algorithms if len(key) >= _HMAC_BYTES[name])
@@ -221,20 +227,53 @@ def _strong(key: bytes | PublicKey, algorithms: tuple[str, ...], allow_weak_keys
     return algorithms
 
 
-def _load_jwk_set(jwks: object, algorithms: Collection[str] | None, allow_weak_keys: bool) -> list[Key]:
-    if not isinstance(jwks, list | tuple):
-        raise ConfigurationError("key: the 'keys' of the JWK Set are not a list")
-    keys, skipped = [], []
-    for jwk in jwks:
-        if not isinstance(jwk, Mapping):
-            raise ConfigurationError("key: an entry of the JWK Set is not a dict")
+def _entries_of(item: object) -> Iterable[object] | None:
+    """The keys of ``item``, a set of keys. None: it is a single key."""
+    if not isinstance(item, Mapping) or "kty" in item:
+        return None
+    if "keys" in item:
+        if not isinstance(item["keys"], list | tuple):
+            raise ConfigurationError("key: the 'keys' of the JWK Set are not a list")
+        return item["keys"]
+    if item and all(isinstance(pem, str) and "-----BEGIN " in pem for pem in item.values()):
+        return [NamedPEM(str(kid), pem) for kid, pem in item.items()]
+    return None
+
+
+def _load_entries(
+    entries: Iterable[object], algorithms: Collection[str] | None, *, allow_weak_keys: bool, published: bool
+) -> tuple[list[Key], list[Skipped]]:
+    keys: list[Key] = []
+    skipped: list[Skipped] = []
+    for position, entry in enumerate(entries, 1):
         try:
-            keys.append(make_key(load_jwk(jwk), algorithms, allow_weak_keys))
-        except UnusableKey as reason:
-            skipped.append(str(reason))
-    if not keys:
-        raise ConfigurationError("; ".join(["key: the JWK Set holds no key that can verify", *skipped[:3]]))
-    return keys
+            keys.append(make_key(_load_entry(entry, published), algorithms, allow_weak_keys))
+        except ConfigurationError as error:
+            reason = f"{_name_entry(position, entry)}: {str(error).removeprefix('key: ')}"
+            skipped.append(Skipped(reason, is_broken=not isinstance(error, UnusableKey)))
+    return keys, skipped
+
+
+def _load_entry(entry: object, published: bool) -> Material:
+    if isinstance(entry, NamedPEM):
+        material = load_pem(entry.pem.encode("utf-8", "replace"))
+        if published and isinstance(material.value, PrivateKey):
+            raise ConfigurationError("it is a private key, and published")
+        return Material(material.value, {} if entry.kid is None else {"kid": entry.kid})
+    if not isinstance(entry, Mapping):
+        raise ConfigurationError("it is not an object")
+    if not is_public(entry):
+        # Before it is loaded: to compute the primes of something that is no key can take seconds.
+        if published:
+            raise ConfigurationError("it is a secret or private key, and published")
+        if entry.get("kty") == "RSA" and "d" in entry and not {"p", "q"} <= set(entry):
+            raise ConfigurationError("it is a private key without its primes")
+    return load_jwk(entry)
+
+
+def _name_entry(position: int, entry: object) -> str:
+    kid = entry.kid if isinstance(entry, NamedPEM) else entry.get("kid") if isinstance(entry, Mapping) else None
+    return f"key {position} (kid {kid[:64]!r})" if isinstance(kid, str) else f"key {position}"
 
 
 def _check_tries(keys: Sequence[Key]) -> None:

@@ -2,8 +2,8 @@
 
 import os
 import time
-from collections.abc import Callable, Collection, Iterable
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
 from functools import partial
 from math import ceil
 from os import PathLike
@@ -15,33 +15,19 @@ import anyio.lowlevel
 
 from .._support.arguments import check_bool, check_callable, check_seconds
 from .._support.background import Background, Signal
-from .._support.redaction import describe_error, redact_address
+from .._support.redaction import describe_error
 from ..errors import ConfigurationError, KeysUnavailable
 from ..events import Events, KeysExpired, KeysFailed, KeysFetched, KeySkipped
-from .fetching import Address, Discovery, Document, Fetch, FetchError, File, Source, entries, in_thread, is_address
-from .key_set import Key, KeySet, load_foreign_keys
-from .schedule import Rules, Schedule, Step
-from .signatures import ALGORITHMS
-
-MAX_KEYS = 100
-"""Entries of a JWK Set. A larger one is taken to be broken."""
+from .algorithms import ALGORITHMS
+from .documents import DocumentError, read_keys
+from .fetching import Document, File, make_source
+from .http import Fetch, FetchError, in_thread
+from .key_set import Key, KeySet, Skipped, load_foreign_keys
+from .schedule import Schedule, Step, make_rules
+from .source import KeysHealth
 
 MAX_KIDS_SHOWN = 8
 """Key ids that an event names."""
-
-
-@dataclass(frozen=True, slots=True)
-class KeysHealth:
-    """The state of a provider's keys, for readiness probes."""
-
-    keys: int
-    """Keys in force. With none at all, every token of this provider is answered with 503."""
-    fetched_at: float | None = None
-    """Unix time when the keys were last found to be current. None: never, or they are static."""
-    age: float | None = None
-    """Seconds since then."""
-    error: str | None = None
-    """Why the last attempt failed. None: it succeeded."""
 
 
 class RemoteKeys:
@@ -56,7 +42,19 @@ class RemoteKeys:
         ``await fetch(url)`` returns a response with ``status_code``, ``headers`` and ``content``, and follows no
         redirects. The ``get`` method of an ``AsyncClient`` of httpx or httpx2 works; that client can have proxies,
         certificates and headers of your own. Default: httpx2 (extra ``remote``), which also uses ETags. The default
-        reads nothing from the environment: proxies and certificate authorities need a fetcher of your own.
+        reads nothing from the environment: proxies need a fetcher of your own. It is called on one event loop for as
+        long as that loop runs; other loops of the process ask through it.
+    ``allow_http``
+        Exact names of hosts that may be asked over plain http, such as ``["keycloak"]`` within a cluster. Whoever can
+        change what they answer can make tokens.
+    ``allow_hosts``
+        Exact names of hosts, beside that of ``jwks`` or ``issuer``, to which metadata may lead although they lie in a
+        private network.
+    ``ca_file``
+        A PEM file of the certificate authorities to trust instead of the system's. It is read again when it changes.
+    ``token_file``
+        A file with a bearer token that the address demands, as in Kubernetes. It is read for each attempt, and sent
+        only to the scheme, host and port of ``jwks`` or ``issuer``, which must be https.
     ``cooldown``
         Seconds from the start of one attempt to the next, whether it succeeds or not. A key that is added is accepted
         within this time. Default 30, for a file 1.
@@ -100,6 +98,10 @@ class RemoteKeys:
         *,
         issuer: str | None = None,
         fetch: Fetch | None = None,
+        allow_http: Collection[str] = (),
+        allow_hosts: Collection[str] = (),
+        ca_file: str | PathLike[str] | None = None,
+        token_file: str | PathLike[str] | None = None,
         cooldown: float | None = None,
         refresh_after: float | None = None,
         refresh_limits: tuple[float, float] = (60, 3600),
@@ -108,8 +110,10 @@ class RemoteKeys:
         allow_weak_keys: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._source = _make_source(jwks, issuer, fetch)
-        rules = _make_rules(
+        self._source = make_source(
+            jwks, issuer, fetch, allow_http=allow_http, allow_hosts=allow_hosts, ca_file=ca_file, token_file=token_file
+        )
+        rules = make_rules(
             isinstance(self._source, File), cooldown, refresh_after, refresh_limits, keys_max_stale, timeout
         )
         check_bool("allow_weak_keys", allow_weak_keys)
@@ -127,11 +131,11 @@ class RemoteKeys:
         self._validator: tuple[object, ...] | None = None
         self._fetched_at: float | None = None
         self._error: str | None = None
-        self._skipped: frozenset[str] = frozenset()
+        self._skipped: tuple[str, ...] = ()
         if isinstance(self._source, File):
             try:
                 self._take(self._read(self._source.read()), None)
-            except FetchError as error:
+            except (FetchError, DocumentError) as error:
                 raise ConfigurationError(f"jwks: {self._source}: {error}") from None
 
     def __repr__(self) -> str:
@@ -196,6 +200,7 @@ class RemoteKeys:
             fetched_at=self._fetched_at,
             age=None if self._fetched_at is None else age,
             error=self._error,
+            skipped=self._skipped,
         )
 
     def _own_process(self) -> "_Process":
@@ -288,7 +293,7 @@ class RemoteKeys:
                     if process.last is flight:
                         self._adopt(process, process.schedule.ask())
                 found = await in_thread(self._read, await self._source.fetch(self._validator))
-        except FetchError as failure:
+        except (FetchError, DocumentError) as failure:
             error = str(failure)
         except TimeoutError:
             error = f"no complete answer within {process.schedule.rules.timeout:g} s"
@@ -308,12 +313,13 @@ class RemoteKeys:
         before = self._last
         if document.body is None:
             return _Found(document, before)
-        jwks = entries(document.body)
-        if len(jwks) > MAX_KEYS:
-            raise FetchError(f"the JWK Set has {len(jwks)} keys, more than {MAX_KEYS}")
-        keys, skipped = load_foreign_keys(jwks, allow_weak_keys=self._allow_weak_keys, published=self._source.published)
+        entries = read_keys(document.body)
+        keys, skipped = load_foreign_keys(
+            entries, allow_weak_keys=self._allow_weak_keys, published=self._source.published
+        )
         if not keys:
-            raise FetchError("; ".join(["the JWK Set holds no key that can verify", *skipped[:3]]))
+            reasons = [one.reason for one in skipped[:3]]
+            raise DocumentError("; ".join(["the JWK Set holds no key that can verify", *reasons]))
         # Equal keys stay the same object: what they have verified stays verified.
         return _Found(document, before if _are_alike(before.keys, keys) else KeySet(keys), skipped)
 
@@ -328,11 +334,11 @@ class RemoteKeys:
             self._validator = found.document.validator
             self._fetched_at, self._error = time.time(), None
             self._adopt(process, process.schedule.succeed(now, found.document.max_age, random()))
-            new = [text for text in found.skipped if text not in self._skipped]
+            new = [one for one in found.skipped if one.reason not in self._skipped]
             if found.document.body is not None:
-                self._skipped = frozenset(found.skipped)
-        for text in new:
-            self.events.tell(KeySkipped(source=str(self._source), reason=text))
+                self._skipped = tuple(one.reason for one in found.skipped)
+        for one in new:
+            self.events.tell(KeySkipped(source=str(self._source), reason=one.reason, is_broken=one.is_broken))
         if failure is not None or found.keys is not before:
             self.events.tell(
                 KeysFetched(
@@ -355,35 +361,6 @@ class RemoteKeys:
                 self._keys = self._last
         if first:
             self.events.tell(KeysFailed(source=str(self._source), error=error, usable=usable))
-
-
-class ProviderKeys:
-    """Remote keys as one provider sees them: narrowed to its algorithms, and with its static keys beside them."""
-
-    def __init__(self, remote: RemoteKeys, static: Iterable[Key], algorithms: Collection[str] | None) -> None:
-        self._remote = remote
-        self._static = KeySet(static)
-        self._algorithms = algorithms
-        self._seen = (_NONE, self._static)
-
-    @property
-    def current(self) -> KeySet:
-        """The static keys, and the remote keys in force."""
-        remote = self._remote.current
-        if not remote.keys:
-            return self._static
-        seen, keys = self._seen
-        if remote is not seen:
-            keys = KeySet((*self._static.keys, *_narrow(remote.keys, self._algorithms)))
-            self._seen = (remote, keys)
-        return keys
-
-    async def refreshed(self, kid: str | None, algorithm: str) -> KeySet:
-        """As ``RemoteKeys.refreshed``."""
-        is_allowed = self._algorithms is None or algorithm in self._algorithms
-        if is_allowed and (kid is None or not self._static.knows(kid)):
-            await self._remote.refreshed(kid, algorithm)
-        return self.current
 
 
 @dataclass(slots=True)
@@ -412,7 +389,7 @@ class _Process:
 class _Found:
     document: Document
     keys: KeySet
-    skipped: tuple[str, ...] = ()
+    skipped: tuple[Skipped, ...] = ()
 
 
 _NONE = KeySet(())
@@ -420,65 +397,5 @@ _SHORTEST_SLEEP = 0.1
 _TRIES_AFTER_CUTS = 3
 
 
-def _make_source(jwks: str | PathLike[str] | None, issuer: str | None, fetch: Fetch | None) -> Source:
-    if (jwks is None) == (issuer is None):
-        raise ConfigurationError("jwks: RemoteKeys needs the address or path of a JWK Set, or issuer=, but not both")
-    if fetch is not None:
-        check_callable("fetch", fetch, "url")
-    if issuer is not None:
-        return Discovery(issuer, fetch)
-    if is_address(jwks):
-        return Address(str(jwks), fetch)
-    if not isinstance(jwks, str | PathLike) or not os.fspath(jwks):
-        kind = "empty" if jwks == "" else type(jwks).__name__
-        raise ConfigurationError(f"jwks must be an address, the path of a file or RemoteKeys(...), not {kind}")
-    if fetch is not None:
-        raise ConfigurationError(f"jwks: {redact_address(str(jwks))} is the path of a file, which fetch= cannot read")
-    return File(jwks)
-
-
-def _make_rules(
-    is_file: bool,
-    cooldown: float | None,
-    refresh_after: float | None,
-    refresh_limits: tuple[float, float],
-    keys_max_stale: float,
-    timeout: float,
-) -> Rules:
-    rules = Rules(
-        cooldown=check_seconds("cooldown", (1 if is_file else 30) if cooldown is None else cooldown),
-        refresh_after=check_seconds(
-            "refresh_after", (5 if is_file else 600) if refresh_after is None else refresh_after
-        ),
-        refresh_limits=_check_limits(refresh_limits),
-        max_stale=check_seconds("keys_max_stale", keys_max_stale),
-        timeout=check_seconds("timeout", timeout),
-    )
-    if timeout == 0:
-        raise ConfigurationError("timeout must be more than 0 seconds")
-    if rules.max_stale <= 2 * rules.cooldown:
-        raise ConfigurationError(
-            f"keys_max_stale must be more than twice the cooldown ({rules.cooldown:g} s); otherwise good keys could "
-            "expire between two attempts"
-        )
-    return rules
-
-
-def _check_limits(limits: tuple[float, float]) -> tuple[float, float]:
-    if not isinstance(limits, tuple | list) or len(limits) != 2:
-        raise ConfigurationError(f"refresh_limits must be two numbers of seconds, not {limits!r}")
-    least, most = check_seconds("refresh_limits", limits[0]), check_seconds("refresh_limits", limits[1])
-    if least > most:
-        raise ConfigurationError(f"refresh_limits must be the least and then the most, not {limits!r}")
-    return least, most
-
-
 def _are_alike(some: tuple[Key, ...], others: tuple[Key, ...]) -> bool:
     return all(key in others for key in some) and all(key in some for key in others)
-
-
-def _narrow(keys: Iterable[Key], algorithms: Collection[str] | None) -> Iterable[Key]:
-    for key in keys:
-        allowed = tuple(name for name in key.algorithms if algorithms is None or name in algorithms)
-        if allowed:
-            yield replace(key, algorithms=allowed)

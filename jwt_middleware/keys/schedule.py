@@ -8,6 +8,9 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from math import inf
 
+from .._support.arguments import check_seconds
+from ..errors import ConfigurationError
+
 COOLDOWN_WITHOUT_KEYS = 1
 """Seconds between two attempts while there are no keys at all, unless ``cooldown`` is shorter."""
 
@@ -156,3 +159,40 @@ class Schedule:
     def _withheld_at(self) -> float:
         longest = max(LONGEST_WITHOUT_ATTEMPT, self.rules.refresh_limits[1], self.rules.refresh_after)
         return self.finished + longest
+
+
+def make_rules(
+    is_file: bool,
+    cooldown: float | None,
+    refresh_after: float | None,
+    refresh_limits: tuple[float, float],
+    keys_max_stale: float,
+    timeout: float,
+) -> Rules:
+    """The rules that the arguments of ``RemoteKeys`` set. Raises ``ConfigurationError``."""
+    rules = Rules(
+        cooldown=check_seconds("cooldown", (1 if is_file else 30) if cooldown is None else cooldown),
+        refresh_after=check_seconds(
+            "refresh_after", (5 if is_file else 600) if refresh_after is None else refresh_after
+        ),
+        refresh_limits=_check_limits(refresh_limits),
+        max_stale=check_seconds("keys_max_stale", keys_max_stale),
+        timeout=check_seconds("timeout", timeout),
+    )
+    if timeout == 0:
+        raise ConfigurationError("timeout must be more than 0 seconds")
+    if rules.max_stale <= 2 * rules.cooldown:
+        raise ConfigurationError(
+            f"keys_max_stale must be more than twice the cooldown ({rules.cooldown:g} s); otherwise good keys could "
+            "expire between two attempts"
+        )
+    return rules
+
+
+def _check_limits(limits: tuple[float, float]) -> tuple[float, float]:
+    if not isinstance(limits, tuple | list) or len(limits) != 2:
+        raise ConfigurationError(f"refresh_limits must be two numbers of seconds, not {limits!r}")
+    least, most = check_seconds("refresh_limits", limits[0]), check_seconds("refresh_limits", limits[1])
+    if least > most:
+        raise ConfigurationError(f"refresh_limits must be the least and then the most, not {limits!r}")
+    return least, most

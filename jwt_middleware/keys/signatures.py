@@ -1,4 +1,4 @@
-"""Does this signature verify? By PyJWT and cryptography, with nothing done again for each token. Pure."""
+"""Does this signature verify? PyJWT and cryptography decide; nothing is prepared again for each token. Pure."""
 
 from collections.abc import Callable, Mapping
 from hmac import compare_digest
@@ -10,32 +10,20 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 from cryptography.hazmat.primitives.hashes import SHA256, SHA384, SHA512, HashAlgorithm
 from cryptography.hazmat.primitives.hmac import HMAC
-from jwt.algorithms import Algorithm, get_default_algorithms
+from jwt.algorithms import Algorithm
 
-from .loading import PublicKey
+from .algorithms import ALGORITHMS
+from .material import PublicKey
 
 Verify: TypeAlias = Callable[[bytes, bytes], bool]
-"""``verify(signing_input, signature)``: whether the one is a signature over the other."""
+"""``verify(signing_input, signature)`` says whether ``signature`` is good."""
 
 
-def _algorithms() -> dict[str, Algorithm]:
-    known = get_default_algorithms()
-    # "none" is no signature, and ES521 a name of PyJWT's own. RFC 9864 2.2 gives each curve of EdDSA a name.
-    return {name: known[name] for name in known if name not in ("none", "ES521")} | {
-        "Ed25519": known["EdDSA"],
-        "Ed448": known["EdDSA"],
-    }
+def prepare(algorithm: str, key: bytes | PublicKey) -> Verify:
+    """A function that verifies signatures by ``key`` and ``algorithm``, which must be one that the key is for.
 
-
-ALGORITHMS: Mapping[str, Algorithm] = _algorithms()
-"""Every signature algorithm, by its name in the JOSE header."""
-
-
-def verifier(algorithm: str, key: bytes | PublicKey) -> Verify:
-    """What verifies signatures by ``key`` and ``algorithm``, which must be one that the key is for.
-
-    PyJWT hashes a secret anew with each token, and takes a fifteenth of an ES256 verification to spell the signature as
-    OpenSSL wants it. So these two go to cryptography directly; the others lose nothing through PyJWT.
+    PyJWT hashes a secret again with each token, and spends a fifteenth of an ES256 verification on spelling the
+    signature as OpenSSL wants it. So these two go to cryptography directly; the others lose nothing through PyJWT.
     """
     hashes = _HASHES.get(algorithm)
     if isinstance(key, bytes) and hashes is not None:

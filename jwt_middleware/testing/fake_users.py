@@ -9,8 +9,8 @@ from weakref import WeakKeyDictionary
 
 from ..errors import ConfigurationError, Refusal, WrongIssuer
 from ..events import Advice, Events
+from ..keys.algorithms import ALGORITHMS
 from ..keys.key_set import Key
-from ..keys.signatures import ALGORITHMS
 from ..verifying import compact
 
 if TYPE_CHECKING:

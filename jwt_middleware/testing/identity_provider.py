@@ -24,7 +24,8 @@ from typing import Any, Literal, Self, TypeAlias, cast
 import jwt
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
-from ..keys.loading import PrivateKey, public_jwk, thumbprint
+from ..keys.jwk import public_jwk, thumbprint
+from ..keys.material import PrivateKey
 
 Target: TypeAlias = Literal["jwks", "metadata"]
 

@@ -24,8 +24,8 @@ from ..errors import (
 )
 from ..events import Advice, Events, escape
 from ..keys.key_set import MAX_TRIES, KeySet
-from ..keys.remote import KeysHealth
-from ..provider import Provider, StaticKeys
+from ..keys.source import KeysHealth, StaticKeys
+from ..provider import Provider
 from ..revocation.revoked import MARGIN, Revocations
 from .compact import Compact, Header, decode, json_object
 from .decision import decide, depends_on_keys, describe, is_temporary, last_word

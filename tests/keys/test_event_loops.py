@@ -9,7 +9,8 @@ import pytest
 
 from jwt_middleware.errors import AlgorithmNotAllowed, KeysUnavailable, UnknownKey
 from jwt_middleware.keys.key_set import Key, KeySet, load_keys
-from jwt_middleware.keys.remote import ProviderKeys, RemoteKeys
+from jwt_middleware.keys.remote import RemoteKeys
+from jwt_middleware.keys.source import ProviderKeys, StaticKeys
 from jwt_middleware.testing.identity_provider import signing_key
 
 from ..support.clock import Clock
@@ -119,7 +120,8 @@ def test_a_job_that_is_cancelled_while_it_waits_uses_no_old_keys(backend: str) -
 
 
 def test_a_provider_that_hangs_is_waited_for_once(backend: str) -> None:
-    jobs = Jobs(backend, timeout=0.05)
+    jobs = Jobs(backend, timeout=0.3)
+    jobs.provider.delay = 0
     assert jobs.run("good")
     jobs.clock.now += 2 * HOUR
     jobs.provider.delay = 60
@@ -169,7 +171,7 @@ def test_an_attempt_that_asked_nothing_starts_no_cooldown() -> None:
 def test_static_keys_beside_withheld_ones_wait_for_nothing(backend: str) -> None:
     jobs = Jobs(backend)
     (static,) = load_keys(signing_key(kid="static").jwk)
-    both = ProviderKeys(jobs.keys, [static], None)
+    both = ProviderKeys(jobs.keys, StaticKeys([static]), None)
 
     async def find(kid: str) -> KeySet:
         keys = both.current

@@ -1,5 +1,6 @@
 import random
 import time
+from itertools import count
 from typing import Any
 
 import pytest
@@ -7,9 +8,9 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.hashes import SHA256
 
 from jwt_middleware.errors import AlgorithmNotAllowed, ConfigurationError, Refusal, UnknownKey
-from jwt_middleware.keys.key_set import MAX_TRIES, Key, KeySet, check_algorithms, load_foreign_keys, load_keys
-from jwt_middleware.keys.loading import UnusableKey
-from jwt_middleware.keys.signatures import ALGORITHMS
+from jwt_middleware.keys.algorithms import ALGORITHMS, check_algorithms
+from jwt_middleware.keys.key_set import MAX_TRIES, Key, KeySet, load_foreign_keys, load_keys
+from jwt_middleware.keys.material import UnusableKey
 
 from ..support import SECRET, b64
 from ..support.keys import ED448, ED25519, RSA, SECRET_64, SIGNERS, jwk, pem, private_pem, public_forms, signature
@@ -94,7 +95,6 @@ def test_a_key_is_for_the_algorithms_of_its_kind(source: Any, algorithms: tuple[
     ("source", "message"),
     [
         pytest.param({**jwk(RSA), "use": "enc"}, "the JWK's use is 'enc', not 'sig'", id="use: enc"),
-        pytest.param({**jwk(RSA), "key_ops": []}, "key_ops have no verify", id="no key_ops"),
         pytest.param({**jwk(RSA), "key_ops": ["sign"]}, "key_ops have no verify", id="a public JWK that signs"),
         pytest.param(secret(key_ops=["sign"]), "key_ops have no verify", id="a secret that only signs"),
         pytest.param(
@@ -102,8 +102,8 @@ def test_a_key_is_for_the_algorithms_of_its_kind(source: Any, algorithms: tuple[
         ),
         pytest.param({**jwk(RSA), "alg": "RSA-OAEP"}, "alg 'RSA-OAEP' is not a signature algorithm", id="encryption"),
         pytest.param({**jwk(RSA), "alg": "none"}, "alg 'none' is not a signature algorithm", id="none"),
-        pytest.param({**jwk(RSA), "alg": ""}, "alg '' is not a signature algorithm", id="an empty alg"),
-        pytest.param({**jwk(RSA), "alg": "rs256"}, "alg 'rs256' is not a signature algorithm", id="small letters"),
+        pytest.param({**jwk(RSA), "alg": "RSA1_5", "use": "sig"}, "alg 'RSA1_5' is not a signature", id="contrary"),
+        pytest.param(secret(alg="hs256"), "alg 'hs256' is not a signature", id="small letters of a secret"),
         pytest.param({**jwk(SIGNERS["ES512"]), "alg": "ES521"}, "alg 'ES521' is not a signature", id="ES521"),
         pytest.param({**jwk(RSA), "alg": "x" * 99}, "alg 'x{32}' is not a signature algorithm", id="a long alg"),
         pytest.param(
@@ -135,13 +135,15 @@ def test_a_key_for_something_else_is_not_usable(source: Any, message: str) -> No
         pytest.param({"keys": []}, "the JWK Set holds no key that can verify", id="an empty JWK Set"),
         pytest.param({"keys": {}}, "the 'keys' of the JWK Set are not a list", id="a JWK Set that is none"),
         pytest.param({"keys": None}, "the 'keys' of the JWK Set are not a list", id="a JWK Set of null"),
-        pytest.param({"keys": ["RSA"]}, "an entry of the JWK Set is not a dict", id="a JWK Set of strings"),
-        pytest.param({"keys": [jwk(RSA), {"kty": "oct"}]}, "'k' is not base64url text", id="a broken key in a JWK Set"),
+        pytest.param(
+            {"keys": ["RSA"]}, "no key that can verify; key 1: it is not an object", id="a JWK Set of strings"
+        ),
+        pytest.param({"keys": [{"kty": "oct"}]}, "key 1: the JWK's 'k' is not base64url text", id="a broken JWK Set"),
         pytest.param([[SECRET]], "key: list is not a key; one key is needed here", id="a list in a list"),
         pytest.param([SECRET, None], "NoneType is not a key", id="None in a list"),
         pytest.param(
             [{"keys": [{**jwk(RSA), "use": "enc"}, {"kty": "AKP"}]}],
-            "no key that can verify; key: the JWK's use is 'enc', not 'sig'; key: JWKs of kty 'AKP' are not known",
+            "no key that can verify; key 1: the JWK's use is 'enc', not 'sig'; key 2: JWKs of kty 'AKP' are not known",
             id="a JWK Set for other things",
         ),
     ],
@@ -186,6 +188,11 @@ def test_a_secret_is_for_the_hashes_that_are_no_longer_than_it(bytes_: int, algo
     assert weak.algorithms == ("HS256", "HS384", "HS512")
 
 
+def modulus(bits: int) -> int:
+    """A number of so many bits without small factors, which is what a modulus looks like."""
+    return next(n for n in count((1 << bits - 1) + 1, 2) if all(n % divisor for divisor in range(3, 4000, 2)))
+
+
 def rsa_jwk(n: int, e: int) -> dict[str, str]:
     n_bytes, e_bytes = (number.to_bytes((number.bit_length() + 7) // 8, "big") for number in (n, e))
     return {"kty": "RSA", "n": b64(n_bytes).decode(), "e": b64(e_bytes).decode()}
@@ -194,9 +201,9 @@ def rsa_jwk(n: int, e: int) -> dict[str, str]:
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        pytest.param(rsa_jwk((1 << 511) + 1, 65537), "has 512 bits; from 2048 to 16384 can be used", id="512 bits"),
-        pytest.param(rsa_jwk((1 << 1022) + 1, 65537), "has 1023 bits; from 2048 to 16384 can be used", id="1023 bits"),
-        pytest.param(rsa_jwk((1 << 2047) + 1, (1 << 64) + 1), "exponent has more than 64 bits", id="a long exponent"),
+        pytest.param(rsa_jwk(modulus(512), 65537), "has 512 bits; from 2048 to 16384 can be used", id="512 bits"),
+        pytest.param(rsa_jwk(modulus(1023), 65537), "has 1023 bits; from 2048 to 16384 can be used", id="1023 bits"),
+        pytest.param(rsa_jwk(modulus(2048), (1 << 64) + 1), "exponent has more than 64 bits", id="a long exponent"),
     ],
 )
 def test_rsa_keys_that_could_verify_nothing_are_not_even_allowed_as_weak(source: Any, message: str) -> None:
@@ -206,7 +213,7 @@ def test_rsa_keys_that_could_verify_nothing_are_not_even_allowed_as_weak(source:
 
 @pytest.mark.parametrize("bits", [2048, 16384])
 def test_rsa_keys_of_all_usual_sizes_are_good(bits: int) -> None:
-    (key,) = load_keys(rsa_jwk((1 << bits - 1) + 1, 3))
+    (key,) = load_keys(rsa_jwk(modulus(bits), 3))
     assert key.algorithms == RSA_ALGORITHMS
 
 
@@ -320,7 +327,7 @@ def test_keys_are_found_by_kid_and_algorithm(keys: list[Key], kid: str | None, f
         pytest.param([A, B], "c", "HS384", AlgorithmNotAllowed, id="an unknown kid and another algorithm"),
         pytest.param([A], None, "none", AlgorithmNotAllowed, id="none"),
         pytest.param([NAMELESS], "a", "ES256", AlgorithmNotAllowed, id="another algorithm, without a kid"),
-        pytest.param([], None, "HS256", AlgorithmNotAllowed, id="no keys"),
+        pytest.param([], None, "HS256", UnknownKey, id="no keys"),
     ],
 )
 def test_where_no_key_is_found_the_refusal_says_why(

@@ -20,9 +20,10 @@ from jwt.algorithms import ECAlgorithm
 
 from jwt_middleware import Provider, Verifier
 from jwt_middleware.errors import AlgorithmNotAllowed, ConfigurationError, KeysUnavailable, UnknownKey
+from jwt_middleware.keys.jwk import public_jwk
 from jwt_middleware.keys.key_set import KeySet, load_keys
-from jwt_middleware.keys.loading import public_jwk
-from jwt_middleware.keys.remote import KeysHealth, ProviderKeys, RemoteKeys
+from jwt_middleware.keys.remote import RemoteKeys
+from jwt_middleware.keys.source import KeysHealth, ProviderKeys, StaticKeys
 from jwt_middleware.testing.identity_provider import SigningKey, signing_key
 
 from ..support import Clock, token
@@ -608,7 +609,8 @@ async def test_an_answer_that_holds_no_keys_changes_none(content: bytes, error: 
 
 
 @pytest.mark.anyio
-async def test_a_broken_key_among_good_ones_is_skipped_and_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+async def test_every_key_that_is_not_used_is_named_with_its_reason_once(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
     several = signing_key("RS256", kid="rsa", use=None, alg=None)
     secret = {"kty": "oct", "k": "c2VjcmV0" * 8, "kid": "secret"}
     fetch, clock = Fetcher(OLD, several), Clock()
@@ -619,7 +621,7 @@ async def test_a_broken_key_among_good_ones_is_skipped_and_logged_once(caplog: p
         "no key at all",
         secret,
         {**ECAlgorithm.to_jwk(ec.generate_private_key(ec.SECP256R1()), as_dict=True), "kid": "private"},
-        {**OLD.jwk, "kid": 7},
+        {**OLD.jwk, "kid": 7.5},
         signing_key("EdDSA", alg="Ed25519", kid="ed").jwk,
         NEW.jwk,
         signing_key(kid="new").jwk,
@@ -635,17 +637,19 @@ async def test_a_broken_key_among_good_ones_is_skipped_and_logged_once(caplog: p
     assert len(first.find(None, "ES256")) == 4
     clock.now += 600
     assert await settled(keys) is first
-    skipped = [record.getMessage() for record in records(caplog)]
-    assert skipped == [
-        f"keys of {ADDRESS}: skipped {text}"
-        for text in (
-            "key 5 (kid 'broken'): the JWK's 'x' is not base64url text",
-            "key 6: it is not an object",
-            "key 7 (kid 'secret'): it is a secret or private key, and published",
-            "key 8 (kid 'private'): it is a secret or private key, and published",
-            "key 9: the JWK's 'kid' is not a string",
-        )
-    ]
+    reasons = {
+        "key 3 (kid 'encryption'): the JWK's use is 'enc', not 'sig'": logging.INFO,
+        "key 4 (kid 'unknown type'): JWKs of kty 'AKP' are not known; oct, RSA, EC and OKP are": logging.INFO,
+        "key 5 (kid 'broken'): the JWK's 'x' is not base64url text": logging.WARNING,
+        "key 6: it is not an object": logging.WARNING,
+        "key 7 (kid 'secret'): it is a secret or private key, and published": logging.WARNING,
+        "key 8 (kid 'private'): it is a secret or private key, and published": logging.WARNING,
+        "key 9: the JWK's 'kid' is not a string": logging.WARNING,
+    }
+    assert keys.health.skipped == tuple(reasons)
+    assert [
+        (record.levelno, record.getMessage()) for record in records(caplog) if "skipped" in record.getMessage()
+    ] == [(level, f"keys of {ADDRESS}: skipped {reason}") for reason, level in reasons.items()]
 
 
 @pytest.mark.anyio
@@ -733,7 +737,7 @@ async def test_keep_refreshes_without_any_request() -> None:
 async def test_remote_keys_stand_beside_static_ones() -> None:
     (static,) = load_keys(signing_key(kid="static").jwk)
     fetch, clock = Fetcher(OLD), Clock()
-    keys = ProviderKeys(remote(fetch, clock=clock), [static], None)
+    keys = ProviderKeys(remote(fetch, clock=clock), StaticKeys([static]), None)
     assert kids(keys.current) == ["static"]
     # What verifies with the static key asks for nothing; what does not, does.
     assert kids(await keys.refreshed("static", "ES256")) == ["static"]
@@ -751,7 +755,7 @@ async def test_remote_keys_stand_beside_static_ones() -> None:
 @pytest.mark.anyio
 async def test_remote_keys_are_narrowed_to_the_algorithms_of_the_provider() -> None:
     fetch = Fetcher(OLD, signing_key("RS256", alg=None, kid="rsa"))
-    keys = ProviderKeys(remote(fetch), (), frozenset({"PS256"}))
+    keys = ProviderKeys(remote(fetch), StaticKeys(()), frozenset({"PS256"}))
     with pytest.raises(AlgorithmNotAllowed):
         (await keys.refreshed("old", "ES256")).find("old", "ES256")
     found = await keys.refreshed("rsa", "PS256")

@@ -7,13 +7,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from jwt_middleware.keys.algorithms import ALGORITHMS
 from jwt_middleware.keys.key_set import load_keys
-from jwt_middleware.keys.signatures import ALGORITHMS, verifier
+from jwt_middleware.keys.signatures import prepare
 
 from ..support.keys import SIGNERS, signature
 
 KEYS = {algorithm: load_keys(signer)[0].material for algorithm, signer in SIGNERS.items()}
-VERIFY = {algorithm: verifier(algorithm, key) for algorithm, key in KEYS.items()}
+VERIFY = {algorithm: prepare(algorithm, key) for algorithm, key in KEYS.items()}
 
 
 def signed(algorithm: str, wanted: Callable[[bytes], bool]) -> tuple[bytes, bytes]:

@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cryptography.x509.oid import NameOID
 from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
 
-from jwt_middleware.keys.loading import PrivateKey
+from jwt_middleware.keys.material import PrivateKey
 
 from .tokens import b64, claims
 

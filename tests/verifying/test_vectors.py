@@ -6,8 +6,10 @@ import pytest
 
 from jwt_middleware import ANY, Provider, Verifier
 from jwt_middleware.errors import Expired
+from jwt_middleware.keys.jwk import thumbprint
 from jwt_middleware.keys.key_set import load_keys
-from jwt_middleware.keys.loading import PublicKey, load, thumbprint
+from jwt_middleware.keys.loading import load
+from jwt_middleware.keys.material import PublicKey
 from jwt_middleware.verifying.compact import base64url_encode, decode
 
 # RFC 7515 A.1.1: the payload of A.1 to A.3, its line ends included.

@@ -1,0 +1,135 @@
+"""What does a document hold that a provider publishes: a set of keys, metadata, and for how long? Pure."""
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from math import nan
+from typing import Any
+
+from .._support.redaction import redact_address
+from ..errors import MalformedToken
+from ..verifying.compact import json_object
+from .addresses import Hosts
+
+MAX_BODY = 512 * 1024
+"""Bytes of an answer that are read, after decompression. Real JWK Sets have a few thousand."""
+
+MAX_KEYS = 100
+"""Keys of a set. A larger one is taken to be broken."""
+
+
+class DocumentError(Exception):
+    """A document is not what it should be. The message says why, for logs and health, and holds nothing secret."""
+
+
+@dataclass(frozen=True, slots=True)
+class NamedPEM:
+    """A public key or certificate in PEM that a document publishes under this key id."""
+
+    kid: str | None
+    pem: str = field(repr=False)
+
+
+def read_keys(document: bytes) -> list[object]:
+    """The keys of ``document``, not yet looked into.
+
+    A document is a JWK Set (RFC 7517 section 5), a JSON object of key ids and PEM texts as Google and Firebase publish
+    it, or one PEM text. A key of a JWK Set that ``json_object`` would refuse is None. Raises ``DocumentError``.
+    """
+    check_size(len(document))
+    # Some servers put a byte order mark before their JSON; RFC 8259 8.1 allows ignoring it.
+    document = document.removeprefix(b"\xef\xbb\xbf")
+    keys = _read_pem(document) or _read_json(document)
+    if len(keys) > MAX_KEYS:
+        raise DocumentError(f"the JWK Set has {len(keys)} keys, more than {MAX_KEYS}")
+    return keys
+
+
+def read_jwks_uri(document: bytes, *, address: str, issuer: str, hosts: Hosts) -> str:
+    """The address of the JWK Set of ``issuer``, from its metadata at ``address``. Raises ``DocumentError``."""
+    check_size(len(document))
+    shown = redact_address(address)
+    try:
+        metadata = json_object(document.removeprefix(b"\xef\xbb\xbf"))
+    except MalformedToken:
+        raise DocumentError(f"{shown} is not a JSON object") from None
+    found, jwks_uri = metadata.get("issuer"), metadata.get("jwks_uri")
+    # RFC 8414 3.3: identical, or the data MUST NOT be used.
+    if found != issuer:
+        is_slash = isinstance(found, str) and found.rstrip("/") == issuer.rstrip("/")
+        raise DocumentError(
+            f"{shown} names the issuer {redact_address(str(found))!r}, not {issuer!r}"
+            + ("; they differ by a trailing slash only: configure it as the provider spells it" if is_slash else "")
+        )
+    if not isinstance(jwks_uri, str):
+        raise DocumentError(f"{shown} names no jwks_uri")
+    if (fault := hosts.find_fault_of_foreign(jwks_uri)) is not None:
+        raise DocumentError(f"{shown} names a jwks_uri that is not fetched: {fault}")
+    return jwks_uri
+
+
+def read_max_age(headers: Mapping[str, str]) -> float | None:
+    """How many seconds an answer may be used (RFC 9111 4.2), less its age in caches. ``headers`` are in lower case."""
+    directives = headers.get("cache-control", "").lower()
+    if re.search(r"\bno-(store|cache)\b", directives):
+        return 0
+    found = re.search(r'(?:^|[\s,])max-age\s*=\s*"?([0-9]+)\b', directives)
+    if found is None:
+        return None
+    age = headers.get("age", "")
+    used = float(age) if re.fullmatch("[0-9]+", age) else 0
+    return max(0, min(float(found[1]), _LONGEST_AGE) - used)
+
+
+def check_size(size: int) -> None:
+    """Raises ``DocumentError`` for a document of more than ``MAX_BODY`` bytes."""
+    if size > MAX_BODY:
+        raise DocumentError(f"it has more than {MAX_BODY // 1024} KiB")
+
+
+def _read_pem(document: bytes) -> list[object] | None:
+    text = document.strip()
+    # A document that only begins so is no JSON, either.
+    return [NamedPEM(None, text.decode("utf-8", "replace"))] if text.startswith(b"-----BEGIN ") else None
+
+
+def _read_json(document: bytes) -> list[object]:
+    try:
+        value = _TOLERANT_DECODER.decode(document.decode("utf-8"))
+    except (ValueError, RecursionError):
+        value = None
+    if not isinstance(value, dict):
+        raise DocumentError("it is not a JSON object")
+    keys = value.get("keys")
+    if isinstance(keys, list):
+        return [_check_entry(key) for key in keys]
+    if value and "keys" not in value and all(isinstance(pem, str) and "-----BEGIN " in pem for pem in value.values()):
+        return [NamedPEM(kid, pem) for kid, pem in value.items()]
+    raise DocumentError("it is no JWK Set: it has no list of keys")
+
+
+def _check_entry(value: object) -> object:
+    try:
+        return json_object(json.dumps(value).encode("ascii"))
+    except (MalformedToken, RecursionError):
+        return None
+
+
+def _object_or_nan(pairs: list[tuple[str, Any]]) -> object:
+    value = dict(pairs)
+    return value if len(value) == len(pairs) else nan
+
+
+def _short_integer(text: str) -> float:
+    # Python refuses to convert thousands of digits, and would refuse the whole document with them.
+    return int(text) if len(text) <= _LONGEST_INTEGER else nan
+
+
+_LONGEST_INTEGER = 100
+
+# What is not strict JSON becomes nan or infinity, and only the entry that has it is refused.
+_TOLERANT_DECODER = json.JSONDecoder(object_pairs_hook=_object_or_nan, parse_int=_short_integer)
+
+_LONGEST_AGE = 2**31
+"""Seconds; what is more counts as this (RFC 9111 1.2.2)."""

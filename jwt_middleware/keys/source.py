@@ -1,0 +1,117 @@
+"""Where do a provider's keys come from? What any source of keys must offer, and the keys of the configuration. Pure."""
+
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from ..errors import KeysUnavailable, Refusal
+from ..events import Events, UnexpectedError
+from .key_set import Key, KeySet
+
+
+@dataclass(frozen=True, slots=True)
+class KeysHealth:
+    """The state of a provider's keys, for readiness probes."""
+
+    keys: int
+    """Keys in force. With none at all, every token of this provider is answered with 503."""
+    fetched_at: float | None = None
+    """Unix time when the keys were last found to be current. None: never, or they are static."""
+    age: float | None = None
+    """Seconds since then."""
+    error: str | None = None
+    """Why the last attempt failed. None: it succeeded."""
+    skipped: tuple[str, ...] = ()
+    """The keys that were published or configured and are not used, each with its reason."""
+
+
+class KeySource(Protocol):
+    """A source of keys, given as ``jwks=`` to a ``Provider``. ``RemoteKeys`` is one; a class of your own is another.
+
+    A source may also have a property ``health``, a ``KeysHealth``.
+    """
+
+    @property
+    def current(self) -> KeySet:
+        """The keys in force now, without waiting. It is read with every request, on the event loop.
+
+        Return the same ``KeySet`` for as long as the keys are the same: tokens that it has verified are remembered with
+        it. Return another one when keys change: tokens of a key that is gone are refused from then on.
+        """
+        ...
+
+    async def refreshed(self, kid: str | None, algorithm: str) -> KeySet:
+        """The keys to look in again, after ``current`` verified nothing for this ``kid`` and ``algorithm``.
+
+        Any client can cause the call, so bound how often it asks something. Return ``current`` where nothing can be
+        newer. Raises ``KeysUnavailable`` where it is unknown whether such a key exists: the answer is 503 then.
+        """
+        ...
+
+
+class StaticKeys:
+    """Keys that the configuration gives, for good."""
+
+    def __init__(self, keys: Iterable[Key], skipped: Iterable[str] = ()) -> None:
+        self.current = KeySet(keys)
+        self.health = KeysHealth(len(self.current.keys), skipped=tuple(skipped))
+
+    async def refreshed(self, kid: str | None, algorithm: str) -> KeySet:
+        """``current``: there is nowhere else to look."""
+        return self.current
+
+
+class ProviderKeys:
+    """A source as one provider sees it: narrowed to its algorithms, and with its static keys beside it."""
+
+    def __init__(self, source: KeySource, static: StaticKeys, algorithms: Collection[str] | None) -> None:
+        self._source = source
+        self._static = static
+        self._algorithms = algorithms
+        self._seen: tuple[KeySet | None, KeySet] = (None, static.current)
+        self._events = Events()
+
+    @property
+    def current(self) -> KeySet:
+        """The static keys, and those of the source that are in force."""
+        source = self._source.current
+        if not source.keys:
+            return self._static.current
+        seen, keys = self._seen
+        if source is not seen:
+            keys = KeySet((*self._static.current.keys, *_narrow(source.keys, self._algorithms)))
+            self._seen = (source, keys)
+        return keys
+
+    async def refreshed(self, kid: str | None, algorithm: str) -> KeySet:
+        """As ``KeySource.refreshed``; the source is not asked for what it cannot have."""
+        is_allowed = self._algorithms is None or algorithm in self._algorithms
+        if is_allowed and (kid is None or not self._static.current.knows(kid)):
+            try:
+                await self._source.refreshed(kid, algorithm)
+            except Exception as error:
+                if isinstance(error, Refusal):
+                    raise
+                # The source may be the user's: whatever it raises, it is unknown whether the key exists.
+                self._events.tell(UnexpectedError(where="refreshed", error=type(error).__name__), exc_info=error)
+                raise KeysUnavailable(retry_after=1) from None
+        return self.current
+
+    @property
+    def health(self) -> KeysHealth:
+        """The state of the source, with the keys of the configuration that are not used."""
+        health = health_of(self._source)
+        return replace(health, skipped=(*self._static.health.skipped, *health.skipped))
+
+
+def health_of(source: KeySource) -> KeysHealth:
+    """The state of ``source``, as it says itself, or else as far as can be seen."""
+    health = getattr(source, "health", None)
+    return health if isinstance(health, KeysHealth) else KeysHealth(len(source.current.keys))
+
+
+def _narrow(keys: Iterable[Key], algorithms: Collection[str] | None) -> Iterable[Key]:
+    for key in keys:
+        allowed = tuple(name for name in key.algorithms if algorithms is None or name in algorithms)
+        if allowed:
+            yield replace(key, algorithms=allowed)
