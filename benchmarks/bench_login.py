@@ -1,4 +1,7 @@
-"""What does a login tell of who has an account, and what does throttling cost, hold, and let through?"""
+"""What does a login tell about who has an account, and what do throttling and bursts cost?
+
+The part about bursts runs by itself with ``--only burst``, also against an earlier version: set PYTHONPATH to it.
+"""
 
 import asyncio
 import random
@@ -9,6 +12,7 @@ import subprocess
 import time
 from argparse import ArgumentParser
 from bisect import bisect_left, bisect_right
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -31,7 +35,7 @@ from jwt_middleware.issuing.throttle import LoginRefused
 SECRET = "a secret of thirty-two bytes, yes"
 KNOWN, UNKNOWN = "ada@example.org", "eve@example.org"
 
-# Cheaper than anyone should have it: nothing hides behind the time that it takes.
+# Cheaper than anyone should use, so that nothing hides behind the time that it takes.
 HASHER = PasswordHash((Argon2Hasher(time_cost=1, memory_cost=1024, parallelism=1),))
 
 
@@ -59,8 +63,8 @@ class Service:
         tokens = TokenIssuer(SECRET, audience="orders")
         self._app = Starlette(routes=auth_routes(tokens, authenticate=authenticate, throttle=throttle))
 
-    async def login(self, username: str, password: str = "wrong") -> tuple[float, Answer]:
-        """Seconds until the answer; its status, headers (but the one that counts down) and body."""
+    async def login(self, username: str, password: str = "wrong", address: str = "203.0.113.9") -> tuple[float, Answer]:
+        """Seconds until the answer; its status, headers (except the one that counts down) and body."""
         body = urlencode({"username": username, "password": password}).encode()
         headers = [
             (b"host", b"127.0.0.1:8000"),
@@ -73,7 +77,7 @@ class Service:
             "path": "/login",
             "query_string": b"",
             "headers": headers,
-            "client": ("203.0.113.9", 54321),
+            "client": (address, 54321),
         }
         sent: list[Message] = []
 
@@ -207,6 +211,99 @@ async def outage(url: str, logins: int) -> Outage:
     return seen
 
 
+@dataclass
+class Burst:
+    """What a burst of wrong passwords did to a client with the right one, and to everything else."""
+
+    logged_in_after: float | None = None
+    """Seconds until a client that comes back as it is told has its 200. None: it never had it."""
+    tries: int = 0
+    statuses: Counter[int] = field(default_factory=Counter)
+    durations: list[float] = field(default_factory=list)
+    unanswered: int = 0
+    """Requests that had no answer three seconds after the last one was sent."""
+    stall: float = 0
+
+
+async def burst(addresses: int, each: int, seconds: float) -> Burst:
+    """Wrong passwords from ``addresses``, of which each has ``each`` requests under way and heeds no ``Retry-After``.
+
+    Hashes have the cost that pwdlib recommends. A client with the right password comes after half a second.
+    """
+    hasher = PasswordHash.recommended()
+    users = {KNOWN: User(KNOWN, hasher.hash("lovelace"))}
+    service = Service(password_check(users.get, hasher), Throttle(address_failures=10**6, account_failures=10**6))
+    seen = Burst()
+    ends_at = time.monotonic() + seconds
+
+    async def attacker(address: str, number: int) -> None:
+        while time.monotonic() < ends_at:
+            taken, (status, _, _) = await service.login(f"{address}-{number}", "wrong", address)
+            seen.durations.append(taken)
+            seen.statuses[status] += 1
+            await asyncio.sleep(0.02)
+
+    async def client() -> None:
+        await asyncio.sleep(0.5)
+        started_at = time.monotonic()
+        while seen.logged_in_after is None and time.monotonic() < ends_at:
+            seen.tries += 1
+            taken, (status, _, _) = await service.login(KNOWN, "lovelace", "198.51.100.1")
+            seen.durations.append(taken)
+            if status == 200:
+                seen.logged_in_after = time.monotonic() - started_at
+            else:
+                # What the answer says: Retry-After: 1.
+                await asyncio.sleep(1)
+
+    watched = Outage()
+    watching = asyncio.create_task(watched.watch())
+    tasks = [asyncio.create_task(client())]
+    for address in range(addresses):
+        tasks += [asyncio.create_task(attacker(f"192.0.2.{address}", number)) for number in range(each)]
+    _, unanswered = await asyncio.wait(tasks, timeout=seconds + 3)
+    for task in unanswered:
+        task.cancel()
+    watching.cancel()
+    seen.unanswered = len(unanswered)
+    seen.stall = watched.stall
+    return seen
+
+
+BURSTS = {"200 at once, from 20 addresses": (20, 10, 15.0), "as many, from 200 addresses": (200, 1, 15.0)}
+
+
+def bursts() -> tuple[str, dict[str, Any]]:
+    """The report about bursts, and its figures."""
+    rows, figures = [], {}
+    for name, (addresses, each, seconds) in BURSTS.items():
+        seen = asyncio.run(burst(addresses, each, seconds))
+        after = "never" if seen.logged_in_after is None else f"{seen.logged_in_after:.1f}"
+        rows.append(
+            [
+                name,
+                after,
+                str(seen.tries),
+                f"{max(seen.durations, default=0):.1f}",
+                str(seen.statuses[400]),
+                str(seen.statuses[503]),
+                str(seen.unanswered),
+                f"{seen.stall * 1e3:.0f}",
+            ]
+        )
+        figures[name] = {
+            "logged in after s": seen.logged_in_after,
+            "tries": seen.tries,
+            "longest answer s": max(seen.durations, default=0),
+            "unanswered": seen.unanswered,
+            "answers": {str(status): number for status, number in seen.statuses.items()},
+            "longest stall ms": seen.stall * 1e3,
+        }
+    title = "Wrong passwords without end, hashed by argon2 as pwdlib recommends, and a client with the right one"
+    columns = ["under way", "logged in, s", "tries", "longest answer, s", "400", "503", "no answer", "stall, ms"]
+    return table(title, columns, rows), figures
+
+
 @contextmanager
 def redis() -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
     with socket.create_server(("127.0.0.1", 0)) as free:
@@ -245,9 +342,13 @@ async def timing(logins: int) -> tuple[list[list[str]], dict[str, Any]]:
 def main() -> None:
     parser = ArgumentParser(description=__doc__)
     parser.add_argument("--logins", type=int, default=2_000, help="of a known and of an unknown user each")
+    parser.add_argument("--only", choices=["burst"], help="measure this alone, and keep no result")
     parser.add_argument("--accounts", type=int, default=1_000_000, help="made-up ones, from as many addresses")
     options = parser.parse_args()
     figures: dict[str, Any] = {}
+    if options.only == "burst":
+        print(bursts()[0])
+        return
 
     # First, since memory that was given back is not there for it.
     figures["attack"] = asyncio.run(attack(options.accounts))
@@ -291,6 +392,8 @@ def main() -> None:
             ["Redis", "200", "429", "503", "median, ms", "p99, ms", "longest stall, ms"],
             [[state, *_figures(seen)] for state, seen in outages.items()],
         )
+    burst_report, figures["bursts"] = bursts()
+    report += "\n" + burst_report
     publish("login", report, figures, ("pwdlib", "limits", "redis"))
 
 

@@ -14,7 +14,7 @@ from anyio import CancelScope, CapacityLimiter, Event, get_cancelled_exc_class, 
 from .._support.background import Background
 from .._support.loops import PerLoop
 from .throttle import LoginRefused
-from .turns import SECONDS, Turns
+from .turns import RETRY_AFTER, Turns
 
 CLIENT: ContextVar[str] = ContextVar("jwt_middleware.client", default="")
 """The client address of the login that is under way. Logins that name no address share one turn."""
@@ -53,11 +53,11 @@ class CheckQueue:
             refused.decided.set()
         self._start(turns)
         try:
-            with move_on_after(SECONDS):
+            with move_on_after(turns.patience):
                 await check.decided.wait()
         finally:
             if not check.has_started:
-                turns.withdraw(check)
+                turns.withdraw(check, time.monotonic())
         if not check.has_started:
             raise _busy()
         try:
@@ -119,4 +119,4 @@ class _Check:
 
 
 def _busy() -> LoginRefused:
-    return LoginRefused(503, "Too many logins are being checked. Try again.", retry_after=1, by="hasher")
+    return LoginRefused(503, "Too many logins are being checked. Try again.", retry_after=RETRY_AFTER, by="hasher")

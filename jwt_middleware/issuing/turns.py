@@ -7,11 +7,17 @@ from typing import Generic, TypeAlias, TypeVar
 
 Job = TypeVar("Job")
 
-Position: TypeAlias = tuple[int, int]
-"""A round, and the number of the request that first asked for a turn in it. Lower positions start first."""
+Position: TypeAlias = tuple[int, bool, int]
+"""A round, whether its address came back too early, and the number of the request that first asked. Lowest first."""
 
-SECONDS = 1.0
+RETRY_AFTER = 1
+"""Seconds after which a client that is refused may come back."""
+
+MAX_WAIT = 1.0
 """Seconds of work that the queue holds, and that a check waits in it, at most."""
+
+MAX_ANSWER = 2.0
+"""Seconds after which a check should have ended. If a check takes long itself, others wait less for it."""
 
 MAX_WAITING = 1024
 """Checks that wait at most, however quick they are."""
@@ -33,11 +39,12 @@ class Turns(Generic[Job]):
 
     1. The first check of an address belongs to the current round, its second to the next round, and so on. So an
        address that sends many requests competes with itself, not with others.
-    2. Checks start round by round. Within a round, the address that asked first comes first.
+    2. Checks start round by round. Within a round, addresses that were refused and came back before ``RETRY_AFTER``
+       come last. Otherwise, the address that asked first comes first.
     3. The queue holds a second of work, as measured. If it is full, the check that would start last is refused. That
        may be the new one.
-    4. An address that was refused keeps its position. A client that comes back is served before all who have been
-       served in the meantime, and before all who came later.
+    4. An address that was refused keeps its position. A client that comes back as told is served before all who have
+       been served in the meantime, and before all who came later.
     """
 
     def __init__(self, *, threads: int, seconds: float) -> None:
@@ -51,9 +58,14 @@ class Turns(Generic[Job]):
         self._addresses: OrderedDict[str, _Address] = OrderedDict()
 
     @property
+    def patience(self) -> float:
+        """Seconds that a check may wait."""
+        return max(_LEAST_WAIT, min(MAX_WAIT, MAX_ANSWER - _MARGIN * self.seconds))
+
+    @property
     def capacity(self) -> int:
-        """How many checks may wait."""
-        work = self._threads * SECONDS
+        """How many checks may wait. There is always room for one, so that addresses can take turns."""
+        work = self._threads * self.patience
         return MAX_WAITING if self.seconds * MAX_WAITING <= work else max(1, int(work / self.seconds))
 
     def admits(self, address: str, now: float) -> bool:
@@ -70,18 +82,19 @@ class Turns(Generic[Job]):
             return job
         position = self._position(address, now)
         insort(self._waiting, _Waiting(position, address, job), key=_position_of)
-        self._remember(address, _Address((position[0] + 1, 0), False, now))
+        self._remember(address, _Address((position[0] + 1, False, 0), False, now))
         if len(self._waiting) <= self.capacity:
             return None
         last = self._waiting.pop()
         self._remember(last.address, _Address(last.position, True, now))
         return last.job
 
-    def withdraw(self, job: Job) -> bool:
+    def withdraw(self, job: Job, now: float) -> bool:
         """Take ``job`` out of the queue. Returns False if it is not there: it has started, or was refused."""
         for index, waiting in enumerate(self._waiting):
             if waiting.job is job:
                 del self._waiting[index]
+                self._remember(waiting.address, _Address(waiting.position, True, now))
                 return True
         return False
 
@@ -102,10 +115,11 @@ class Turns(Generic[Job]):
     def _position(self, address: str, now: float) -> Position:
         known = self._addresses.get(address)
         if known is None or known.asked_at + MEMORY < now:
-            return self._round, self._asked + 1
+            return self._round, False, self._asked + 1
+        turn, was_early, number = known.position
         if known.was_refused:
-            return known.position
-        return max(self._round, known.position[0]), self._asked + 1
+            return turn, was_early or now < known.asked_at + _EARLIEST, number
+        return max(self._round, turn), False, self._asked + 1
 
     def _remember(self, address: str, known: "_Address") -> None:
         self._asked += 1
@@ -117,6 +131,14 @@ class Turns(Generic[Job]):
 
 _WEIGHT = 0.2
 """How much the latest check counts in the mean."""
+
+_MARGIN = 1.5
+"""By how much a check may take longer than the mean."""
+
+_LEAST_WAIT = 0.1
+
+_EARLIEST = 0.9 * RETRY_AFTER
+"""Clients' clocks are not exact."""
 
 
 @dataclass(frozen=True, slots=True)
