@@ -21,6 +21,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from tokens import ALGORITHMS, AUDIENCE, ISSUER, MANY_CLAIMS, NOW, Issuer, forged, issuer
 
 from jwt_middleware import JWTMiddleware, Revocation, RevocationView
+from jwt_middleware.revocation.log import RevocationPage
 
 LOOK_UP = "bare scan and look-up"
 VERIFY = "bare verify of the signature"
@@ -81,10 +82,10 @@ def workloads(with_peers: bool) -> list[Workload]:
 class Log:
     """Tells of sessions and tokens that others have ended: thousands, none of them among those that come here."""
 
-    async def revocations(self, after: str, limit: int) -> tuple[str, Sequence[Revocation]]:
+    async def revocations(self, after: str, limit: int) -> RevocationPage:
         position = int(after or 0)
         found = REVOKED[position : position + limit]
-        return str(position + len(found)), found
+        return RevocationPage(str(position + len(found)), found, time())
 
 
 REVOKED = [

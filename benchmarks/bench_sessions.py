@@ -12,7 +12,7 @@ from argparse import ArgumentParser
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -27,13 +27,14 @@ from harness import publish, table
 
 from jwt_middleware.errors import StoreUnavailable
 from jwt_middleware.issuing import RedisStore, Sessions, SessionStore, SQLiteStore, TokenIssuer
-from jwt_middleware.issuing.rotation import Opening
-from jwt_middleware.issuing.stores.redis import _COMMON, _SCRIPTS, _marked, _milliseconds
-from jwt_middleware.issuing.stores.sqlite import _INSERT, _row
+from jwt_middleware.issuing.refresh_tokens import RefreshTokens
+from jwt_middleware.issuing.rotation import Opening, Realm
+from jwt_middleware.issuing.stores.sqlite_tables import insert_session
 
 SECRET = "a secret of thirty-two bytes, yes"
 FEW = 1000
 DAY = 24 * 3600
+REALM = Realm("jwt")
 
 
 @dataclass(frozen=True)
@@ -81,10 +82,11 @@ def opening(number: int) -> Opening:
     """A login as apps have them: an id of 22 characters, two scopes, a claim, a User-Agent."""
     return Opening(
         id=f"session-{number:014}",
+        realm=REALM,
         subject=f"user-{number:08}",
         idle_lifetime=14 * DAY,
         session_lifetime=90 * DAY,
-        access_until=int(time.time()) + 900,
+        access_lifetime=900,
         scopes=("orders:read", "orders:write"),
         claims={"tenant": 7},
         device="Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0",
@@ -98,13 +100,14 @@ def pieces(count: int, size: int) -> Iterator[range]:
 def fill_sqlite(path: Path, count: int) -> float:
     """Opens ``count`` sessions as the store itself writes them, in few transactions; bytes a session."""
     store = SQLiteStore(path)
-    asyncio.run(store.sessions("nobody"))
+    asyncio.run(store.sessions("nobody", REALM))
     asyncio.run(store.aclose())
     empty = path.stat().st_size
     with closing(sqlite3.connect(path, isolation_level=None)) as db:
         for numbers in pieces(count, 50_000):
             db.execute("BEGIN")
-            db.executemany(_INSERT, (_row(opening(number).begun(time.time())) for number in numbers))
+            for number in numbers:
+                insert_session(db, opening(number).begin(now := time.time(), now))
             db.execute("COMMIT")
         db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     return (path.stat().st_size - empty) / count
@@ -115,27 +118,14 @@ def used_memory(client: Any) -> int:
     return used
 
 
-def fill_redis(server: Server, count: int) -> float:
-    """Opens ``count`` sessions by the store's own script, many in each message; bytes a session."""
+async def fill_redis(server: Server, count: int) -> float:
+    """Opens ``count`` sessions by the store itself, many at once; bytes a session."""
+    store = RedisStore(server.url)
     with closing(server.client()) as client:
         before = used_memory(client)
-        script = client.register_script(_COMMON + _SCRIPTS["open"])
-        for numbers in pieces(count, 1000):
-            with client.pipeline(transaction=False) as pipeline:
-                for one in map(opening, numbers):
-                    granted = json.dumps({"scopes": one.scopes, "claims": one.claims, "device": one.device})
-                    lives = map(_milliseconds, (one.idle_lifetime, one.session_lifetime))
-                    arguments: list[Any] = [
-                        one.id,
-                        one.subject,
-                        *lives,
-                        one.access_until,
-                        granted,
-                        100,
-                        *_marked("jwt"),
-                    ]
-                    script(keys=["{jwt}:"], args=arguments, client=pipeline)
-                pipeline.execute()
+        for numbers in pieces(count, 50):
+            await asyncio.gather(*(store.open(opening(number), max_sessions=100) for number in numbers))
+        await store.aclose()
         return (used_memory(client) - before) / count
 
 
@@ -144,14 +134,16 @@ async def refresh_latency(stores: dict[int, SessionStore], rounds: int, each: in
     random = Random(1)
     renewing = {count: sessions(store, grace=0) for count, store in stores.items()}
     generations: dict[tuple[int, int], int] = {}
+    refresh_tokens = RefreshTokens(TokenIssuer(SECRET, audience="orders"), 90 * DAY)
     taken: dict[int, list[float]] = {count: [] for count in stores}
     for number in range(-1, rounds):
         for count, here in renewing.items():
             for _ in range(each):
                 which = random.randrange(count)
                 generation = generations.get((count, which), 1)
-                claims = {"sid": opening(which).id, "gen": generation}
-                token = here._refresh_tokens.mint(opening(which).subject, claims=claims)
+                now = time.time()
+                session = replace(opening(which).begin(now, now), generation=generation)
+                token = refresh_tokens.mint(session, now, now)
                 began = time.perf_counter()
                 await here.refresh(token)
                 if number >= 0:
@@ -180,7 +172,7 @@ async def opened_long_ago(where: str) -> list[str]:
         with closing(redis.Redis.from_url(where)) as client:
             for key in client.scan_iter("{jwt}:session:*"):
                 row: list[Any] = json.loads(cast("bytes", client.get(key)))
-                row[3] -= 3_600_000
+                row[7] -= 3_600_000
                 client.set(key, json.dumps(row), keepttl=True)
     else:
         with closing(sqlite3.connect(where)) as db, db:
@@ -298,7 +290,7 @@ def main() -> None:
         sizes: dict[tuple[str, int], float] = {}
         for count in (FEW, many):
             sizes["SQLite", count] = fill_sqlite(directory / f"{count}.db", count)
-            sizes["Redis", count] = fill_redis(servers[count], count)
+            sizes["Redis", count] = asyncio.run(fill_redis(servers[count], count))
             print(f"{count:,} sessions in each store", flush=True)
         for kind in ("SQLite", "Redis"):
             stores: dict[int, SessionStore] = {

@@ -316,6 +316,19 @@ class WritesLost(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class AnswerLost(Event):
+    """A refresh token was presented again, and its successor was never used: the client got another successor."""
+
+    about = "sessions"
+
+    session_id: str
+    subject: str
+
+    def __str__(self) -> str:
+        return f"an answer was lost: session {self.session_id} of {self.subject!r} got another refresh token"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RefreshRefused(Event):
     """A refresh token was refused."""
 

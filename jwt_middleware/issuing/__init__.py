@@ -6,7 +6,8 @@ from .issuer import TokenIssuer
 from .passwords import password_check
 from .rotation import Session
 from .routes import auth_routes
-from .sessions import Grant, InvalidGrant, SessionEvent, Sessions, SessionStore
+from .session_store import SessionStore
+from .sessions import Grant, InvalidGrant, SessionEvent, Sessions, SessionsHealth
 from .stores import MemoryStore, RedisStore, SQLiteStore
 from .throttle import LoginRefused, Throttle
 
@@ -22,6 +23,7 @@ __all__ = [
     "SessionEvent",
     "SessionStore",
     "Sessions",
+    "SessionsHealth",
     "StoreUnavailable",
     "Throttle",
     "TokenIssuer",

@@ -1,91 +1,58 @@
-"""Sessions: what a login opens, a refresh token renews, and a logout ends, everywhere."""
+"""Sessions: a login opens one, a refresh token renews it, and a logout ends it everywhere."""
 
-import logging
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from functools import partial
 from math import inf
 from secrets import token_urlsafe
-from typing import Any, Literal, Protocol, TypeAlias, TypeVar
+from typing import Any, Literal, TypeAlias, TypeVar
 
 import anyio
 
 from .._support.arguments import check_callable, check_count, check_seconds
 from .._support.background import Background
 from .._support.hooks import Hook
-from ..errors import ConfigurationError, InvalidClaim, Refusal, StoreUnavailable
-from ..revocation.revoked import MARGIN, Ends, Revocation
-from ..revocation.view import RevocationLog, RevocationView, WhenUnavailable
-from ..verifying.verifier import Verifier
+from ..errors import ConfigurationError, Refusal, StoreUnavailable
+from ..events import (
+    Advice,
+    AnswerLost,
+    EndReason,
+    Event,
+    Events,
+    SessionEnded,
+    SessionOpened,
+    SessionRefreshed,
+    WritesLost,
+)
+from ..revocation.view import RevocationView, WhenUnavailable
+from ..verifying.token import Token
 from .issuer import TokenIssuer
-from .rotation import Opening, Outcome, Rotation, Session, rotated
+from .refresh_tokens import PresentedToken, RefreshTokens, verifier_of
+from .rotation import Opening, Outcome, Realm, RevocationRequest, Rotation, Session
+from .session_store import SessionStore
+from .slots import SessionSlots
+from .unanswered import Unanswered
 from .users import User, grant_scopes, login_claims, read_user
 
-logger = logging.getLogger("jwt_middleware")
-
 STORE_SECONDS = 1
-"""What a store may take to answer."""
+"""Seconds within which a store must answer."""
 
 DEVICE_LENGTH = 256
-"""Characters of what is noted about a device; clients often choose them."""
+"""Characters that are kept of a note about a device; clients often choose them."""
 
-MAX_UNANSWERED = 10_000
-"""Rotations without an answer that are remembered."""
+LATEST = 2.0**42
+"""Unix time in seconds; a token that expires later is revoked until then. Its milliseconds are exact in any store."""
 
-LATEST = 2.0**52
-"""Unix time; a token that expires later is revoked until then."""
+CLOCKS_DIFFER = 5
+"""Seconds by which the clock of the store may differ from ours: the usual leeway."""
 
-REFRESH_TYPE = "refresh+jwt"
-REFRESH_AUDIENCE = "urn:jwt_middleware:refresh"
+STORE_METHODS = ("open", "read", "rotate", "revoke", "revoke_subject", "sessions", "revocations", "aclose")
 
 ReloadUser: TypeAlias = Callable[[str], Any]
-Happening: TypeAlias = Literal["theft", "lost_writes", "evicted"]
-Answer = TypeVar("Answer")
-
-
-class SessionStore(RevocationLog, Protocol):
-    """Where sessions and revocations are kept. Each method is one step: for all who look it happened whole, or not.
-
-    All moments are by the clock that all processes of the store share, which is never the caller's. Sessions that are
-    over, and revocations that are, go away by themselves. ``provider`` is whose sessions these are, for revocations.
-    Methods raise ``StoreUnavailable`` where they cannot do their work, and may be cancelled, done or not. Those who
-    write a store find what it must keep to in ``jwt_middleware.issuing.testing.StoreContract``.
-    """
-
-    async def open(self, opening: Opening, *, provider: str, max_sessions: int) -> tuple[Session, Sequence[Revocation]]:
-        """Begin a session. Of the subject's others the least recently used end, so that it has ``max_sessions``."""
-        ...
-
-    async def read(self, id: str) -> tuple[Session | None, float]:
-        """The session, unless it is over, and what time it is in the store."""
-        ...
-
-    async def rotate(self, rotation: Rotation, *, provider: str) -> tuple[Outcome, Session | None]:
-        """Do what ``rotation.rotated`` says, and revoke the session on ``THEFT``; the session that there is, or was."""
-        ...
-
-    async def revoke(self, revocation: Revocation) -> Revocation:
-        """Write a revocation, and end the session that it is for.
-
-        Where that session is known, its ``access_until`` and ``MARGIN`` take the place of ``until``. Nothing is written
-        where the same is revoked already, for as long, or for a session that is not known: it got no token since. What
-        is in force then.
-        """
-        ...
-
-    async def revoke_subject(self, subject: str, *, provider: str) -> Sequence[Revocation]:
-        """End all sessions of ``subject``, with a revocation for each."""
-        ...
-
-    async def sessions(self, subject: str) -> Sequence[Session]:
-        """The sessions of ``subject`` that are not over, the last used first."""
-        ...
-
-    async def aclose(self) -> None:
-        """Let go of what is open on this event loop; what is used again is opened again."""
-        ...
+Reuse: TypeAlias = Literal["within_grace", "until_used"]
+Happening: TypeAlias = Literal["theft", "lost_writes", "evicted", "lost_answer"]
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,21 +65,33 @@ class Grant:
     """Seconds until the access token expires."""
     scopes: tuple[str, ...]
     session_id: str
-    """The session's id."""
     refresh_expires_in: int
     """Seconds until the session ends unless it is refreshed before."""
 
 
 @dataclass(frozen=True, slots=True)
 class SessionEvent:
-    """Something that the operator should know."""
+    """Something about a session that the operator should know."""
 
     what: Happening
-    """``theft``: a refresh token was used again long after it was replaced, and its session ended. ``lost_writes``: a
-    refresh token came that the store knows nothing of yet; it must have lost its last writes. ``evicted``: a subject
-    opened more than ``max_sessions``, and this session ended for it."""
+    """``theft``: a refresh token was presented long after it was replaced, and its session ended. ``lost_writes``: a
+    refresh token is newer than what the store knows, so the store has lost its last writes. ``evicted``: a subject
+    opened more than ``max_sessions``, and this session ended for it. ``lost_answer``: a refresh token was presented
+    again, its successor was never used, and the client got another one (``reuse="until_used"``)."""
     session_id: str
     subject: str
+
+
+@dataclass(frozen=True, slots=True)
+class SessionsHealth:
+    """How sessions and their store are, for health checks."""
+
+    store_error: str | None
+    """Why the store could not do its last step, or what is wrong with it. None: it could."""
+    revocations_error: str | None
+    """Why revocations cannot be read. None: they can."""
+    revocations_age: float
+    """Seconds since they were read; infinite where they never were."""
 
 
 class InvalidGrant(Exception):
@@ -124,35 +103,40 @@ class InvalidGrant(Exception):
 
 
 class Sessions:
-    """Opens, renews and ends sessions; given to ``JWTMiddleware(revocations=)``, it refuses the tokens of ended ones.
+    """Opens, renews and ends sessions. As ``JWTMiddleware(revocations=)`` it refuses the tokens of ended ones.
 
     ``store``
         ``SQLiteStore`` for one machine, ``RedisStore`` for several, ``MemoryStore`` for one process and for tests, or a
         ``SessionStore`` of your own.
     ``tokens``
-        The ``TokenIssuer`` of the access tokens. Refresh tokens are signed with a key that is derived from its key, of
-        another type and for another audience: nobody who verifies access tokens takes them for one.
+        The ``TokenIssuer`` of the access tokens. Refresh tokens are signed with a key that is derived from its key, and
+        have another type and audience: no verifier of access tokens takes them for one.
     ``idle_lifetime``
-        Seconds that a session lives without being renewed. Default 14 days.
+        Seconds that a session lives without a refresh. Default 14 days.
     ``session_lifetime``
         Seconds that a session lives at most. Default 90 days.
     ``grace``
         Seconds in which a refresh token that was replaced gives the same successor again: parallel tabs, and clients
         that did not get the answer, are no thieves. Default 10.
+    ``reuse``
+        ``"within_grace"``, the default. ``"until_used"`` serves clients that lose an answer for longer, for instance
+        telephones in tunnels: the replaced token stays good until its successor has been presented, and gives a new
+        successor each time; the unused one is dead. The trade: somebody who has stolen a token can use it until the
+        owner refreshes, and is found out only then.
     ``max_sessions``
         Sessions that a subject may have; one more ends the one that was used least recently. Default 100.
     ``reload_user``
-        ``reload_user(subject)``, sync (in a worker thread) or async, runs at every refresh and says what
-        ``authenticate`` said at login, or True: None or False ends the session, scopes that are gone are taken away,
-        claims are replaced. Default None: what was granted at login goes on.
+        ``reload_user(subject)``, sync (in a worker thread) or async, runs at every refresh and returns what
+        ``authenticate`` returned at login, or True. None or False ends the session, scopes that are gone are taken
+        away, claims are replaced. Default None: what was granted at login goes on.
     ``on_event``
-        ``on_event(event)``, sync (in a worker thread) or async, hears of each ``SessionEvent``. No request waits for
-        it, and what it raises is logged. The log has all events in any case.
+        ``on_event(event)``, sync (in a worker thread) or async, gets each ``SessionEvent``. No request waits for it; an
+        exception in it is logged. ``events`` logs all of them in any case.
     ``revocations_max_stale``, ``revocations_unavailable``
         ``max_stale`` and ``when_unavailable`` of the ``RevocationView``. Defaults: 60 seconds, ``"refuse"``.
 
-    Raises ``ConfigurationError`` where an argument cannot work. Its methods raise ``StoreUnavailable`` where the store
-    gave no answer within a second: nothing is known then, and the same can be asked again.
+    Raises ``ConfigurationError`` for an argument that cannot work. Its methods raise ``StoreUnavailable`` where the
+    store gave no answer within a second: nothing is known then, and the same may be asked again.
     """
 
     def __init__(
@@ -163,6 +147,7 @@ class Sessions:
         idle_lifetime: float = 14 * 24 * 3600,
         session_lifetime: float = 90 * 24 * 3600,
         grace: float = 10,
+        reuse: Reuse = "within_grace",
         max_sessions: int = 100,
         reload_user: ReloadUser | None = None,
         on_event: Callable[[SessionEvent], Any] | None = None,
@@ -172,60 +157,53 @@ class Sessions:
         if not isinstance(tokens, TokenIssuer):
             # It may be the secret, or the address of a server with its password.
             raise ConfigurationError(f"tokens must be a TokenIssuer, not {type(tokens).__name__}")
-        for method in ("open", "read", "rotate", "revoke", "revoke_subject", "sessions", "revocations", "aclose"):
-            if not callable(getattr(store, method, None)):
-                raise ConfigurationError(
-                    f"store must be a SessionStore, such as SQLiteStore(path), not {type(store).__name__}"
-                )
+        if not all(callable(getattr(store, method, None)) for method in STORE_METHODS):
+            raise ConfigurationError(
+                f"store must be a SessionStore, such as SQLiteStore(path), not {type(store).__name__}"
+            )
         if tokens.session_lifetime is not None:
             raise ConfigurationError("session_lifetime: give it to Sessions, not to its TokenIssuer")
         for option, lifetime in (("idle_lifetime", idle_lifetime), ("session_lifetime", session_lifetime)):
             if check_seconds(option, lifetime, minimum=1) < tokens.access_lifetime:
                 raise ConfigurationError(f"{option} must not be shorter than access_lifetime of the TokenIssuer")
+        if reuse not in ("within_grace", "until_used"):
+            raise ConfigurationError("reuse must be 'within_grace' or 'until_used'")
         if reload_user is not None:
             check_callable("reload_user", reload_user, "subject")
         if on_event is not None:
             check_callable("on_event", on_event, "event")
         self.tokens = tokens
         self._store = store
+        self._realm = Realm(tokens.name, tokens.issuer)
         self.idle_lifetime, self._session_lifetime = idle_lifetime, session_lifetime
         self._grace = check_seconds("grace", grace)
+        self._reuse_until_used = reuse == "until_used"
         self._max_sessions = check_count("max_sessions", max_sessions, minimum=1)
         self._reload_user = None if reload_user is None else Hook(reload_user)
         self._on_event = None if on_event is None else Hook(on_event)
         self._background = Background("telling of sessions")
-        self._unanswered = _Unanswered()
-        self._unasked_logged = False
-        self._view = RevocationView(
-            store, max_stale=revocations_max_stale, when_unavailable=revocations_unavailable, clock=tokens.clock
-        )
+        self._began_at = tokens.clock()
+        self._unanswered = Unanswered()
+        self._slots = SessionSlots()
+        self._store_error: str | None = None
+        self._view = RevocationView(store, max_stale=revocations_max_stale, when_unavailable=revocations_unavailable)
         self.is_revoked = self._view.is_revoked
         """See ``Revocations``."""
         self.catch_up = self._view.catch_up
         """See ``Revocations``."""
-        newest, *older = tokens.derived_keys(REFRESH_TYPE)
-        self._refresh_tokens = TokenIssuer(
-            newest,
-            # Whoever shares the secret, and a store, with a service for another audience does not renew its sessions.
-            [f"{REFRESH_AUDIENCE}:{audience}" for audience in tokens.audiences],
-            tokens.issuer,
-            access_lifetime=session_lifetime,
-            old_keys=older,
-            token_type=REFRESH_TYPE,
-            name=tokens.name,
-            clock=tokens.clock,
-        )
-        # The store decides when a session is over, and at a logout it does not matter when a token was.
-        never = 2**52
-        self._refresh_verifier = _verifier(self._refresh_tokens, leeway=never)
-        self._access_verifier = _verifier(tokens, leeway=never)
+        events = getattr(store, "events", None)
+        self.events = events if isinstance(events, Events) else Events()
+        """Tells of sessions, of their store, and of the reading of revocations."""
+        self._view.events = self.events
+        self._refresh_tokens = RefreshTokens(tokens, session_lifetime)
+        self._access_verifier = verifier_of(tokens)
 
     def __repr__(self) -> str:
         return f"Sessions({self._store!r})"
 
     @property
     def provider(self) -> str:
-        """The name of the provider whose tokens are ended here."""
+        """The name of the provider whose tokens are revoked here."""
         return self.tokens.name
 
     async def open(
@@ -235,277 +213,360 @@ class Sessions:
         scopes: Iterable[str] = (),
         claims: Mapping[str, Any] | None = None,
         device: str = "",
+        lifetime: float | None = None,
     ) -> Grant:
-        """Open a session for ``subject``, whoever found out who that is, and give its first tokens.
+        """Open a session for ``subject``, whom the app has authenticated, and mint its first tokens.
 
-        ``claims`` are further ones for its access tokens; ``device`` is what an app wants to show in a list of
-        sessions, cut after 256 characters. Raises ``TypeError`` or ``ValueError`` for what cannot stand in a token.
+        ``claims`` are further claims of its access tokens. ``device`` is a note for lists of sessions, cut after 256
+        characters. ``lifetime`` is the seconds that this session lives at most, for "remember me" and its opposite;
+        ``session_lifetime`` is the default and the maximum.
+
+        Raises ``TypeError`` or ``ValueError`` for what cannot stand in a token, and for a lifetime out of bounds.
         """
         if isinstance(scopes, str):
             raise TypeError(f"scopes must be a list, for instance [{scopes!r}]")
+        session_lifetime = self._session_lifetime
+        if lifetime is not None:
+            session_lifetime = _check_lifetime(lifetime, at_most=session_lifetime)
         id, now, scopes = token_urlsafe(16), self.tokens.clock(), tuple(scopes)
-        lifetime = int(min(self.tokens.access_lifetime, self._session_lifetime))
-        access_token = self._access_token(id, subject, scopes, claims or {}, lifetime, now)
+        expires_in = int(min(self.tokens.access_lifetime, session_lifetime))
+        access_token = self._mint_access_token(id, subject, scopes, claims or {}, expires_in, now)
         opening = Opening(
             id=id,
+            realm=self._realm,
             subject=subject,
             idle_lifetime=self.idle_lifetime,
-            session_lifetime=self._session_lifetime,
-            access_until=int(now) + lifetime,
+            session_lifetime=session_lifetime,
+            access_lifetime=expires_in,
             scopes=scopes,
             claims=dict(claims or {}),
             device=(device or "")[:DEVICE_LENGTH],
         )
-        session, evicted = await self._ask(
-            self._store.open(opening, provider=self.tokens.name, max_sessions=self._max_sessions)
-        )
+        session, evicted = await self._ask(self._store.open(opening, max_sessions=self._max_sessions))
+        self._compare_clocks(session.opened_at, now)
         self._view.add(*evicted)
         for revocation in evicted:
             self._tell("evicted", revocation.value, subject)
-        refresh_token = self._refresh_token(session, self._session_lifetime, now)
-        return Grant(
-            access_token, refresh_token, lifetime, scopes, id, int(min(self.idle_lifetime, self._session_lifetime))
-        )
+        self.events.tell(SessionOpened(session_id=id, subject=subject))
+        refresh_token = self._refresh_tokens.mint(session, now, session.opened_at)
+        return Grant(access_token, refresh_token, expires_in, scopes, id, int(session.expires_at - session.opened_at))
 
     async def refresh(self, refresh_token: str, *, scope: str = "") -> Grant:
-        """New tokens for a refresh token (RFC 6749 6); ``scope`` asks for fewer scopes, delimited by spaces.
+        """New tokens for a refresh token (RFC 6749 6). ``scope`` asks for fewer scopes, separated by spaces.
 
-        1. The token is one of ours: ``InvalidGrant``.
-        2. Its session is there: ``InvalidGrant``.
-        3. ``reload_user`` says that its user still is: ``InvalidGrant``, and the session ends.
-        4. Its generation is the current one, or was within ``grace``: ``InvalidGrant``, and the session ends.
+        1. The token is one of ours, or else ``InvalidGrant``.
+        2. Its session is alive, or else ``InvalidGrant``.
+        3. ``reload_user`` finds its user, or else ``InvalidGrant``, and the session ends.
+        4. Its generation is one that ``rotation.rotate`` accepts, or else ``InvalidGrant``, and the session ends.
 
-        Raises ``ScopeNotGranted`` where none of ``scope`` was granted. Whatever is raised but for 3 and 4, the token is
-        as good as before; for how long a store that lost its answer takes it for good, this process remembers.
+        Raises ``ScopeNotGranted`` where none of ``scope`` was granted. Unless 3 or 4 refuses it, the token stays as
+        good as before. Where the store lost its answer, this process remembers for how long.
         """
-        presented = await self._presented(refresh_token)
-        if presented.is_revoked:
-            # A store that was put back, by a failover for instance, may have forgotten.
+        presented = await self._read(refresh_token)  # 1
+        id = presented.session_id
+        if self.is_revoked(presented.token):
+            # A store that was put back, for instance by a failover, may have forgotten.
             raise InvalidGrant("session is over")
         now = self.tokens.clock()
-        session, store_now = await self._ask(self._store.read(presented.id))
-        # From here, not from before: what is left to the store must not be longer than it is waited for.
+        session, store_now = await self._ask_for(id, lambda: self._store.read(id, self._realm))  # 2
+        # From here, not from before: the store must not get more time than it is waited for.
         read_at = time.monotonic()
+        self._compare_clocks(store_now, now)
         if session is None:
+            self._check_memory(presented)
             raise InvalidGrant("session is over")
-        user = await self._reloaded(session)
-        lifetime = int(min(self.tokens.access_lifetime, session.ends_at - store_now))
-        if lifetime < 1:
+        user = await self._reload(session)  # 3
+        expires_in = int(min(self.tokens.access_lifetime, session.ends_at - store_now))
+        if expires_in < 1:
             raise InvalidGrant("session is over")
-        rotation = Rotation(
-            id=session.id,
-            generation=presented.generation,
-            # What was asked before and not answered was perhaps done: then this is the same client, asking again.
-            grace=self._grace + self._unanswered.seconds(presented.id, presented.generation),
-            idle_lifetime=self.idle_lifetime,
-            access_until=int(now) + lifetime,
-            deadline=store_now,
-        )
-        # A thief learns nothing about scopes, and does not stay unnoticed by asking for those that there are not.
-        is_theft = rotated(session, rotation, store_now)[0] is Outcome.THEFT
-        scopes = grant_scopes("" if is_theft else scope, _kept(session.scopes, user.scopes))
+        # A thief must learn nothing about scopes, and not stay unnoticed by asking for wrong ones: where it may be one,
+        # the store decides first.
+        is_newest = presented.generation >= session.generation
+        kept = _keep(session.scopes, user.scopes)
         claims = session.claims if user.claims is None else {**user.claims, **login_claims(session.claims)}
-        access_token = self._access_token(session.id, session.subject, scopes, claims, lifetime, now)
-        moved = await self._rotated(
+        mint = partial(self._mint_access_token, id, session.subject, claims=claims, lifetime=expires_in, now=now)
+        scopes = grant_scopes(scope if is_newest else "", kept)
+        access_token = mint(scopes)
+        rotation = Rotation(
+            id=id,
+            realm=self._realm,
+            generation=presented.generation,
+            # A rotation that got no answer may have been done: then this is the same client, asking again.
+            grace=self._grace + self._unanswered.seconds(id, presented.generation),
+            idle_lifetime=self.idle_lifetime,
+            access_lifetime=expires_in,
             # A store that answers too late must not have done it: nobody would know of the new generation, and the old
             # one would come again as a thief's.
-            session,
-            replace(rotation, deadline=store_now + (time.monotonic() - read_at) + STORE_SECONDS),
+            deadline=store_now + (time.monotonic() - read_at) + STORE_SECONDS,
+            reuse_until_used=self._reuse_until_used,
         )
-        refresh_token = self._refresh_token(moved, min(self._session_lifetime, moved.ends_at - store_now), now)
-        return Grant(access_token, refresh_token, lifetime, scopes, moved.id, int(moved.expires_at - store_now))
+        moved = await self._rotate(session, rotation)  # 4
+        if not is_newest and scope:
+            scopes = grant_scopes(scope, kept)
+            access_token = mint(scopes)
+        refresh_token = self._refresh_tokens.mint(moved, now, store_now)
+        self.events.tell(SessionRefreshed(session_id=id, subject=session.subject, generation=moved.generation))
+        return Grant(access_token, refresh_token, expires_in, scopes, id, int(moved.expires_at - store_now))
 
     async def logout(self, raw: str) -> bool:
         """End the session of a refresh token or an access token of ours, expired or not; whether it was one.
 
-        An access token that belongs to no session is ended by itself.
+        An access token that belongs to no session is revoked alone.
         """
         try:
-            await self.revoke(session=(await self._presented(raw)).id)
-            return True
-        except InvalidGrant:
-            pass
-        try:
-            token = await self._access_verifier.verify(raw)
+            token = (await self._refresh_tokens.read(raw)).token
         except Refusal:
+            try:
+                token = await self._access_verifier.verify(raw)
+            except Refusal:
+                return False
+        if token.session_id is None and token.id is None:
             return False
-        if token.session_id is not None:
-            await self.revoke(session=token.session_id)
-        elif token.id is not None:
-            # Another issuer with the same key may have written an ``exp`` in a million years.
-            await self.revoke(jti=token.id, expires_at=min(token.expires_at, LATEST))
-        return token.session_id is not None or token.id is not None
+        await self._revoke(self._request(token), "logout")
+        return True
 
     async def revoke(
         self,
+        token: Token | None = None,
+        /,
         *,
         session: str | None = None,
-        subject: str | None = None,
+        subject: str | Token | None = None,
         jti: str | None = None,
         expires_at: float | None = None,
         provider: str | None = None,
+        issuer: str | None = None,
     ) -> int:
-        """End one ``session``, all sessions of a ``subject``, or one token by its ``jti``; how many are ended then.
+        """End one ``session``, all sessions of a ``subject``, or one token by its ``jti``; how many ended.
 
-        ``jti`` needs the token's ``expires_at`` (Unix time), and for a token of another issuer the name of its
-        ``provider``. All tokens of a session end with it: they are refused here at once, and within a second
-        everywhere. A session or token that the store does not know is one as well. Raises ``TypeError`` and
-        ``ValueError`` for what can be none.
+        A verified ``token`` of ours stands for its session, or, where it belongs to none, for itself;
+        ``subject=token`` stands for its subject. ``jti`` needs the token's ``expires_at`` (Unix time), and for a token
+        of another issuer ``provider``, the name of its provider, and ``issuer``, where that provider has several.
+
+        All tokens of a session end with it: they are refused here at once, and within a second everywhere. A session or
+        token that the store does not know counts as one that ended. Raises ``TypeError`` and ``ValueError`` for what
+        can be none, and ``ValueError`` for a token of another provider or issuer.
         """
-        given = {"session": session, "subject": subject, "jti": jti}
-        named = {name: value for name, value in given.items() if value is not None}
-        if len(named) != 1:
-            raise TypeError("revoke() ends one thing: session=, subject=, or jti= with expires_at=")
-        if (jti is None) != (expires_at is None) or (provider is not None and jti is None):
-            raise TypeError("revoke() needs expires_at= with jti=, takes provider= with it, and neither with others")
-        for name, value in named.items():
-            _check_text(name, value)
-        self._log_unasked()
-        whose = self.tokens.name if provider is None else provider
+        given = {"a token": token, "session": session, "subject": subject, "jti": jti}
+        if sum(value is not None for value in given.values()) != 1:
+            raise TypeError("revoke() ends one thing: a token, session=, subject=, or jti= with expires_at=")
+        if (jti is None) != (expires_at is None) or (jti is None and (provider, issuer) != (None, None)):
+            raise TypeError(
+                "revoke() needs expires_at= with jti=, takes provider= and issuer= with it, and only with it"
+            )
         if subject is not None:
-            revoked = await self._ask(self._store.revoke_subject(subject, provider=whose))
+            return await self._revoke_subject(subject)
+        if token is not None:
+            self._check_ours(token)
+            request = self._request(token)
+        elif session is not None:
+            request = self._session_request(session)
         else:
-            # Should the store have lost the session, its last token was made now at the latest.
-            last = self.tokens.clock() + self.tokens.access_lifetime if expires_at is None else _moment(expires_at)
-            ends: Ends = "jti" if session is None else "sid"
-            one = Revocation(whose, ends, next(iter(named.values())), last + MARGIN)
-            revoked = [await self._ask(self._store.revoke(one))]
-        self._view.add(*revoked)
-        return len(revoked)
+            realm = self._realm if provider is None else Realm(provider, issuer)
+            request = self._token_request(realm, jti, _check_moment(expires_at))
+        await self._revoke(request, "revoked")
+        return 1
 
-    async def list(self, subject: str) -> tuple[Session, ...]:
-        """The sessions of ``subject`` that are not over, the last used first."""
-        _check_text("subject", subject)
-        return tuple(await self._ask(self._store.sessions(subject)))
+    async def list(self, subject: str | Token) -> tuple[Session, ...]:
+        """The sessions of ``subject`` that are alive, the last used first.
+
+        A verified token of ours stands for its subject. Raises ``ValueError`` for a token of another provider or
+        issuer: there, the same subject may be somebody else.
+        """
+        return tuple(await self._ask(self._store.sessions(self._subject(subject), self._realm)))
+
+    def health(self) -> SessionsHealth:
+        """How the store and the reading of revocations are, as far as is known without asking."""
+        problem: str | None = getattr(self._store, "problem", None)
+        return SessionsHealth(problem or self._store_error, self._view.error, self._view.age)
 
     async def stop(self) -> None:
-        """End what is read, and let go of what is open, on this event loop; what is used again begins again."""
+        """End what runs, and close what is open, on this event loop. What is used again begins again."""
         await self._background.stop()
         await self._view.stop()
         await self._store.aclose()
 
-    async def _presented(self, raw: str) -> "_Presented":
+    async def _read(self, raw: str) -> PresentedToken:
         try:
-            token = await self._refresh_verifier.verify(raw)
-            generation = token.claims.get("gen")
-            if token.session_id is None or type(generation) is not int:
-                raise InvalidClaim(claim="gen")
+            return await self._refresh_tokens.read(raw)
         except Refusal as refusal:
             raise InvalidGrant(refusal.code) from None
-        return _Presented(token.session_id, generation, bool(self.is_revoked(token)))
 
-    async def _rotated(self, before: Session, rotation: Rotation) -> Session:
+    async def _reload(self, session: Session) -> User:
+        if self._reload_user is None:
+            return User(session.subject)
+        found = await self._reload_user(session.subject)
+        user = User(session.subject) if found is True else read_user(found, "reload_user")
+        if user is None:
+            await self._revoke(self._session_request(session.id), "user_refused")
+            raise InvalidGrant("user is refused")
+        if user.subject != session.subject:
+            raise TypeError("reload_user() returned another user than the one it was asked for")
+        return user
+
+    async def _rotate(self, before: Session, rotation: Rotation) -> Session:
         """What ``rotation`` makes of the session that was ``before`` it; raises ``InvalidGrant``."""
         self._unanswered.begin(rotation.id, rotation.generation)
-        outcome, session = await self._ask(self._store.rotate(rotation, provider=self.tokens.name))
+        outcome, session = await self._ask_for(rotation.id, lambda: self._store.rotate(rotation))
         if outcome is Outcome.LATE:
             raise StoreUnavailable("the store was late")
         self._unanswered.end(rotation.id, rotation.generation)
         if outcome is Outcome.THEFT:
             ended = before if session is None else session
-            self._view.add(Revocation(self.tokens.name, "sid", ended.id, ended.access_until + MARGIN))
+            self._view.add(ended.revoke())
             self._tell("theft", ended.id, ended.subject)
             raise InvalidGrant("refresh token was used before")
         if session is None:
             raise InvalidGrant("session is over")
         if outcome is Outcome.AHEAD:
             self._tell("lost_writes", session.id, session.subject)
+        if outcome is Outcome.REISSUED:
+            self._tell("lost_answer", session.id, session.subject)
         return session
 
-    async def _reloaded(self, session: Session) -> User:
-        if self._reload_user is None:
-            return User(session.subject)
-        found = await self._reload_user(session.subject)
-        user = User(session.subject) if found is True else read_user(found, "reload_user")
-        if user is None:
-            await self.revoke(session=session.id)
-            raise InvalidGrant("user is refused")
-        if user.subject != session.subject:
-            raise TypeError("reload_user() returned another user than the one it was asked for")
-        return user
+    def _request(self, token: Token) -> RevocationRequest:
+        """What revokes the session of a token of ours, or else the token alone."""
+        if token.session_id is not None:
+            return self._session_request(token.session_id)
+        if token.id is None:
+            raise ValueError("the token has neither sid nor jti: nothing can name it")
+        return self._token_request(self._realm, token.id, token.expires_at)
 
-    def _access_token(
+    def _session_request(self, session_id: str) -> RevocationRequest:
+        _check_text("session", session_id)
+        # If the store has lost the session, its last token was minted now at the latest.
+        lifetime = self.tokens.access_lifetime
+        return RevocationRequest(realm=self._realm, claim="sid", value=session_id, lifetime=lifetime)
+
+    def _token_request(self, realm: Realm, jti: str | None, expires_at: float) -> RevocationRequest:
+        # Another issuer with the same key may have written an `exp` in a million years.
+        lifetime = max(0, min(expires_at, LATEST) - self.tokens.clock())
+        return RevocationRequest(realm=realm, claim="jti", value=_check_text("jti", jti), lifetime=lifetime)
+
+    async def _revoke(self, request: RevocationRequest, reason: EndReason) -> None:
+        self._tell_unasked()
+        revocation = await self._ask_for(request.value, lambda: self._store.revoke(request))
+        self._view.add(revocation)
+        if request.claim == "sid":
+            self.events.tell(SessionEnded(session_id=request.value, subject=None, reason=reason))
+
+    async def _revoke_subject(self, subject: str | Token) -> int:
+        name = self._subject(subject)
+        self._tell_unasked()
+        revoked = await self._ask(self._store.revoke_subject(name, self._realm))
+        self._view.add(*revoked)
+        for revocation in revoked:
+            self.events.tell(SessionEnded(session_id=revocation.value, subject=name, reason="revoked"))
+        return len(revoked)
+
+    def _subject(self, subject: str | Token) -> str:
+        if isinstance(subject, Token):
+            self._check_ours(subject)
+            if subject.subject is None:
+                raise ValueError("the token has no subject")
+            return subject.subject
+        return _check_text("subject", subject)
+
+    def _check_ours(self, token: Token) -> None:
+        """Refuse a token of another realm: there, the same identifiers may be somebody else's."""
+        realm = Realm(token.provider, token.issuer)
+        if realm != self._realm:
+            raise ValueError(
+                f"the token is of provider {realm.provider!r} and issuer {realm.issuer!r}, the sessions are of "
+                f"{self._realm.provider!r} and {self._realm.issuer!r}"
+            )
+
+    def _mint_access_token(
         self, id: str, subject: str, scopes: tuple[str, ...], claims: Mapping[str, Any], lifetime: int, now: float
     ) -> str:
         if "sid" in claims:
             raise ValueError("claims: sid cannot be given; it names the session")
         return self.tokens.mint(subject, scopes=scopes, claims={**claims, "sid": id}, lifetime=lifetime, now=now)
 
-    def _refresh_token(self, session: Session, lifetime: float, now: float) -> str:
-        claims = {"sid": session.id, "gen": session.generation}
-        return self._refresh_tokens.mint(session.subject, claims=claims, lifetime=max(1, int(lifetime)), now=now)
+    async def _ask_for(self, session_id: str, step: Callable[[], Awaitable[Result]]) -> Result:
+        """Have a step of one session done, of which there are only so many at once."""
+        return await self._slots.run(session_id, lambda: self._ask(step()))
 
-    def _log_unasked(self) -> None:
-        if self._view.age == inf and not self._unasked_logged:
-            self._unasked_logged = True
-            logger.warning(
-                "sessions: nobody here asks what has ended: set JWTMiddleware(revocations=sessions), or access tokens "
-                "are good until they expire (said once)"
-            )
-
-    async def _ask(self, answer: Awaitable[Answer]) -> Answer:
+    async def _ask(self, answer: Awaitable[Result]) -> Result:
         try:
             with anyio.fail_after(STORE_SECONDS):
-                return await answer
+                result = await answer
         except TimeoutError:
-            raise StoreUnavailable(f"no answer within {STORE_SECONDS} s") from None
+            self._store_error = f"no answer within {STORE_SECONDS} s"
+            raise StoreUnavailable(self._store_error) from None
+        except StoreUnavailable as error:
+            self._store_error = str(error)
+            raise
+        self._store_error = None
+        return result
+
+    def _compare_clocks(self, store_now: float, now: float) -> None:
+        ahead = store_now - now
+        if abs(ahead) > CLOCKS_DIFFER + STORE_SECONDS:
+            text = (
+                f"the clock of the session store is {abs(ahead):.0f} s {'ahead of' if ahead > 0 else 'behind'} this "
+                "host's: sessions end by the one, tokens by the other; let both follow one time server (said once)"
+            )
+            self.events.tell(Advice(text=text), once="clocks")
+
+    def _check_memory(self, presented: PresentedToken) -> None:
+        has_held: Callable[[str], bool] | None = getattr(self._store, "has_held", None)
+        if has_held is not None and presented.issued_at > self._began_at and not has_held(presented.session_id):
+            text = (
+                "a refresh token came for a session that this process never opened: another process has opened it, and "
+                "a MemoryStore is for one process; use SQLiteStore or RedisStore (said once)"
+            )
+            self.events.tell(Advice(text=text), once="memory")
+
+    def _tell_unasked(self) -> None:
+        if self._view.age == inf:
+            text = (
+                "sessions: nothing here asks which tokens are revoked: set JWTMiddleware(revocations=sessions), or "
+                "access tokens are good until they expire (said once)"
+            )
+            self.events.tell(Advice(text=text), once="unasked")
 
     def _tell(self, what: Happening, session_id: str, subject: str) -> None:
-        level = logging.INFO if what == "evicted" else logging.WARNING
-        logger.log(level, "sessions: %s (session=%.64r subject=%.64r)", what, session_id, subject)
+        self.events.tell(_event(what, session_id, subject))
         if self._on_event is not None:
-            # Nobody waits for it: who gave up waiting would ask again, and be taken for a thief.
+            # No request waits for it: a client that gave up waiting would ask again, and look like a thief.
             self._background.start(partial(self._on_event, SessionEvent(what, session_id, subject)))
 
 
-@dataclass(frozen=True, slots=True)
-class _Presented:
-    id: str
-    generation: int
-    is_revoked: bool
-    """As far as this process knows."""
+def _event(what: Happening, session_id: str, subject: str) -> Event:
+    if what == "lost_writes":
+        return WritesLost(session_id=session_id, subject=subject)
+    if what == "lost_answer":
+        return AnswerLost(session_id=session_id, subject=subject)
+    return SessionEnded(session_id=session_id, subject=subject, reason=what)
 
 
-class _Unanswered:
-    """Rotations that were asked for and not answered, the last ones, and since when."""
-
-    def __init__(self) -> None:
-        self._since: dict[tuple[str, int], float] = {}
-
-    def begin(self, id: str, generation: int) -> None:
-        if len(self._since) >= MAX_UNANSWERED:
-            with suppress(KeyError, StopIteration, RuntimeError):  # another thread was there first
-                del self._since[next(iter(self._since))]
-        self._since.setdefault((id, generation), time.monotonic())
-
-    def end(self, id: str, generation: int) -> None:
-        self._since.pop((id, generation), None)
-
-    def seconds(self, id: str, generation: int) -> float:
-        """How long ago this was first asked for without an answer; 0 where it was not."""
-        now = time.monotonic()
-        return now - self._since.get((id, generation), now)
+def _check_lifetime(value: object, *, at_most: float) -> float:
+    try:
+        lifetime = check_seconds("lifetime", value, minimum=1)
+    except ConfigurationError as error:
+        raise ValueError(str(error)) from None
+    if lifetime > at_most:
+        raise ValueError(f"lifetime must be session_lifetime ({at_most:g} s) or less, not {value!r}")
+    return lifetime
 
 
-def _check_text(name: str, value: object) -> None:
+def _check_text(name: str, value: object) -> str:
     if not isinstance(value, str):
         raise TypeError(f"{name} must be a string, not {type(value).__name__}; say str({name})")
     try:
         value.encode("utf-8")
     except UnicodeEncodeError:
         raise ValueError(f"{name} holds what no text in UTF-8 can") from None
+    return value
 
 
-def _moment(value: object) -> float:
+def _check_moment(value: object) -> float:
     try:
         return check_seconds("expires_at", value)
     except ConfigurationError as error:
         raise ValueError(str(error)) from None
 
 
-def _kept(scopes: tuple[str, ...], still: tuple[str, ...] | None) -> tuple[str, ...]:
+def _keep(scopes: tuple[str, ...], still: tuple[str, ...] | None) -> tuple[str, ...]:
     return scopes if still is None else tuple(name for name in scopes if name in still)
-
-
-def _verifier(tokens: TokenIssuer, *, leeway: float) -> Verifier:
-    return Verifier(tokens.provider(leeway=leeway), cache_size=0, clock=tokens.clock)

@@ -1,32 +1,40 @@
-"""Which tokens are ended before their time? The revocations in force. Pure."""
+"""Which tokens are revoked? The revocations that are in force. Pure."""
 
-from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
 from heapq import heappop, heappush
+from math import ceil
 from threading import Lock
-from typing import Literal, Protocol, TypeAlias
+from typing import Literal, NamedTuple, Protocol, TypeAlias
 
 from ..verifying.token import Token
 
 MARGIN = 600
-"""Seconds for which a revocation outlives the last token that it ends: for the clocks and the leeway of others."""
+"""Seconds of leeway, at most, that a verifier may allow beside revocations."""
 
-Ends: TypeAlias = Literal["sid", "jti"]
+RETENTION = 24 * 3600 + MARGIN
+"""Seconds for which a revocation is kept after the latest ``exp`` of the tokens that it revokes.
+
+A day more than any leeway, so that no clock that jumps by up to a day makes a revoked token good again.
+"""
+
+SWEEP = 2000
+"""Values that are forgotten in one step, at most: more would hold the event loop."""
+
+Claim: TypeAlias = Literal["sid", "jti"]
 
 
 class Revocations(Protocol):
-    """What tells whether a verified token is ended: ``Sessions``, a ``RevocationView``, or your own."""
+    """Says whether a verified token is revoked: ``Sessions``, a ``RevocationView``, or an object of your own."""
 
     def is_revoked(self, token: Token) -> bool | None:
-        """Whether ``token`` is ended. None: that cannot be told without waiting; ``catch_up`` waits.
+        """Whether ``token`` is revoked. None: only ``catch_up``, which waits, can tell.
 
-        It is asked with each request and does not wait.
+        It is called for every request and must not wait.
         """
         ...
 
     async def catch_up(self) -> None:
-        """Make ``is_revoked`` able to tell, and keep it so; raises ``RevocationsUnavailable`` where that fails."""
+        """Make ``is_revoked`` able to tell, and keep it so. Raises ``RevocationsUnavailable`` where that fails."""
         ...
 
     async def stop(self) -> None:
@@ -34,53 +42,104 @@ class Revocations(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class Revocation:
-    """All tokens of one session, or one token by itself, are ended."""
+class Revocation(NamedTuple):
+    """All tokens of one session are revoked, or one token alone."""
 
     provider: str
-    """Whose tokens these are: another provider may use the same identifiers."""
-    ends: Ends
-    """The claim that names what is ended: a session (``sid``) or one token (``jti``, RFC 7519 4.1.7)."""
+    """The provider whose tokens these are: another one may use the same identifiers."""
+    claim: Claim
+    """The claim that names what is revoked: ``sid`` for a session, ``jti`` for one token (RFC 7519 4.1.7)."""
     value: str
+    """The value of that claim."""
     until: float
-    """Unix time at which the last of these tokens has run out, with ``MARGIN``."""
+    """Unix time, by the store's clock, until which the revocation is kept."""
+    issuer: str | None = None
+    """The ``iss`` of the tokens. None: any issuer of the provider."""
 
 
 class RevokedTokens:
-    """The revocations that a process knows, until they are over. They are added by any thread."""
+    """The revocations that a process knows. Any thread may add to them."""
 
     def __init__(self) -> None:
-        self._until: dict[tuple[str, Ends, str], float] = {}
-        # How many of them have this value. Hardly any request's token has one, and these look-ups cost least.
-        self._values: Counter[str] = Counter()
-        self._ends: list[tuple[float, tuple[str, Ends, str]]] = []
+        # By value: hardly any request's token has one that is in here, and this look-up costs least.
+        self._known: dict[str, tuple[_Entry, ...]] = {}
+        # By the second in which they are over; the heap says which second comes first.
+        self._due: dict[int, list[str]] = {}
+        self._seconds: list[int] = []
         self._lock = Lock()
 
     def __len__(self) -> int:
-        return len(self._until)
+        return len(self._known)
 
     def __contains__(self, token: Token) -> bool:
-        session, id, values = token.session_id, token.id, self._values
-        return (session in values and (token.provider, "sid", session) in self._until) or (
-            id in values and (token.provider, "jti", id) in self._until
+        session_id, id, known = token.session_id, token.id, self._known
+        return (session_id in known and self._has("sid", session_id, token)) or (
+            id in known and self._has("jti", id, token)
         )
 
-    def add(self, revocations: Iterable[Revocation], now: float) -> None:
-        """Know ``revocations`` too, and forget what is over at ``now``, by the clock that their ``until`` is of."""
+    def add(self, revocations: Iterable[Revocation], now: float, *, shift: float = 0, at_least: float = 0) -> None:
+        """Know ``revocations`` as well, and forget some of those that are over at ``now``.
+
+        ``shift`` is added to each ``until`` to get to the clock of ``now``. Each revocation is known for ``at_least``
+        seconds, whatever it says.
+        """
+        known, due = self._known, self._due
+        earliest = now + at_least
         with self._lock:
-            for revocation in revocations:
-                key = (revocation.provider, revocation.ends, revocation.value)
-                if revocation.until > max(now, self._until.get(key, 0)):
-                    if key not in self._until:
-                        self._values[revocation.value] += 1
-                    self._until[key] = revocation.until
-                    heappush(self._ends, (revocation.until, key))
-            while self._ends and self._ends[0][0] <= now:
-                until, key = heappop(self._ends)
-                # It may have been prolonged since.
-                if self._until.get(key) == until:
-                    del self._until[key]
-                    self._values[key[-1]] -= 1
-                    if not self._values[key[-1]]:
-                        del self._values[key[-1]]
+            for provider, claim, value, until, issuer in revocations:
+                until = max(until + shift, earliest)
+                if until <= now:
+                    continue
+                entry = (provider, claim, issuer, until)
+                others = known.get(value)
+                if others is None:
+                    known[value] = (entry,)
+                elif (kept := _united(others, entry)) is not None:
+                    known[value] = kept
+                else:
+                    continue
+                second = ceil(until)
+                values = due.get(second)
+                if values is None:
+                    due[second] = [value]
+                    heappush(self._seconds, second)
+                else:
+                    values.append(value)
+            self._sweep(now)
+
+    def _has(self, claim: Claim, value: str, token: Token) -> bool:
+        provider = token.provider
+        return any(
+            entry[0] == provider and entry[1] == claim and (entry[2] is None or entry[2] == token.issuer)
+            # Another thread may have forgotten it just now.
+            for entry in self._known.get(value, ())
+        )
+
+    def _sweep(self, now: float) -> None:
+        left = SWEEP
+        while self._seconds and self._seconds[0] <= now and left:
+            values = self._due[self._seconds[0]]
+            while values and left:
+                left -= 1
+                value = values.pop()
+                kept = tuple(entry for entry in self._known.get(value, ()) if entry[3] > now)
+                if kept:
+                    self._known[value] = kept
+                else:
+                    self._known.pop(value, None)
+            if not values:
+                del self._due[heappop(self._seconds)]
+
+
+_Entry: TypeAlias = tuple[str, Claim, str | None, float]
+"""Provider, claim, issuer, until when."""
+
+
+def _united(others: tuple[_Entry, ...], entry: _Entry) -> tuple[_Entry, ...] | None:
+    """``others`` with ``entry``. None: they say as much already."""
+    for other in others:
+        if other[:3] == entry[:3]:
+            if other[3] >= entry[3]:
+                return None
+            return (*(one for one in others if one is not other), entry)
+    return (*others, entry)

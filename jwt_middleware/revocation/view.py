@@ -1,76 +1,74 @@
-"""What have others revoked? A view of their log, in memory, read again twice a second."""
+"""What have other processes revoked? A view of their log, in memory, that is read several times a second."""
 
-import logging
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable
 from functools import partial
 from math import inf
 from time import monotonic, time
-from typing import Literal, Protocol, TypeAlias
+from typing import Literal, TypeAlias
 
 import anyio
 from anyio import Event
-from anyio.lowlevel import RunVar
 
 from .._support.arguments import check_callable, check_seconds
 from .._support.background import Background
+from .._support.loops import PerLoop
 from .._support.redaction import describe_error
 from ..errors import ConfigurationError, RevocationsUnavailable
+from ..events import Events, RevocationsRead, RevocationsUnread
 from ..verifying.token import Token
+from .log import RevocationLog
 from .revoked import Revocation, RevokedTokens
 
-logger = logging.getLogger("jwt_middleware")
-
-INTERVAL = 0.5
-"""Seconds between two reads."""
-
 FRESH = 1
-"""Seconds for which a view is as good as the log, counted from when its read began; nobody waits longer for one."""
+"""Seconds for which a view is as good as the log, counted from the start of a read. No request waits longer for one."""
 
-REMEMBERED = 3600
-"""Seconds for which a revocation is known at least, whatever this host takes for the time."""
+INTERVAL = 0.15
+"""Seconds between the starts of two reads. A read that takes 0.8 s is then over before the one before it is stale."""
+
+PATIENT_INTERVAL = 0.5
+"""The same, while the log cannot be read or many reads are under way."""
+
+MANY_READS = 8
+"""More reads than are under way at once where each takes 0.8 s."""
+
+MOST_READS = 16
+"""Reads under way at once, at most, however long they take."""
+
+MISSES = 2
+"""Reads in a row that fail before the log counts as unreadable: where every second one fails, the others are enough."""
 
 PATIENCE = 5
-"""Seconds that a read may take: longer than anybody waits for it, so that what comes late is known at last."""
+"""Seconds that the read of one page may take: longer than a request waits, so that late answers count as well."""
 
-BATCH = 1000
-"""Revocations that are read at once: more would hold the event loop while they are added."""
+REMEMBERED = 3600
+"""Seconds for which a revocation is known at least, whatever its log says."""
+
+BATCH = 2000
+"""Revocations on one page: more would hold the event loop while they are added."""
 
 WhenUnavailable: TypeAlias = Literal["refuse", "pass"]
 
 
-class RevocationLog(Protocol):
-    """Where revocations are written: the part of a session store that verifying needs."""
-
-    async def revocations(self, after: str, limit: int) -> tuple[str, Sequence[Revocation]]:
-        """The next ``limit`` revocations that were written behind the position ``after``, and the position then.
-
-        Positions are the log's own; the empty one is before all. A position that the log does not know, for instance
-        since it lost its last writes, is as good as the empty one. Whoever has written a revocation, and was told so,
-        can count on every read that begins later to find it: in SQL databases, numbers that are drawn before the
-        commit do not keep that promise. Raises an ``Exception`` where the log cannot be read.
-        """
-        ...
-
-
 class RevocationView:
-    """The ``Revocations`` of a log that others write, without a call for each request.
+    """The ``Revocations`` of a log that other processes write, without a call for each request.
 
-    It is read every half second by one task an event loop, which the first request begins, or lifespan. A request that
-    finds it more than a second old, for instance after its process was idle, waits for a read: so what is revoked is
-    refused everywhere within a second. While the log cannot be read nobody waits, and what is known goes on.
+    One task for each event loop reads the log several times a second; lifespan or the first request starts it. A
+    request waits only if the last read began more than a second ago, for instance because its process was idle, so a
+    revoked token is refused everywhere within a second. While the log cannot be read, no request waits, and what is
+    known stays in force.
 
     ``log``
-        A session store, ``SQLiteStore`` or ``RedisStore`` for instance, or anything with its method ``revocations``.
+        A session store, for instance ``SQLiteStore`` or ``RedisStore``, or any object with its method ``revocations``.
     ``max_stale``
-        Seconds since the last good read after which the view is not believed any more. Default 60.
+        Seconds since the last good read after which the view counts as unknown. Default 60.
     ``when_unavailable``
-        What happens then: ``"refuse"``, the default, answers requests that carry a token with
-        ``revocations_unavailable`` (503); ``"pass"`` believes the view however old it is.
+        What happens then. ``"refuse"``, the default, answers requests that carry a token with
+        ``revocations_unavailable`` (503). ``"pass"`` trusts the view however old it is.
     ``clock``
-        Gives Unix time. Default ``time.time``.
+        Seconds that never go back. Default ``time.monotonic``.
 
-    Raises ``ConfigurationError`` where an argument cannot work.
+    ``events`` tells when the log cannot be read, and when it can again. Raises ``ConfigurationError`` for an argument
+    that cannot work.
     """
 
     def __init__(
@@ -79,7 +77,7 @@ class RevocationView:
         *,
         max_stale: float = 60,
         when_unavailable: WhenUnavailable = "refuse",
-        clock: Callable[[], float] = time,
+        clock: Callable[[], float] = monotonic,
     ) -> None:
         if not callable(getattr(log, "revocations", None)):
             raise ConfigurationError(
@@ -92,142 +90,206 @@ class RevocationView:
         self._passes = when_unavailable == "pass"
         check_callable("clock", clock)
         self._clock = clock
+        self.events = Events()
         self._known = RevokedTokens()
         self._position = ""
-        self._read_at = -inf
+        # When the read began that gave the position, and the last good read.
+        self._positioned_at = self._read_at = -inf
+        # What Unix time by the log's clock is ahead of ours. None: the log was not read yet.
+        self._ahead: float | None = None
+        self._is_paging = False
         self._error: str | None = None
-        self._stale_logged = False
-        # Until then, by the monotonic clock, `is_revoked` answers.
+        self._is_out = False
+        self._stale_told = False
+        # Until then `is_revoked` answers.
         self._answers_until = -inf
         self._background = Background("reading revocations")
-        self._reader: RunVar[_Reader] = RunVar("jwt_middleware.revocations")
+        self._readers = PerLoop(_Reader)
 
     def __repr__(self) -> str:
         return f"RevocationView({self._log!r})"
 
     def is_revoked(self, token: Token) -> bool | None:
-        """Whether ``token`` is ended; None where only ``catch_up`` can tell."""
-        # By its name, which Python calls at half the price of `in`. What has ended stays so, however old the view is.
+        """Whether ``token`` is revoked; None where only ``catch_up`` can tell."""
+        # By its name, which Python calls at half the price of `in`. A revoked token stays so, however old the view is.
         if self._known.__contains__(token):
             return True
-        return False if monotonic() < self._answers_until else None
+        return False if self._clock() < self._answers_until else None
 
     async def catch_up(self) -> None:
-        """Make ``is_revoked`` able to tell: by a read that all who wait share, or, while reads fail, at once."""
-        reader = self._reading()
-        if self._error is None:
-            reader.wanted.set()
-            with anyio.move_on_after(FRESH):
-                await reader.read.wait()
-        now, stale_at = monotonic(), self._read_at + self._max_stale
-        if now < self._answers_until:
+        """Make ``is_revoked`` able to tell: after a read that all waiting requests share, or at once during an outage.
+
+        Raises ``RevocationsUnavailable`` where the view is older than ``max_stale`` and may not be used.
+        """
+        reader = self._reader()
+        with anyio.move_on_after(FRESH):
+            while not self._is_fresh() and not reader.ended and not self._is_known_to_fail(reader):
+                if self._clock() >= reader.began_at + INTERVAL:
+                    reader.wanted.set()
+                await reader.finished.wait()
+        if self._is_fresh():
             return
-        if self._error is None:
-            if reader.ended:
-                # Told to stop: nothing is known of the log.
-                raise RevocationsUnavailable(retry_after=1)
-            # What was waited for hangs; nobody waits for it again.
-            self._miss(f"no answer within {FRESH} s")
-        if now >= stale_at and not self._passes:
-            self._log_stale()
+        if reader.ended:
             raise RevocationsUnavailable(retry_after=1)
-        # Not longer, so that somebody comes here now and then and sees to it that the log is read.
-        self._answers_until = now + INTERVAL if self._passes else min(now + INTERVAL, stale_at)
+        self._fail(self._error or f"no answer within {FRESH} s")
+        now, stale_at = self._clock(), self._read_at + self._max_stale
+        if now >= stale_at and not self._passes:
+            self._tell_stale()
+            raise RevocationsUnavailable(retry_after=1)
+        # Not longer, so that a request comes here now and then and makes sure that the log is read.
+        self._answers_until = now + PATIENT_INTERVAL if self._passes else min(now + PATIENT_INTERVAL, stale_at)
 
     async def stop(self) -> None:
         """End the reading on this event loop."""
         await self._background.stop()
 
     def add(self, *revocations: Revocation) -> None:
-        """Know of ``revocations`` at once; their log has them already."""
+        """Know ``revocations`` at once; their log has them already."""
         self._know(revocations)
 
     @property
     def age(self) -> float:
-        """Seconds since the log was last read; infinite before it ever was."""
-        return monotonic() - self._read_at
+        """Seconds since the last good read began; infinite before the first."""
+        return self._clock() - self._read_at
+
+    @property
+    def error(self) -> str | None:
+        """Why the log cannot be read; None while it can."""
+        return self._error if self._is_out else None
+
+    def _is_fresh(self) -> bool:
+        return self._clock() < self._read_at + FRESH
+
+    def _is_known_to_fail(self, reader: "_Reader") -> bool:
+        """Whether reads fail, as far as a read of this event loop found out lately."""
+        return (self._is_out or reader.misses >= MISSES) and reader.began_at > self._clock() - FRESH
 
     def _know(self, revocations: Iterable[Revocation]) -> None:
-        # By a clock that nobody sets: one that was wrong for a moment would make us forget what is not read again.
-        now, unix = monotonic(), self._clock()
-        self._known.add([replace(known, until=now + max(known.until - unix, REMEMBERED)) for known in revocations], now)
+        # By a clock that nobody sets: one that is wrong for a moment must not make us forget what is not read again.
+        now = self._clock()
+        ahead = time() - now if self._ahead is None else self._ahead
+        self._known.add(revocations, now, shift=-ahead, at_least=REMEMBERED)
 
-    def _reading(self) -> "_Reader":
-        """The one who reads on this event loop."""
-        reader = self._reader.get(None)
-        if reader is None or reader.ended:
-            reader = _Reader()
-            self._reader.set(reader)
+    def _reader(self) -> "_Reader":
+        """What requests of this event loop and its reading task share."""
+        reader = self._readers.get()
+        if reader.ended:
+            reader.start()
             self._background.start(partial(self._read_on, reader), ended=reader.end)
         return reader
 
     async def _read_on(self, reader: "_Reader") -> None:
-        while True:
-            due = monotonic() + INTERVAL
-            await self._read()
-            reader.read.set()
-            reader.read, reader.wanted = Event(), Event()
-            with anyio.move_on_after(max(0, due - monotonic())):
-                await reader.wanted.wait()
+        async with anyio.create_task_group() as reads:
+            while True:
+                if reader.under_way < MOST_READS and not self._is_paging:
+                    reader.begin(self._clock())
+                    reads.start_soon(self._read, reader)
+                is_patient = self._is_out or reader.under_way >= MANY_READS
+                with anyio.move_on_after(PATIENT_INTERVAL if is_patient else INTERVAL):
+                    await reader.wanted.wait()
 
-    async def _read(self) -> None:
+    async def _read(self, reader: "_Reader") -> None:
         try:
-            with anyio.fail_after(PATIENCE):
-                while True:
-                    began = monotonic()
-                    position, revocations = await self._log.revocations(self._position, BATCH)
-                    self._know(revocations)
-                    # Only now: what lies before it is known, whichever thread looks.
-                    self._position = position
-                    if len(revocations) < BATCH:
-                        break
+            began = await self._read_pages()
         except TimeoutError:
-            self._miss(f"no answer within {PATIENCE} s")
+            self._miss(reader, f"no answer within {PATIENCE} s")
         except BaseException as error:
             if isinstance(error, KeyboardInterrupt | GeneratorExit | anyio.get_cancelled_exc_class()):
                 raise
-            # The log may be the user's: whatever it raises, nothing was read.
-            self._miss(describe_error(error))
+            # The log may be the user's own: whatever it raises, nothing was read.
+            self._miss(reader, describe_error(error))
         else:
+            reader.misses = 0
             self._take(began)
+        finally:
+            reader.finish()
+
+    async def _read_pages(self) -> float:
+        """Read to the end of the log; when the read of the last page began.
+
+        Of several reads that find a long log, one goes on; the others are as good as none.
+        """
+        is_pager = False
+        try:
+            while True:
+                began, after = self._clock(), self._position
+                with anyio.fail_after(PATIENCE):
+                    page = await self._log.revocations(after, BATCH)
+                self._ahead = page.now - self._clock()
+                self._know(page.revocations)
+                if began >= self._positioned_at:
+                    # Only now: what stands before it is known, whichever thread looks.
+                    self._position, self._positioned_at = page.position, began
+                if len(page.revocations) < BATCH:
+                    return began
+                if self._is_paging and not is_pager:
+                    return -inf
+                is_pager = self._is_paging = True
+        finally:
+            if is_pager:
+                self._is_paging = False
 
     def _take(self, began: float) -> None:
         self._read_at = max(self._read_at, began)
-        self._answers_until = self._read_at + FRESH
-        error, self._error, self._stale_logged = self._error, None, False
-        if error is not None:
-            logger.warning("revocations: read again, after: %s", error)
+        self._answers_until = max(self._answers_until, self._read_at + FRESH)
+        error, self._error, self._stale_told = self._error, None, False
+        if self._is_out and self._is_fresh():
+            self._is_out = False
+            self.events.tell(RevocationsRead(after=error or f"no answer within {FRESH} s"))
 
-    def _miss(self, error: str) -> None:
-        first, self._error = self._error is None, error
-        if first:
-            outcome = f"those known go on for {self._max_stale:g} s"
-            if self._passes:
-                outcome = "those known go on"
-            elif self._read_at == -inf:
-                outcome = "none is known yet: tokens are answered with 503"
-            logger.warning("revocations: not read: %s; %s", error, outcome)
+    def _miss(self, reader: "_Reader", error: str) -> None:
+        self._error = error
+        reader.misses += 1
+        if reader.misses >= MISSES and not self._is_fresh():
+            self._fail(error)
 
-    def _log_stale(self) -> None:
-        if not self._stale_logged and self._read_at != -inf:
-            self._stale_logged = True
-            logger.error(
-                "revocations: not read for %g s, tokens are answered with 503; last error: %s",
-                self._max_stale,
-                self._error,
-            )
+    def _fail(self, error: str) -> None:
+        self._error = error
+        if self._is_out:
+            return
+        self._is_out = True
+        outcome = f"the known ones stay in force for {self._max_stale:g} s"
+        if self._passes:
+            outcome = "the known ones stay in force"
+        elif self._read_at == -inf:
+            outcome = "none is known yet, so tokens are answered with 503"
+        self.events.tell(RevocationsUnread(error=error, outcome=outcome))
+
+    def _tell_stale(self) -> None:
+        if not self._stale_told and self._read_at != -inf:
+            self._stale_told = True
+            outcome = f"the last read was {self._max_stale:g} s ago, so tokens are answered with 503"
+            self.events.tell(RevocationsUnread(error=f"{self._error}", outcome=outcome, stale=True))
 
 
-@dataclass(slots=True)
 class _Reader:
     """What requests of one event loop and its reading task share."""
 
-    read: Event = field(default_factory=Event)
-    """Set when the read that is under way, or the next one, is over."""
-    wanted: Event = field(default_factory=Event)
-    """Set to have the next read at once."""
-    ended: bool = False
+    def __init__(self) -> None:
+        self.start()
+        self.ended = True
+
+    def start(self) -> None:
+        self.finished = Event()
+        """Set when any read is over, and replaced then."""
+        self.wanted = Event()
+        """Set to have the next read at once."""
+        self.ended = False
+        self.under_way = 0
+        self.began_at = -inf
+        self.misses = 0
+        """Reads in a row that failed."""
+
+    def begin(self, now: float) -> None:
+        self.under_way += 1
+        self.began_at = now
+        self.wanted = Event()
+
+    def finish(self) -> None:
+        self.under_way -= 1
+        finished, self.finished = self.finished, Event()
+        finished.set()
 
     def end(self) -> None:
         self.ended = True
-        self.read.set()
+        self.finished.set()

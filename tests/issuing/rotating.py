@@ -7,7 +7,7 @@ import asyncio
 import sys
 
 from jwt_middleware.issuing import SQLiteStore
-from jwt_middleware.testing.store_contract import PROVIDER, rotation
+from jwt_middleware.testing.store_contract import rotation
 
 
 async def main(path: str, generation: int) -> None:
@@ -15,7 +15,7 @@ async def main(path: str, generation: int) -> None:
     # Whoever was killed asks again for what it got no answer to.
     grace = 3600
     while True:
-        outcome, session = await store.rotate(rotation("s", generation, grace=grace), provider=PROVIDER)
+        outcome, session = await store.rotate(rotation("s", generation, grace=grace))
         assert session is not None, outcome
         generation, grace = session.generation, 0
         sys.stdout.write(f"{outcome.value} {generation}\n")

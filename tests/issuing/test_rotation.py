@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jwt_middleware.issuing import Session
-from jwt_middleware.issuing.rotation import Outcome, Rotation, rotated
+from jwt_middleware.issuing.rotation import Outcome, Realm, Rotation, rotate
+from jwt_middleware.issuing.steady import SteadyTime
 from jwt_middleware.testing.store_contract import opening, rotation
 
 from ..support import NOW
@@ -18,11 +19,16 @@ CURRENT = 5
 
 
 def begun(now: float = NOW, **changes: Any) -> Session:
-    return opening("s", **changes).begun(now)
+    return opening("s", **changes).begin(now, now)
 
 
 def presented(generation: int, **changes: Any) -> Rotation:
     return rotation("s", generation, **{"grace": GRACE, **changes})
+
+
+def rotated(session: Session | None, rotation: Rotation, now: float) -> tuple[Outcome, Session | None]:
+    """``rotate`` by a clock that nobody sets."""
+    return rotate(session, rotation, now, now)
 
 
 @pytest.mark.parametrize(
@@ -31,13 +37,13 @@ def presented(generation: int, **changes: Any) -> Rotation:
         pytest.param(CURRENT, GRACE, Outcome.NEXT, CURRENT + 1, id="the current one, when grace is over"),
         pytest.param(CURRENT, GRACE - 0.001, Outcome.AGAIN, CURRENT, id="the current one, within grace"),
         pytest.param(CURRENT, 0, Outcome.AGAIN, CURRENT, id="the current one, at once"),
-        pytest.param(CURRENT, -30, Outcome.NEXT, CURRENT + 1, id="the current one, by a clock that was set back"),
-        pytest.param(CURRENT - 1, -30, Outcome.AGAIN, CURRENT, id="the one before, by a clock that was set back"),
+        pytest.param(CURRENT, -30, Outcome.NEXT, CURRENT + 1, id="the current one, where the store lost its time"),
+        pytest.param(CURRENT - 1, -30, Outcome.THEFT, CURRENT, id="the one before, where the store lost its time"),
         pytest.param(CURRENT - 1, GRACE - 0.001, Outcome.AGAIN, CURRENT, id="the one before, within grace"),
-        pytest.param(CURRENT - 1, GRACE, Outcome.THEFT, None, id="the one before, when grace is over"),
-        pytest.param(CURRENT - 2, 0, Outcome.THEFT, None, id="an older one, within grace"),
-        pytest.param(0, 500, Outcome.THEFT, None, id="one that never was"),
-        pytest.param(-1, 0, Outcome.THEFT, None, id="a negative one"),
+        pytest.param(CURRENT - 1, GRACE, Outcome.THEFT, CURRENT, id="the one before, when grace is over"),
+        pytest.param(CURRENT - 2, 0, Outcome.THEFT, CURRENT, id="an older one, within grace"),
+        pytest.param(0, 500, Outcome.THEFT, CURRENT, id="one that never was"),
+        pytest.param(-1, 0, Outcome.THEFT, CURRENT, id="a negative one"),
         pytest.param(CURRENT + 1, 0, Outcome.AHEAD, CURRENT + 2, id="one that the store has lost"),
         pytest.param(CURRENT + 9, 500, Outcome.AHEAD, CURRENT + 10, id="the last of many that the store has lost"),
         pytest.param(CURRENT, 1000, Outcome.GONE, None, id="the current one of an idle session"),
@@ -46,10 +52,12 @@ def presented(generation: int, **changes: Any) -> Rotation:
     ],
 )
 def test_what_becomes_of_a_generation(generation: int, after: float, outcome: Outcome, becomes: int | None) -> None:
-    session = replace(begun(), generation=CURRENT)
+    session = replace(begun(), generation=CURRENT, parent=CURRENT - 1)
     found, moved = rotated(session, presented(generation, grace=GRACE), NOW + after)
     assert (found, moved and moved.generation) == (outcome, becomes)
-    if moved is not None:
+    if outcome is Outcome.THEFT:
+        assert moved is session
+    elif moved is not None:
         assert moved.used_at == NOW + after
         assert moved.rotated_at == (NOW if outcome is Outcome.AGAIN else NOW + after)
         assert moved.expires_at == NOW + after + 1000
@@ -76,9 +84,9 @@ def test_a_session_is_renewed_until_its_end_at_most() -> None:
 
 
 def test_the_latest_expiry_of_its_access_tokens_is_kept() -> None:
-    session = begun(access_until=NOW + 900)
-    for until, kept in ((NOW + 800, NOW + 900), (NOW + 1000, NOW + 1000)):
-        _, moved = rotated(session, presented(1, access_until=until), NOW)
+    session = begun(access_lifetime=900)
+    for lifetime, kept in ((800, NOW + 900), (1000, NOW + 1000)):
+        _, moved = rotated(session, presented(1, access_lifetime=lifetime), NOW)
         assert moved is not None
         assert moved.access_until == kept
 
@@ -118,8 +126,9 @@ def test_there_are_never_two_live_generations(steps: list[tuple[float, int]]) ->
             assert session is not None
             assert session.generation == before.generation == max(given_out)
         elif outcome is Outcome.THEFT:
-            assert session is None
+            assert session is before
             assert generation < before.generation
+            session = None
 
 
 tabs_and_losses = st.lists(st.tuples(st.integers(0, 3), st.booleans(), st.floats(0, 1)), min_size=1, max_size=12)
@@ -146,7 +155,8 @@ def test_tabs_and_lost_answers_within_grace_are_never_theft(
     for wait, steps in bursts:
         now += wait
         assert session is not None
-        session = replace(session, generation=max(1, session.generation - lost), rotated_at=now - GRACE)
+        generation = max(1, session.generation - lost)
+        session = replace(session, generation=generation, parent=generation - 1 or None, rotated_at=now - GRACE)
         for tab, is_lost, part in steps:
             now += part * 0.9 * GRACE / len(steps)
             refresh(tab, keep=not is_lost)
@@ -160,5 +170,95 @@ def test_of_two_who_hold_one_token_the_second_is_found_out(thief_first: bool, wa
     """Whoever comes first: outside grace, nobody can tell which is the thief, so the session ends for both."""
     outcome, session = rotated(begun(), presented(1), NOW + wait)
     assert outcome is Outcome.NEXT
-    outcome, session = rotated(session, presented(1), NOW + wait + gap)
-    assert (outcome, session) == (Outcome.THEFT, None)
+    outcome, _ = rotated(session, presented(1), NOW + wait + gap)
+    assert outcome is Outcome.THEFT
+
+
+# A client that lost an answer, where a parent is good until its successor was presented
+
+
+def reusing(generation: int) -> Rotation:
+    return presented(generation, reuse_until_used=True, idle_lifetime=1e6)
+
+
+def test_a_parent_gets_another_successor_however_late_it_comes() -> None:
+    session = replace(begun(idle_lifetime=1e6, session_lifetime=1e6), generation=2, parent=1)
+    for generation, after in ((3, 3600), (4, 7200)):
+        outcome, again = rotated(session, reusing(1), NOW + after)
+        assert (outcome, again and (again.generation, again.parent)) == (Outcome.REISSUED, (generation, 1))
+        assert again is not None
+        session = again
+        # A parallel tab, within grace of that.
+        assert rotated(session, reusing(1), NOW + after + GRACE - 1)[0] is Outcome.AGAIN
+    assert rotated(session, presented(1), NOW + 9000)[0] is Outcome.THEFT
+
+
+@pytest.mark.parametrize("after", [1, GRACE], ids=["within grace", "later"])
+def test_once_its_successor_was_presented_a_parent_is_theft(after: float) -> None:
+    session: Session | None = replace(begun(), generation=2, parent=1)
+    _, session = rotated(session, reusing(2), NOW + after)
+    assert rotated(session, reusing(1), NOW + 100)[0] is Outcome.THEFT
+
+
+def test_a_successor_that_was_replaced_unused_is_theft() -> None:
+    _, session = rotated(replace(begun(), generation=2, parent=1), reusing(1), NOW + 60)
+    assert rotated(session, reusing(2), NOW + 61)[0] is Outcome.THEFT
+
+
+@given(
+    turns=st.lists(st.tuples(st.booleans(), st.floats(GRACE, 900)), min_size=4, max_size=30),
+)
+def test_two_holders_who_take_turns_are_found_out_when_both_have_used_what_they_got(
+    turns: list[tuple[bool, float]],
+) -> None:
+    """Both hold the same token; each presents the newest that it has, in any order. None of them stays unnoticed."""
+    session: Session | None = begun(idle_lifetime=1e6, session_lifetime=1e6)
+    now, held, used = float(NOW), [1, 1], [0, 0]
+    for is_thief, wait in turns:
+        now += wait
+        outcome, session = rotated(session, reusing(held[is_thief]), now)
+        if outcome is Outcome.THEFT:
+            return
+        assert session is not None
+        held[is_thief] = session.generation
+        used[is_thief] += 1
+        # Whoever has presented a successor of its own has made the other's token one that is neither.
+        assert min(used) < 2
+
+
+# A clock that is set
+
+
+@pytest.mark.parametrize("back", [3595, 3600, 24 * 3600])
+def test_a_token_that_was_replaced_an_hour_ago_is_theft_wherever_the_clock_jumps_back_to(back: float) -> None:
+    steady = SteadyTime().read(NOW)
+    _, session = rotate(begun(), presented(1), NOW + 60, (steady := steady.read(NOW + 60)).time)
+    steady = steady.read(NOW + 60 + 3600)
+    now = NOW + 60 + 3600 - back + 5
+    assert session is not None
+    session = replace(session, expires_at=NOW + 1e6)
+    assert rotate(session, presented(1), now, steady.read(now).time)[0] is Outcome.THEFT
+
+
+@given(readings=st.lists(st.floats(-90_000, 90_000), min_size=2, max_size=20))
+def test_steady_time_never_goes_back_and_never_loses_time_that_the_clock_saw(readings: list[float]) -> None:
+    state = SteadyTime().read(NOW)
+    now = float(NOW)
+    for step in readings:
+        now += step
+        before, state = state, state.read(now)
+        assert state.time >= before.time - 1e-3
+        assert state.time - before.time >= step - 1e-3
+
+
+def test_a_later_reading_of_this_process_counts_as_well() -> None:
+    state = SteadyTime().read(NOW).read(NOW - 100, latest=NOW + 50)
+    assert state.time == NOW + 50
+
+
+def test_a_session_of_another_realm_is_gone() -> None:
+    assert rotated(begun(), presented(1, realm=Realm("other")), NOW) == (Outcome.GONE, None)
+
+
+def test_a_session_that_begins_has_no_parent() -> None:
+    assert rotated(begun(), presented(0), NOW)[0] is Outcome.THEFT

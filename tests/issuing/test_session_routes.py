@@ -18,6 +18,7 @@ from starlette.testclient import TestClient
 from jwt_middleware import ConfigurationError, JWTMiddleware
 from jwt_middleware.events import Event, StoreFailed
 from jwt_middleware.issuing import MemoryStore, Sessions, Throttle, TokenIssuer, auth_routes
+from jwt_middleware.testing.store_contract import REALM
 
 from ..support import NOW, SECRET, Clock, bare_client, bearer, echo, logged, signed
 from .test_sessions import Broken, Hanging, User, read
@@ -220,7 +221,7 @@ def test_what_is_noted_of_a_device(clock: Clock, agent: str | None, device: str)
     with bare_client(app(clock, store=store, routes={"device": note})) as client:
         response = client.post("/auth/login", data=GOOD, headers={} if agent is None else {"x-agent": agent})
         assert response.status_code == 200
-    assert [session.device for session in anyio.run(store.sessions, "ada")] == [device]
+    assert [session.device for session in anyio.run(store.sessions, "ada", REALM)] == [device]
 
 
 # Logout

@@ -9,6 +9,7 @@ import time
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from random import Random
@@ -18,15 +19,17 @@ from typing import Any
 import anyio
 import pytest
 
-from jwt_middleware import ConfigurationError, Revocation, RevocationView
+from jwt_middleware import ConfigurationError, RevocationView, Token
 from jwt_middleware.errors import StoreUnavailable
 from jwt_middleware.issuing import Session, SQLiteStore
 from jwt_middleware.issuing.rotation import Outcome
-from jwt_middleware.issuing.stores.sqlite import _close_all
-from jwt_middleware.testing.store_contract import FAR, PROVIDER, opening, rotation
+from jwt_middleware.issuing.session_store import SESSION_RETENTION
+from jwt_middleware.testing.store_contract import REALM, opening, revocation_request, rotation
 
-from ..support import until
+from ..support.clock import NOW, Clock
 from ..support.processes import python, run
+from ..support.tokens import verified
+from ..support.waiting import until
 
 pytestmark = pytest.mark.anyio
 
@@ -44,13 +47,17 @@ async def store(path: Path) -> AsyncIterator[SQLiteStore]:
 
 
 async def opened(store: SQLiteStore, id: str = "s", subject: str = "ada", **changes: Any) -> Session:
-    session, _ = await store.open(opening(id, subject, **changes), provider=PROVIDER, max_sessions=100)
+    session, _ = await store.open(opening(id, subject, **changes), max_sessions=100)
     return session
 
 
 async def rotated_by(store: SQLiteStore, generation: int, **changes: Any) -> tuple[Outcome, int | None]:
-    outcome, session = await store.rotate(rotation("s", generation, **changes), provider=PROVIDER)
+    outcome, session = await store.rotate(rotation("s", generation, **changes))
     return outcome, None if session is None else session.generation
+
+
+def token_with(jti: str) -> Token:
+    return verified(id=jti)
 
 
 # The file
@@ -88,7 +95,7 @@ async def test_the_file_is_made_when_it_is_used_and_is_its_owners_alone(store: S
         modes = {file.name: stat.S_IMODE(file.stat().st_mode) for file in path.parent.iterdir()}
     finally:
         os.umask(before)
-    assert modes == {"sessions.db": 0o600, "sessions.db-wal": 0o600, "sessions.db-shm": 0o600}
+    assert modes == {f"sessions.db{suffix}": 0o600 for suffix in ("", "-wal", "-shm", "-owner")}
 
 
 async def test_a_relative_path_means_what_it_meant_at_construction(
@@ -107,7 +114,7 @@ async def test_many_may_be_the_first_to_open_it(path: Path) -> None:
     async with anyio.create_task_group() as together:
         for number, store in enumerate(stores):
             together.start_soon(opened, store, f"s{number}")
-    assert len(await stores[0].sessions("ada")) == 12
+    assert len(await stores[0].sessions("ada", REALM)) == 12
     for store in stores:
         await store.aclose()
 
@@ -124,7 +131,7 @@ async def test_whoever_comes_while_another_makes_the_file_waits(path: Path) -> N
             together.start_soon(opened, store)
             await anyio.sleep(0.2)
             other.execute("ROLLBACK")
-    assert (await store.read("s"))[0] is not None
+    assert (await store.read("s", REALM))[0] is not None
     await store.aclose()
 
 
@@ -142,7 +149,7 @@ async def test_tables_of_another_release_are_left_alone(path: Path) -> None:
         db.execute("PRAGMA user_version = 9")
     db.close()
     store = SQLiteStore(path)
-    with pytest.raises(StoreUnavailable, match="of version 9, not 1"):
+    with pytest.raises(StoreUnavailable, match="of version 9, not 2"):
         await opened(store)
     await store.aclose()
 
@@ -170,46 +177,68 @@ async def test_a_directory_that_went_away_is_an_outage(tmp_path: Path) -> None:
     await store.aclose()
 
 
-async def test_a_disk_that_is_full_changes_nothing(store: SQLiteStore) -> None:
-    await opened(store)
-    db = store._writers[os.getpid()].db
-    assert db is not None
-    (pages,) = db.execute("PRAGMA page_count").fetchone()
-    db.execute(f"PRAGMA max_page_count = {pages}")
-    written: list[Session] = []
+async def test_a_disk_that_is_full_changes_nothing(path: Path, tmp_path: Path) -> None:
+    run("-c", FULL, str(path))
 
-    async def fill() -> None:
+
+FULL = """
+import resource, signal, sys, anyio
+from jwt_middleware.errors import StoreUnavailable
+from jwt_middleware.issuing import SQLiteStore
+from jwt_middleware.issuing.testing import REALM, opening, rotation
+
+async def main():
+    store = SQLiteStore(sys.argv[1])
+    await store.open(opening("s"), max_sessions=9)
+    # A file that must not grow is as good as a disk that is full.
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (400_000, hard))
+    written = 0
+    try:
         while True:
-            written.append(await opened(store, f"t{len(written)}", "bob", device="x" * 250))
+            await store.open(opening(f"t{written}", "bob", device="x" * 250), max_sessions=9999)
+            written += 1
+    except StoreUnavailable as error:
+        assert "the disk of" in str(error), error
+    assert len(await store.sessions("bob", REALM)) == written > 10
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    outcome, session = await store.rotate(rotation("s", 1, grace=0))
+    assert session.generation == 2
+    await store.open(opening("u"), max_sessions=9)
+    await store.aclose()
 
-    with pytest.raises(StoreUnavailable, match="full"):
-        await fill()
-    assert len(await store.sessions("bob")) == len(written)
-    assert not db.in_transaction
-    db.execute("PRAGMA max_page_count = 100000")
-    assert await rotated_by(store, 1, grace=0) == (Outcome.NEXT, 2)
-    await opened(store, "u")
+anyio.run(main)
+"""
 
 
-async def test_a_step_that_fails_leaves_no_part_of_it(store: SQLiteStore) -> None:
+async def test_a_step_that_fails_leaves_no_part_of_it_and_harms_no_other_of_its_moment(store: SQLiteStore) -> None:
     session = await opened(store)
-    other = await opened(store, "t")
-    # The least recently used would end for it, were it not there already.
-    with pytest.raises(StoreUnavailable, match="IntegrityError"):
-        await store.open(opening("t"), provider=PROVIDER, max_sessions=2)
-    assert await store.sessions("ada") == (other, session)
-    assert (await store.revocations("", 9))[1] == ()
+    # The least recently used session ends for it before its subject turns out to be none.
+    wrong = replace(opening("t"), claims={"n": object()})
+    async with anyio.create_task_group() as together:
+        for number in range(20):
+            together.start_soon(opened, store, f"u{number}", f"user {number}")
+        with pytest.raises(TypeError, match="not JSON serializable"):
+            await store.open(wrong, max_sessions=1)
+    assert await store.sessions("ada", REALM) == (session,)
+    assert [len(await store.sessions(f"user {number}", REALM)) for number in range(20)] == [1] * 20
+    assert (await store.revocations("", 9)).revocations == ()
 
 
-async def test_sessions_that_are_over_go_away(store: SQLiteStore) -> None:
+async def test_rows_that_are_over_go_away_a_day_later(path: Path) -> None:
+    clock = Clock()
+    store = SQLiteStore(path, clock=clock)
     for number in range(60):
-        await opened(store, f"s{number}", f"user {number}", idle_lifetime=0.01)
-    await anyio.sleep(0.05)
-    for number in range(4):
-        await opened(store, f"t{number}")
-    db = store._writers[os.getpid()].db
-    assert db is not None
-    assert db.execute("SELECT count(*) FROM sessions").fetchone() == (4,)
+        await opened(store, f"s{number}", f"user {number}", idle_lifetime=1)
+    for after, left in ((2, 60), (SESSION_RETENTION + 2, 0)):
+        clock.now = NOW + after
+        for number in range(4):
+            await opened(store, f"t{after} {number}", "bob")
+        with closing(sqlite3.connect(path)) as db:
+            (rows,) = db.execute("SELECT count(*) FROM sessions WHERE id LIKE 's%'").fetchone()
+        assert rows == left
+    await store.aclose()
 
 
 # Others at the file
@@ -223,8 +252,8 @@ async def test_while_another_writes_too_long_steps_fail_in_time_and_reads_go_on(
     with pytest.raises(StoreUnavailable, match="locked"):
         await rotated_by(store, 1)
     assert 0.5 < time.monotonic() - began < 3
-    assert (await store.read("s"))[0] == session
-    assert (await store.revocations("", 9))[1] == ()
+    assert (await store.read("s", REALM))[0] == session
+    assert (await store.revocations("", 9)).revocations == ()
     other.execute("ROLLBACK")
     other.close()
     assert await rotated_by(store, 1, grace=0) == (Outcome.NEXT, 2)
@@ -260,21 +289,22 @@ async def test_who_goes_away_leaves_the_store_as_it_was(store: SQLiteStore) -> N
         generation = moved
 
 
-async def test_before_a_fork_files_are_closed_and_afterwards_opened_again(store: SQLiteStore) -> None:
-    session = await opened(store)
-    assert await store.sessions("ada") == (session,)
-    connections = (store._writers[os.getpid()], store._readers[os.getpid()])
-    _close_all()
-    assert [connection.db for connection in connections] == [None, None]
-    assert await store.sessions("ada") == (session,)
+def open_files(path: Path) -> list[str]:
+    """Which files that begin with ``path`` this process has open."""
+    found = []
+    for name in os.listdir("/proc/self/fd"):
+        with suppress(OSError):
+            found.append(os.readlink(f"/proc/self/fd/{name}"))
+    return [name for name in found if name.startswith(str(path))]
 
 
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="this system does not say which files are open")
 async def test_a_store_that_is_let_go_of_closes_its_file(path: Path) -> None:
     store = SQLiteStore(path)
     await opened(store)
-    connections = [store._writers[os.getpid()]]
+    assert open_files(path)
     del store
-    await until(lambda: connections[0].db is None)
+    await until(lambda: not open_files(path))
 
 
 # A file that is put back
@@ -283,16 +313,16 @@ async def test_a_store_that_is_let_go_of_closes_its_file(path: Path) -> None:
 async def test_a_file_that_was_put_back_passes_the_generations_that_it_lost(store: SQLiteStore, path: Path) -> None:
     await opened(store)
     await rotated_by(store, 1, grace=0)
-    await store.revoke(Revocation(PROVIDER, "jti", "a", FAR))
+    await store.revoke(revocation_request("a", claim="jti"))
     await store.aclose()
     shutil.copy(path, path.with_suffix(".copy"))
     for generation in (2, 3, 4):
         await rotated_by(store, generation, grace=0)
     for value in "bcd":
-        await store.revoke(Revocation(PROVIDER, "jti", value, FAR))
+        await store.revoke(revocation_request(value, claim="jti"))
     view = RevocationView(store)
     await view.catch_up()
-    position, _ = await store.revocations("", 9)
+    position = (await store.revocations("", 9)).position
     await store.aclose()
     shutil.copy(path.with_suffix(".copy"), path)
     assert await rotated_by(store, 5) == (Outcome.AHEAD, 6)
@@ -300,10 +330,10 @@ async def test_a_file_that_was_put_back_passes_the_generations_that_it_lost(stor
     assert await rotated_by(store, 6, grace=0) == (Outcome.NEXT, 7)
     # The numbers of those that were lost come again, for others.
     for value in "efg":
-        await store.revoke(Revocation(PROVIDER, "jti", value, FAR))
-    _, read = await store.revocations(position, 9)
+        await store.revoke(revocation_request(value, claim="jti"))
+    read = (await store.revocations(position, 9)).revocations
     assert [revocation.value for revocation in read] == list("aefg")
-    await until(lambda: len(view._known) == 7)
+    await until(lambda: all(view.is_revoked(token_with(value)) for value in "abcdefg"))
     await view.stop()
 
 
@@ -351,7 +381,7 @@ import sys, anyio
 from jwt_middleware.issuing import SQLiteStore
 
 async def visit():
-    found = (await store.revocations("", 9))[1]
+    found = (await store.revocations("", 9)).revocations
     assert [revocation.value for revocation in found] == sys.argv[2:], found
     await store.aclose()
 
@@ -368,8 +398,8 @@ def test_a_process_that_comes_and_goes_takes_nothing_from_those_that_stay(path: 
     store = SQLiteStore(path)
     ended: list[str] = []
     for value in "abc":
-        anyio.run(store.revoke, Revocation(PROVIDER, "jti", value, FAR))
-        anyio.run(store.read, "s")
+        anyio.run(store.revoke, revocation_request(value, claim="jti"))
+        anyio.run(store.read, "s", REALM)
         ended.append(value)
         run("-E", "-c", VISIT, str(path), *ended)
     anyio.run(store.aclose)
@@ -378,12 +408,12 @@ def test_a_process_that_comes_and_goes_takes_nothing_from_those_that_stay(path: 
 FORK = """
 import os, sys, anyio
 from jwt_middleware.issuing import SQLiteStore
-from jwt_middleware.issuing.testing import PROVIDER, opening, rotation
+from jwt_middleware.issuing.testing import REALM, opening, rotation
 
 async def use(id):
-    await store.open(opening(id), provider=PROVIDER, max_sessions=9)
+    await store.open(opening(id), max_sessions=9)
     for generation in range(1, 30):
-        outcome, session = await store.rotate(rotation(id, generation, grace=0), provider=PROVIDER)
+        outcome, session = await store.rotate(rotation(id, generation, grace=0))
         assert session.generation == generation + 1, outcome
 
 store = SQLiteStore(sys.argv[1])
@@ -395,26 +425,25 @@ if child == 0:
     sys.exit()
 anyio.run(use, "parent")
 assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-assert len(anyio.run(store.sessions, "ada")) == 3
+assert len(anyio.run(store.sessions, "ada", REALM)) == 3
 """
 
 
 LEFT = """
 import os, subprocess, sys, anyio
-from jwt_middleware import Revocation
 from jwt_middleware.issuing import SQLiteStore
-from jwt_middleware.issuing.testing import FAR
+from jwt_middleware.issuing.testing import REALM, revocation_request
 
 store = SQLiteStore(sys.argv[1])
 
 def end(value):
-    anyio.run(store.revoke, Revocation("jwt", "jti", value, FAR))
+    anyio.run(store.revoke, revocation_request(value, claim="jti"))
 
 end("a")
 here, there = os.pipe(), os.pipe()
 child = os.fork()
 if child == 0:
-    anyio.run(store.read, "s")
+    anyio.run(store.read, "s", REALM)
     os.write(here[1], b".")
     os.read(there[0], 1)
     end("b")
@@ -431,11 +460,11 @@ subprocess.run([sys.executable, "-E", "-c", sys.argv[2], sys.argv[1], "a", "b"],
 
 def test_a_forked_process_holds_locks_of_its_own(path: Path) -> None:
     """Locks are not inherited, and SQLite does not know (https://sqlite.org/howtocorrupt.html, 2.6)."""
-    run("-X", "dev", "-W", "error", "-c", LEFT, str(path), VISIT)
+    run("-W", "error", "-c", LEFT, str(path), VISIT)
 
 
 def test_a_forked_process_has_connections_of_its_own(path: Path) -> None:
-    run("-X", "dev", "-W", "error", "-c", FORK, str(path))
+    run("-W", "error", "-c", FORK, str(path))
     with sqlite3.connect(path) as db:
         assert db.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
     db.close()
@@ -447,7 +476,7 @@ def test_one_event_loop_after_the_other_and_several_at_once(path: Path, anyio_ba
     async def use(id: str) -> None:
         await opened(store, id)
         for generation in range(1, 10):
-            _, session = await store.rotate(rotation(id, generation, grace=0), provider=PROVIDER)
+            _, session = await store.rotate(rotation(id, generation, grace=0))
             assert session is not None
             assert session.generation == generation + 1
 
@@ -461,52 +490,31 @@ def test_one_event_loop_after_the_other_and_several_at_once(path: Path, anyio_ba
     anyio.run(store.aclose, backend=anyio_backend)
 
 
-async def test_a_file_that_is_put_in_its_place_is_opened_by_all(
-    store: SQLiteStore, path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    await opened(store, "kept")
-    await store.aclose()
-    shutil.copy(path, path.with_suffix(".copy"))
-    await opened(store, "lost")
-    assert (await store.read("lost"))[0] is not None
-    other = SQLiteStore(path)
-    for suffix in ("", "-wal", "-shm"):
-        path.with_name(path.name + suffix).unlink(missing_ok=True)
-    path.with_suffix(".copy").rename(path)
-    await opened(other, "new")
-    for one in (store, other):
-        assert [(await one.read(id))[0] is not None for id in ("kept", "lost", "new")] == [True, False, True]
-    assert f"{path} is another file than before" in caplog.text
-    await other.aclose()
-
-
-async def test_a_file_that_was_deleted_is_made_anew(
-    store: SQLiteStore, path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    await opened(store, "lost")
-    for suffix in ("", "-wal", "-shm"):
-        path.with_name(path.name + suffix).unlink(missing_ok=True)
-    await opened(store, "new")
-    assert [(await store.read(id))[0] is not None for id in ("lost", "new")] == [False, True]
-    assert f"{path} is another file than before" in caplog.text
+async def until_read(store: SQLiteStore) -> None:
+    with anyio.fail_after(5):
+        while True:
+            with suppress(StoreUnavailable):
+                await store.read("s", REALM)
+                return
+            await anyio.sleep(0.05)
 
 
 async def test_a_step_that_hangs_holds_nobody_longer_than_he_waits(path: Path) -> None:
     stalls = Event()
     store = SQLiteStore(path, clock=lambda: time.time() if stalls.wait(10) else 0)
     with anyio.move_on_after(0.1) as patience:
-        await store.read("s")
+        await store.read("s", REALM)
     assert patience.cancelled_caught
     before, is_answered = time.monotonic(), False
     # On asyncio it is told so, on trio it waits until it gives up as well.
     with suppress(StoreUnavailable), anyio.move_on_after(2):
-        await store.read("s")
+        await store.read("s", REALM)
         is_answered = True
     assert not is_answered
     assert time.monotonic() - before < 5
     stalls.set()
-    await until(lambda: not store._readers[os.getpid()].lock.locked())
-    assert (await store.read("s"))[0] is None
+    await until_read(store)
+    assert (await store.read("s", REALM))[0] is None
     await store.aclose()
 
 
@@ -516,6 +524,6 @@ async def test_a_row_that_cannot_be_read_is_in_nobodys_way(store: SQLiteStore, p
     with sqlite3.connect(path) as db:
         db.execute("UPDATE sessions SET granted = '{'")
     db.close()
-    _, ended = await store.open(opening("c"), provider=PROVIDER, max_sessions=2)
+    _, ended = await store.open(opening("c"), max_sessions=2)
     assert len(ended) == 1
-    assert len(await store.revoke_subject("ada", provider=PROVIDER)) == 2
+    assert len(await store.revoke_subject("ada", REALM)) == 2

@@ -13,6 +13,7 @@ from redis._parsers import AsyncCommandsParser
 from jwt_middleware.issuing import MemoryStore, RedisStore, SQLiteStore
 from jwt_middleware.testing.store_contract import StoreContract
 
+from ..support.clock import Clock
 from ..support.redis_server import RedisServer, redis_server
 
 
@@ -41,9 +42,14 @@ class TestMemoryStore(StoreContract):
 
 
 class TestSQLiteStore(StoreContract):
+    clock = Clock()
+
+    async def pass_time(self, seconds: float) -> None:
+        self.clock.now += seconds
+
     @pytest.fixture
     async def store(self, tmp_path: Path) -> AsyncIterator[SQLiteStore]:
-        store = SQLiteStore(tmp_path / "sessions.db")
+        store = SQLiteStore(tmp_path / "sessions.db", clock=self.clock)
         yield store
         await store.aclose()
 

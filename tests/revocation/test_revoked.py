@@ -5,7 +5,7 @@ import pytest
 from jwt_middleware import ConfigurationError, JWTMiddleware, Provider, Revocation, Token, Verifier
 from jwt_middleware.errors import InvalidClaim, RevocationsUnavailable, Revoked
 from jwt_middleware.keys.key_set import KeySet, load_keys
-from jwt_middleware.revocation.revoked import RevokedTokens
+from jwt_middleware.revocation.revoked import SWEEP, RevokedTokens
 
 from ..support import NOW, SECRET, bearer, client, token
 from ..support.tokens import verified
@@ -72,6 +72,37 @@ def test_a_session_and_a_token_of_one_name_end_apart() -> None:
     assert seen(id="s") in known
     known.add([], NOW + 20)
     assert seen(id="s") not in known
+
+
+def test_a_revocation_of_one_issuer_leaves_the_others_alone() -> None:
+    def issued(issuer: str) -> Token:
+        return verified(provider="entra", issuer=issuer, id="a", session_id="s")
+
+    known = RevokedTokens()
+    known.add([Revocation("entra", "jti", "a", NOW + 10, "https://a.example")], NOW)
+    assert [issued(f"https://{name}.example") in known for name in "ab"] == [True, False]
+    known.add([Revocation("entra", "sid", "s", NOW + 10)], NOW)
+    assert issued("https://b.example") in known
+
+
+def test_a_revocation_is_kept_by_another_clock_and_for_a_while_at_least() -> None:
+    known = RevokedTokens()
+    known.add([Revocation("jwt", "sid", "s", NOW + 10)], 100, shift=100 - NOW)
+    known.add([Revocation("jwt", "sid", "t", NOW - 10)], 100, shift=100 - NOW, at_least=20)
+    known.add([], 110)
+    assert [seen(session=name) in known for name in "st"] == [False, True]
+    known.add([], 120)
+    assert seen(session="t") not in known
+
+
+def test_many_that_are_over_are_forgotten_in_small_steps() -> None:
+    known = RevokedTokens()
+    known.add([Revocation("jwt", "jti", f"{number}", NOW + 1 + number % 3) for number in range(2 * SWEEP + 10)], NOW)
+    left = []
+    for _ in range(4):
+        known.add([], NOW + 10)
+        left.append(len(known))
+    assert left == [SWEEP + 10, 10, 0, 0]
 
 
 class Told:

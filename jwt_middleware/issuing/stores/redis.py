@@ -1,47 +1,54 @@
-"""Sessions in Redis or what speaks its protocol (7.0; 6.2 has all that is used): for several machines. asyncio only."""
+"""Sessions in Redis 6.2 or later, or in Valkey: for several machines. asyncio only."""
 
 import json
-import logging
 from asyncio import AbstractEventLoop
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from functools import cache
+from importlib.resources import files
 from math import ceil
 from secrets import token_hex
 from typing import Any, TypeAlias
 
-from anyio.lowlevel import RunVar, current_token
+from anyio.lowlevel import current_token
 
 from ..._support.arguments import check_count
+from ..._support.loops import PerLoop
 from ...errors import ConfigurationError, StoreUnavailable
-from ...revocation.revoked import MARGIN, Ends, Revocation
-from ..rotation import Opening, Outcome, Rotation, Session
-
-logger = logging.getLogger("jwt_middleware")
+from ...events import Advice, Events
+from ...revocation.log import RevocationPage
+from ...revocation.revoked import RETENTION, Claim, Revocation
+from ..rotation import Opening, Outcome, Realm, RevocationRequest, Rotation, Session
+from ..session_store import SESSION_RETENTION
+from .redis_errors import explain
 
 SOCKET_SECONDS = 0.9
-"""What a step waits for the server: less than whoever waits for the step."""
+"""Seconds that a step waits for the server: less than a caller waits for the step."""
 
 MAX_CONNECTIONS = 64
 
 MakeClient: TypeAlias = Callable[[], Any]
 
+SCHEMES = ("redis", "rediss", "unix", "valkey", "valkeys")
+
 
 class RedisStore:
-    """A ``SessionStore`` in Redis, by one script for each step.
+    """A ``SessionStore`` in Redis or Valkey. Each step is one script.
 
     ``server``
-        ``redis://``, ``rediss://`` or ``unix://`` address; or a function that makes a ``redis.asyncio`` client, a
-        ``RedisCluster`` or that of a Sentinel for instance: it is called once an event loop, and the client is closed
-        here.
+        An address: ``redis://``, ``rediss://`` (TLS), ``valkey://``, ``valkeys://`` or ``unix://``. Or a function that
+        makes a ``redis.asyncio`` client, for a cluster (``lambda: RedisCluster(host=...)``) or behind Sentinels
+        (``lambda: Sentinel([...]).master_for("name")``). The function is called once for each event loop; the store
+        closes the client.
     ``prefix``
-        What the names of all keys begin with, in braces, so that a cluster keeps them in one slot. Two services that
-        know their users by the same subjects must not share it. Default ``jwt``.
+        What the names of all keys begin with, in braces, so that a cluster keeps them in one slot. Default ``jwt``.
     ``wait_replicas``
-        Replicas that must have it before a revocation that somebody asked for, a logout for instance, counts as written
-        (the command WAIT). Default 0: a failover can lose the last ones. Not with a ``RedisCluster``.
+        The number of replicas that must have a revocation before it counts as written (the command WAIT). Default 0: a
+        failover can lose the last ones. Not with a ``RedisCluster``.
 
-    A server that evicts keys loses sessions, and with them who was logged out: at start a policy other than
-    ``noeviction`` is logged. Raises ``ConfigurationError``, also where redis (extra ``redis``) is not installed.
+    The server needs the policy ``noeviction``: a server that evicts keys loses sessions, and forgets who has logged
+    out. ``events`` tells of another policy. Raises ``ConfigurationError`` for an argument that cannot work, and where
+    the extra ``redis`` is not installed.
     """
 
     def __init__(self, server: str | MakeClient, *, prefix: str = "jwt", wait_replicas: int = 0) -> None:
@@ -54,98 +61,102 @@ class RedisStore:
         self._make_client = server if callable(server) else _from_address(server)
         self._prefix = f"{{{prefix}}}:"
         self._wait_replicas = check_count("wait_replicas", wait_replicas)
+        self.events = Events()
         self._errors = (redis.RedisError, OSError)
         self._refused = redis.ResponseError
-        # Connections belong to an event loop, and with that to a process.
-        self._clients: RunVar[_Client | None] = RunVar("jwt_middleware.redis")
+        # The latest reading of the server's clock, in its milliseconds; see steady.py.
+        self._latest = 0
+        # Connections belong to an event loop, and with it to a process.
+        self._places = PerLoop(_Place)
 
     def __repr__(self) -> str:
         # The address may hold a password.
         return f"RedisStore(prefix={self._prefix[1:-2]!r})"
 
-    async def open(
-        self, opening: Opening, *, provider: str, max_sessions: int
-    ) -> tuple[Session, tuple[Revocation, ...]]:
+    async def open(self, opening: Opening, *, max_sessions: int) -> tuple[Session, tuple[Revocation, ...]]:
         """See ``SessionStore``."""
         granted = {"scopes": opening.scopes, "claims": opening.claims, "device": opening.device}
-        now, *evicted = await self._run(
+        row, *evicted = await self._run(
             "open",
             opening.id,
+            _realm_text(opening.realm),
             opening.subject,
             _milliseconds(opening.idle_lifetime),
             _milliseconds(opening.session_lifetime),
-            opening.access_until,
+            _milliseconds(opening.access_lifetime),
             json.dumps(granted),
             max_sessions,
-            *_marked(provider),
+            token_hex(8),
+            self._latest,
         )
-        return opening.begun(now / 1000), _ended(evicted, provider)
+        return _session(opening.id, row), _revocations(evicted, opening.realm)
 
-    async def read(self, id: str) -> tuple[Session | None, float]:
+    async def read(self, id: str, realm: Realm) -> tuple[Session | None, float]:
         """See ``SessionStore``."""
-        now, row = await self._run("read", id)
-        return _session(id, row), now / 1000
+        now, row = await self._run("read", id, _realm_text(realm))
+        return (None if row is None else _session(id, row)), self._see(now)
 
-    async def rotate(self, rotation: Rotation, *, provider: str) -> tuple[Outcome, Session | None]:
+    async def rotate(self, rotation: Rotation) -> tuple[Outcome, Session | None]:
         """See ``SessionStore``."""
         outcome, row = await self._run(
             "rotate",
             rotation.id,
+            _realm_text(rotation.realm),
             rotation.generation,
             _milliseconds(rotation.grace),
             _milliseconds(rotation.idle_lifetime),
-            rotation.access_until,
+            _milliseconds(rotation.access_lifetime),
             _milliseconds(rotation.deadline),
-            *_marked(provider),
+            int(rotation.reuse_until_used),
+            token_hex(8),
+            self._latest,
         )
-        return Outcome(_text(outcome)), _session(rotation.id, row)
+        return Outcome(_text(outcome)), None if row is None else _session(rotation.id, row)
 
-    async def revoke(self, revocation: Revocation) -> Revocation:
+    async def revoke(self, request: RevocationRequest) -> Revocation:
         """See ``SessionStore``."""
-        named = _named(revocation.provider, revocation.ends, revocation.value)
         until = await self._run(
             "revoke",
-            revocation.value if revocation.ends == "sid" else "",
-            named,
-            _milliseconds(revocation.until),
-            *_marked(revocation.provider),
+            request.value if request.claim == "sid" else "",
+            _realm_text(request.realm),
+            _name(request.realm, request.claim, request.value),
+            _milliseconds(request.lifetime),
+            token_hex(8),
             is_revoking=True,
         )
-        return Revocation(revocation.provider, revocation.ends, revocation.value, until / 1000)
+        return Revocation(request.realm.provider, request.claim, request.value, until / 1000, request.realm.issuer)
 
-    async def revoke_subject(self, subject: str, *, provider: str) -> tuple[Revocation, ...]:
+    async def revoke_subject(self, subject: str, realm: Realm) -> tuple[Revocation, ...]:
         """See ``SessionStore``."""
-        return _ended(await self._run("revoke_subject", subject, *_marked(provider), is_revoking=True), provider)
+        ended = await self._run("revoke_subject", subject, _realm_text(realm), token_hex(8), is_revoking=True)
+        return _revocations(ended, realm)
 
-    async def sessions(self, subject: str) -> tuple[Session, ...]:
+    async def sessions(self, subject: str, realm: Realm) -> tuple[Session, ...]:
         """See ``SessionStore``."""
-        found = await self._run("sessions", subject)
-        sessions = (_session(_text(id), row) for id, row in zip(found[::2], found[1::2], strict=True))
-        return tuple(session for session in sessions if session is not None)
+        found = await self._run("sessions", subject, _realm_text(realm))
+        return tuple(_session(_text(id), row) for id, row in zip(found[::2], found[1::2], strict=True))
 
-    async def revocations(self, after: str, limit: int) -> tuple[str, tuple[Revocation, ...]]:
+    async def revocations(self, after: str, limit: int) -> RevocationPage:
         """See ``RevocationLog``."""
         number, _, mark = after.partition(".")
-        position, *entries = await self._run("revocations", after, number or 0, mark, limit)
-        return _text(position), tuple(_revocation(entry) for entry in entries)
+        position, now, entries = await self._run("revocations", after, number or 0, mark, limit)
+        return RevocationPage(_text(position), _read_log(entries), self._see(now))
 
     async def aclose(self) -> None:
         """Close the connections of this event loop; the next step opens others."""
-        client = self._clients.get(None)
+        client = self._places.get().client
         if client is not None:
-            self._clients.set(None)
-            await client.redis.aclose()
+            await client.aclose()
+
+    def _see(self, now: int) -> float:
+        self._latest = max(self._latest, now)
+        return now / 1000
 
     async def _run(self, script: str, *arguments: Any, is_revoking: bool = False) -> Any:
         async with self._translated():
-            client = self._clients.get(None)
-            if client is None:
-                if not isinstance(current_token().native_token, AbstractEventLoop):
-                    raise RuntimeError("RedisStore runs on asyncio, as redis-py does; on trio there is SQLiteStore")
-                client = _Client(self._make_client())
-                self._clients.set(client)
+            client = self._places.get().client or await self._connect()
             if not client.is_judged:
-                await self._judge(client)
+                await self._check_policy(client)
             run, keys = client.scripts[script], [self._prefix]
             if not (is_revoking and self._wait_replicas):
                 return await run(keys=keys, args=arguments)
@@ -158,37 +169,70 @@ class RedisStore:
                 raise StoreUnavailable(f"only {replicas} replicas of {self._wait_replicas} have the revocation")
             return answer
 
-    async def _judge(self, client: "_Client") -> None:
-        # At once, so that of many first steps one asks.
+    async def _connect(self) -> "_Client":
+        if not isinstance(current_token().native_token, AbstractEventLoop):
+            raise RuntimeError("RedisStore runs on asyncio, as redis-py does; on trio there is SQLiteStore")
+        place = self._places.get()
+        place.client = client = _Client(self._make_client())
+        await client.close_with_loop(place)
+        return client
+
+    async def _check_policy(self, client: "_Client") -> None:
+        # At once, so that only one of many first steps asks.
         client.is_judged = True
         try:
             policy = (await client.redis.info("memory")).get("maxmemory_policy", "noeviction")
         except self._refused:
-            # Not everybody may ask.
+            # Not every user of the server may ask.
             return
         except BaseException:
             client.is_judged = False
             raise
         if policy != "noeviction":
-            logger.warning(
-                "sessions: this Redis evicts keys (its maxmemory-policy is %s), and with them sessions and who was "
-                "logged out; set noeviction",
-                policy,
+            text = (
+                f"this Redis evicts keys (its maxmemory-policy is {policy}), and with them sessions, and the knowledge "
+                "who has logged out; set noeviction"
             )
+            self.events.tell(Advice(text=text), once="policy")
 
     @asynccontextmanager
     async def _translated(self) -> AsyncIterator[None]:
         try:
             yield
         except self._errors as error:
-            raise StoreUnavailable(f"{type(error).__name__}: {error}") from error
+            # Without the cause: an error of the server repeats the arguments of the command.
+            raise StoreUnavailable(explain(error, self._prefix)) from None
+
+
+class _Place:
+    """Where the client of one event loop is."""
+
+    client: "_Client | None" = None
 
 
 class _Client:
     def __init__(self, redis: Any) -> None:
         self.redis = redis
         self.is_judged = False
-        self.scripts = {name: redis.register_script(_COMMON + text) for name, text in _SCRIPTS.items()}
+        self.scripts = {name: redis.register_script(text) for name, text in _scripts().items()}
+        self._guard: Any = None
+
+    async def close_with_loop(self, place: _Place) -> None:
+        """Close the client when its event loop shuts down, whoever runs it, and take it from ``place``."""
+
+        # asyncio.run, and whatever else ends a loop well, closes the async generators of the loop before the loop.
+        async def guard() -> AsyncIterator[None]:
+            try:
+                yield
+            finally:
+                place.client = None
+                await self.redis.aclose()
+
+        self._guard = guard()
+        await anext(self._guard)
+
+    async def aclose(self) -> None:
+        await self._guard.aclose()
 
 
 def _from_address(address: str) -> MakeClient:
@@ -197,9 +241,11 @@ def _from_address(address: str) -> MakeClient:
     from redis.backoff import NoBackoff
     from redis.exceptions import ConnectionError
 
-    if not isinstance(address, str) or not address.startswith(("redis://", "rediss://", "unix://")):
+    scheme, separator, rest = address.partition("://") if isinstance(address, str) else ("", "", "")
+    if not separator or scheme not in SCHEMES:
         # It may hold a password.
         raise ConfigurationError("server must be an address, redis://host:6379/0 for instance, or make a client")
+    address = f"{scheme.replace('valkey', 'redis')}://{rest}"
 
     def make_client() -> Any:
         pool = BlockingConnectionPool.from_url(
@@ -208,7 +254,8 @@ def _from_address(address: str) -> MakeClient:
             timeout=SOCKET_SECONDS,
             socket_timeout=SOCKET_SECONDS,
             socket_connect_timeout=SOCKET_SECONDS,
-            # Once, since a server that was away leaves dead connections in the pool; each step can be done twice.
+            # Once, because a server that was away leaves dead connections in the pool. Each script knows a step that
+            # it has done already by its mark.
             retry=Retry(NoBackoff(), 1, supported_errors=(ConnectionError,)),
         )
         return Redis.from_pool(pool)
@@ -220,17 +267,31 @@ def _from_address(address: str) -> MakeClient:
     return make_client
 
 
+@cache
+def _scripts() -> dict[str, str]:
+    """The scripts by their names, each with what it begins with."""
+    folder = files(__package__) / "redis_scripts"
+    texts = {file.name.removesuffix(".lua"): file.read_text() for file in folder.iterdir()}
+    retention = f"local RETENTION, SESSION_RETENTION = {RETENTION * 1000}, {SESSION_RETENTION * 1000}\n"
+    common = retention + texts.pop("common")
+    return {name: common + text for name, text in texts.items()}
+
+
 def _milliseconds(seconds: float) -> int:
     return ceil(seconds * 1000)
 
 
-def _marked(provider: str) -> tuple[str, str]:
-    """What the name of a revoked session of ``provider`` begins with, and the mark of what is written now."""
-    return _named(provider, "sid", "")[:-3], token_hex(8)
+def _realm_text(realm: Realm) -> str:
+    """What the names of all that is revoked in ``realm`` begin with."""
+    return json.dumps(realm, separators=(",", ":"))[:-1]
 
 
-def _named(provider: str, ends: Ends, value: str) -> str:
-    return json.dumps([provider, ends, value], separators=(",", ":"))
+def _read_realm(text: str) -> Realm:
+    return Realm(*json.loads(f"{text}]"))
+
+
+def _name(realm: Realm, claim: Claim, value: str) -> str:
+    return json.dumps([*realm, claim, value], separators=(",", ":"))
 
 
 def _text(answer: bytes | str) -> str:
@@ -238,185 +299,41 @@ def _text(answer: bytes | str) -> str:
     return answer.decode() if isinstance(answer, bytes) else answer
 
 
-def _session(id: str, row: bytes | str | None) -> Session | None:
-    if row is None:
-        return None
-    subject, generation, opened, rotated, used, ends, expires, access_until, text = json.loads(row)
-    granted = json.loads(text)
+def _session(id: str, row: bytes | str) -> Session:
+    _, realm, subject, generation, parent, is_used, *moments, granted, _ = json.loads(row)
+    opened_at, rotated_at, used_at, ends_at, expires_at, access_until = (moment / 1000 for moment in moments)
+    given = json.loads(granted)
     return Session(
         id=id,
+        realm=_read_realm(realm),
         subject=subject,
         generation=generation,
-        opened_at=opened / 1000,
-        rotated_at=rotated / 1000,
-        used_at=used / 1000,
-        ends_at=ends / 1000,
-        expires_at=expires / 1000,
+        parent=parent or None,
+        is_used=bool(is_used),
+        opened_at=opened_at,
+        rotated_at=rotated_at,
+        used_at=used_at,
+        ends_at=ends_at,
+        expires_at=expires_at,
         access_until=access_until,
-        scopes=tuple(granted["scopes"]),
-        claims=granted["claims"],
-        device=granted["device"],
+        scopes=tuple(given["scopes"]),
+        claims=given["claims"],
+        device=given["device"],
     )
 
 
-def _ended(pairs: Sequence[Any], provider: str) -> tuple[Revocation, ...]:
+def _revocations(pairs: Sequence[Any], realm: Realm) -> tuple[Revocation, ...]:
     return tuple(
-        Revocation(provider, "sid", _text(id), until / 1000) for id, until in zip(pairs[::2], pairs[1::2], strict=True)
+        Revocation(realm.provider, "sid", _text(id), until / 1000, realm.issuer)
+        for id, until in zip(pairs[::2], pairs[1::2], strict=True)
     )
 
 
-def _revocation(entry: bytes | str) -> Revocation:
-    _, until, named = _text(entry).split("|", 2)
-    provider, ends, value = json.loads(named)
-    return Revocation(provider, ends, value, int(until) / 1000)
-
-
-# Keys, all behind the prefix: `session:` and an id, a JSON array; `subject:` and a subject, its ids by when they were
-# last used; `head`, the number and the mark of the last revocation; `log`, the revocations by their numbers; `ends`,
-# the same by when they are over; `revoked:` and what is, until when. Moments are whole milliseconds, which cjson keeps.
-_COMMON = f"""
-local prefix, time = KEYS[1], redis.call('TIME')
-local now = time[1] * 1000 + math.floor(time[2] / 1000)
-local SUBJECT, GENERATION, OPENED, ROTATED, USED, ENDS, EXPIRES, ACCESS, GRANTED = 1, 2, 3, 4, 5, 6, 7, 8, 9
-
-local function text(number) return string.format('%.0f', number) end
-
-local function load(id)
-    local row = redis.call('GET', prefix .. 'session:' .. id)
-    return row and cjson.decode(row)
-end
-
-local function keep(name, over)
-    local left = redis.call('PTTL', name)
-    if left == -1 or left < over - now then redis.call('PEXPIREAT', name, text(over)) end
-end
-
-local function save(id, session)
-    redis.call('SET', prefix .. 'session:' .. id, cjson.encode(session), 'PXAT', text(session[EXPIRES]))
-    local index = prefix .. 'subject:' .. session[SUBJECT]
-    redis.call('ZADD', index, text(session[USED]), id)
-    keep(index, session[ENDS])
-end
-
-local function revoke(named, over, mark)
-    local name = prefix .. 'revoked:' .. named
-    local before = tonumber(redis.call('GET', name) or 0)
-    if before >= over then return before end
-    local number = redis.call('HINCRBY', prefix .. 'head', 'number', 1)
-    redis.call('HSET', prefix .. 'head', 'mark', mark)
-    local entry = mark .. '|' .. text(over) .. '|' .. named
-    redis.call('ZADD', prefix .. 'log', number, entry)
-    redis.call('ZADD', prefix .. 'ends', text(over), entry)
-    redis.call('SET', name, text(over), 'PXAT', text(over))
-    local swept = redis.call('ZRANGEBYSCORE', prefix .. 'ends', '-inf', text(now), 'LIMIT', 0, 20)
-    if #swept > 0 then
-        redis.call('ZREM', prefix .. 'log', unpack(swept))
-        redis.call('ZREM', prefix .. 'ends', unpack(swept))
-    end
-    for _, key in ipairs({{'head', 'log', 'ends'}}) do keep(prefix .. key, over) end
-    return over
-end
-
-local function finish(id, session, names, mark)
-    redis.call('DEL', prefix .. 'session:' .. id)
-    redis.call('ZREM', prefix .. 'subject:' .. session[SUBJECT], id)
-    return revoke(names .. '"' .. id .. '"]', (session[ACCESS] + {MARGIN}) * 1000, mark)
-end
-
--- The ids of those that are not over, the last used last.
-local function alive(subject)
-    local ids, index = {{}}, prefix .. 'subject:' .. subject
-    for _, id in ipairs(redis.call('ZRANGE', index, 0, -1)) do
-        if redis.call('EXISTS', prefix .. 'session:' .. id) == 1 then
-            ids[#ids + 1] = id
-        else
-            redis.call('ZREM', index, id)
-        end
-    end
-    return ids
-end
-"""
-
-_SCRIPTS = {
-    "open": """
-local id, subject, idle, lifetime, access, granted, most, names, mark = unpack(ARGV)
-local ends, answer, before = now + lifetime, {now}, load(id)
--- It is done twice where the first answer was lost on its way.
-if before then return {before[OPENED]} end
-if redis.call('ZCARD', prefix .. 'subject:' .. subject) >= tonumber(most) then
-    local ids = alive(subject)
-    for at = 1, #ids - most + 1 do
-        answer[#answer + 1] = ids[at]
-        answer[#answer + 1] = finish(ids[at], load(ids[at]), names, mark)
-    end
-end
-save(id, {subject, 1, now, now, now, ends, math.min(now + idle, ends), tonumber(access), granted})
-return answer
-""",
-    "read": """
-return {now, redis.call('GET', prefix .. 'session:' .. ARGV[1])}
-""",
-    # The same as rotation.rotated.
-    "rotate": """
-local id, presented, grace, idle, access, deadline, names, mark = unpack(ARGV)
-presented = tonumber(presented)
-if now > tonumber(deadline) then return {'late', redis.call('GET', prefix .. 'session:' .. id)} end
-local session = load(id)
-if not session then return {'gone', false} end
-local current, outcome = session[GENERATION], 'again'
-local is_graced = now < session[ROTATED] + grace
-if presented > current then
-    outcome, session[GENERATION] = 'ahead', presented + 1
-elseif presented == current and (now < session[ROTATED] or not is_graced) then
-    outcome, session[GENERATION] = 'next', current + 1
-elseif presented ~= current and not (presented == current - 1 and is_graced) then
-    finish(id, session, names, mark)
-    return {'theft', cjson.encode(session)}
-end
-if outcome ~= 'again' then session[ROTATED] = now end
-session[USED] = now
-session[EXPIRES] = math.min(now + idle, session[ENDS])
-session[ACCESS] = math.max(session[ACCESS], tonumber(access))
-save(id, session)
-return {outcome, cjson.encode(session)}
-""",
-    "revoke": """
-local id, named, over, names, mark = unpack(ARGV)
-local session = id ~= '' and load(id)
-if session then return finish(id, session, names, mark) end
-local before = id ~= '' and redis.call('GET', prefix .. 'revoked:' .. named)
-return before and tonumber(before) or revoke(named, tonumber(over), mark)
-""",
-    "revoke_subject": """
-local subject, names, mark = unpack(ARGV)
-local answer = {}
-for _, id in ipairs(alive(subject)) do
-    answer[#answer + 1] = id
-    answer[#answer + 1] = finish(id, load(id), names, mark)
-end
-return answer
-""",
-    "sessions": """
-local answer, ids = {}, alive(ARGV[1])
-for at = #ids, 1, -1 do
-    answer[#answer + 1] = ids[at]
-    answer[#answer + 1] = redis.call('GET', prefix .. 'session:' .. ids[at])
-end
-return answer
-""",
-    "revocations": """
-local after, number, mark, limit = unpack(ARGV)
-local last = redis.call('HMGET', prefix .. 'head', 'number', 'mark')
-local head = (last[1] or '0') .. '.' .. (last[2] or '')
-if after == head then return {head} end
-local read = redis.call('ZRANGEBYSCORE', prefix .. 'log', number, number)[1]
-if not read or string.sub(read, 1, #mark + 1) ~= mark .. '|' then number = 0 end
-local entries = redis.call('ZRANGEBYSCORE', prefix .. 'log', '(' .. number, '+inf', 'LIMIT', 0, limit)
-if #entries == tonumber(limit) then
-    local entry = entries[#entries]
-    head = redis.call('ZSCORE', prefix .. 'log', entry) .. '.' .. string.match(entry, '^[^|]*')
-end
-table.insert(entries, 1, head)
-return entries
-""",
-}
+def _read_log(entries: bytes | str) -> tuple[Revocation, ...]:
+    """The revocations in a JSON array that alternates between moments and names."""
+    flat = json.loads(entries)
+    return tuple(
+        # In the layout before, names had no issuer.
+        Revocation(name[0], name[-2], name[-1], until / 1000, name[1] if len(name) == 4 else None)
+        for until, name in zip(flat[::2], flat[1::2], strict=True)
+    )

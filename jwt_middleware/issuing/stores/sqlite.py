@@ -1,47 +1,46 @@
 """Sessions in a SQLite file: for one machine, with as many processes as it likes, whatever becomes of them."""
 
-import json
-import logging
 import os
 import sqlite3
 import time
 import weakref
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
-from secrets import token_hex
-from threading import Lock
 from typing import Any, TypeVar
 
-from anyio import CapacityLimiter, to_thread
-from anyio.lowlevel import RunVar
+from anyio import to_thread
 
 from ..._support.arguments import check_callable
 from ...errors import ConfigurationError, StoreUnavailable
-from ...revocation.revoked import MARGIN, Revocation
-from ..rotation import Opening, Outcome, Rotation, Session, rotated
-
-logger = logging.getLogger("jwt_middleware")
+from ...events import Events
+from ...revocation.log import RevocationPage
+from ...revocation.revoked import Revocation
+from ..rotation import Opening, Outcome, Realm, RevocationRequest, Rotation, Session, rotate
+from . import sqlite_tables as tables
+from .sqlite_file import DatabaseFile, Identity, explain
+from .sqlite_queue import PATIENCE, Step, StepQueue
 
 Result = TypeVar("Result")
-
-SCHEMA = 1
-"""The version of the tables."""
-
-BUSY_SECONDS = 0.8
-"""What a step waits for other processes, at most: less than whoever waits for the step."""
-
-SWEEP = 20
-"""Rows that are over and go away with each step that writes."""
 
 
 class SQLiteStore:
     """A ``SessionStore`` in a SQLite file, which is made when it is first used, readable for its owner alone.
 
-    Processes of one machine share it (not over network file systems: https://www.sqlite.org/wal.html). What was
-    answered is on the disk, also after a crash of the machine (``synchronous=FULL``). ``clock`` gives Unix time, by
-    default ``time.time``, and must be the same for all processes. Raises ``ConfigurationError`` where ``path`` cannot
-    work.
+    Processes of one machine share the file; it must not be on a network file system
+    (https://www.sqlite.org/wal.html). What was answered is on the disk, also after a crash of the machine
+    (``synchronous=FULL``). Steps that come at the same moment share one write to the disk, and a step that cannot be
+    done in time is refused at once.
+
+    ``path``
+        The file. Beside it stand ``-wal``, ``-shm`` and ``-owner``, which belong to it.
+    ``clock``
+        Gives Unix time, by default ``time.time``. It must be the same for all processes.
+
+    ``back_up`` copies the file, and ``restore`` puts a copy back, while processes run. A file that is moved to ``path``
+    is noticed before the next write: nothing is written until it is safe to open. A file that is copied **over**
+    ``path`` (``cp``) cannot be noticed in time, and damages the database. ``events`` tells of all this, and ``problem``
+    says it for health checks. Raises ``ConfigurationError`` for an argument that cannot work.
     """
 
     def __init__(self, path: str | os.PathLike[str], *, clock: Callable[[], float] = time.time) -> None:
@@ -60,361 +59,243 @@ class SQLiteStore:
         if self._path.is_dir():
             raise ConfigurationError(f"path: {str(self._path)!r} is a directory; name a file in it")
         check_callable("clock", clock)
-        self._clock = clock
-        # Readers do not wait for writers. By process, since a fork of one may find a lock held for ever.
-        self._writers: dict[int, _Connection] = {}
-        self._readers: dict[int, _Connection] = {}
-        # By event loop: of more threads, all but one would wait for the connection.
-        self._limiters: RunVar[tuple[CapacityLimiter, CapacityLimiter]] = RunVar("jwt_middleware.sqlite")
-        weakref.finalize(self, _close, self._writers, self._readers)
-        _stores.add(self)
+        self.events = Events()
+        self._file = DatabaseFile(self._path, self.events)
+        self._clock = _Clock(clock)
+        # Readers do not wait for writers.
+        self._writer = _Connection(self._file, self._path, self._clock, writes=True)
+        self._reader = _Connection(self._file, self._path, self._clock, writes=False)
+        for connection in (self._writer, self._reader):
+            _connections.add(connection)
+            weakref.finalize(self, connection.queue.close_now)
 
     def __repr__(self) -> str:
         return f"SQLiteStore({str(self._path)!r})"
 
-    async def open(
-        self, opening: Opening, *, provider: str, max_sessions: int
-    ) -> tuple[Session, tuple[Revocation, ...]]:
+    @property
+    def problem(self) -> str | None:
+        """What is wrong with the file, and what to do about it. None: nothing that is known of."""
+        return self._file.problem
+
+    async def open(self, opening: Opening, *, max_sessions: int) -> tuple[Session, tuple[Revocation, ...]]:
         """See ``SessionStore``."""
 
         def step(db: sqlite3.Connection, now: float) -> tuple[Session, tuple[Revocation, ...]]:
-            session = opening.begun(now)
-            others = _ids(db, opening.subject, now)
-            evicted = tuple(_end(db, id, access_until, provider) for id, access_until in others[max_sessions - 1 :])
-            db.execute(_INSERT, _row(session))
+            before = tables.select_session(db, opening.id, opening.realm)
+            if before is not None:
+                return before, ()
+            evicted = tables.end_sessions(db, opening.subject, opening.realm, now, keep=max_sessions - 1)
+            session = opening.begin(now, self._advance(db, now))
+            tables.insert_session(db, session)
             return session, evicted
 
-        return await self._write(step)
+        return await self._writer.queue.run(step)
 
-    async def read(self, id: str) -> tuple[Session | None, float]:
+    async def read(self, id: str, realm: Realm) -> tuple[Session | None, float]:
         """See ``SessionStore``."""
 
         def step(db: sqlite3.Connection, now: float) -> tuple[Session | None, float]:
-            session = _session(db, id)
-            return (None if session is None or now >= session.expires_at else session), now
+            session = tables.select_session(db, id, realm)
+            return (session if session is not None and session.is_alive(realm, now) else None), now
 
-        return await self._read(step)
+        return await self._reader.queue.run(step)
 
-    async def rotate(self, rotation: Rotation, *, provider: str) -> tuple[Outcome, Session | None]:
+    async def rotate(self, rotation: Rotation) -> tuple[Outcome, Session | None]:
         """See ``SessionStore``."""
 
         def step(db: sqlite3.Connection, now: float) -> tuple[Outcome, Session | None]:
-            session = _session(db, rotation.id)
-            outcome, moved = rotated(session, rotation, now)
+            before = tables.select_session(db, rotation.id, rotation.realm)
+            outcome, session = rotate(before, rotation, now, self._advance(db, now))
             if outcome is Outcome.THEFT and session is not None:
-                _end(db, session.id, session.access_until, provider)
-                return outcome, session
-            if moved is not None and outcome is not Outcome.LATE:
-                db.execute(_MOVE, {**_moving(moved), "id": moved.id})
-            return outcome, moved
+                tables.end_session(db, session.id, session.realm)
+            elif session is not None and outcome is not Outcome.LATE:
+                tables.update_session(db, session)
+            return outcome, session
 
-        return await self._write(step)
+        return await self._writer.queue.run(step)
 
-    async def revoke(self, revocation: Revocation) -> Revocation:
+    async def revoke(self, request: RevocationRequest) -> Revocation:
         """See ``SessionStore``."""
 
         def step(db: sqlite3.Connection, now: float) -> Revocation:
-            if revocation.ends == "jti":
-                return _revoke(db, revocation)
-            known = db.execute("SELECT access_until FROM sessions WHERE id = ?", (revocation.value,)).fetchone()
-            if known is not None:
-                return _end(db, revocation.value, known[0], revocation.provider)
-            before = _revoked(db, revocation)
-            return _revoke(db, revocation) if before is None or before.until <= now else before
+            revocation = request.begin(now)
+            if request.claim == "jti":
+                return tables.write_revocation(db, revocation)
+            ended = tables.end_session(db, request.value, request.realm)
+            before = ended or tables.select_revocation(db, revocation)
+            return before if before is not None and before.until > now else tables.write_revocation(db, revocation)
 
-        return await self._write(step)
+        return await self._writer.queue.run(step)
 
-    async def revoke_subject(self, subject: str, *, provider: str) -> tuple[Revocation, ...]:
+    async def revoke_subject(self, subject: str, realm: Realm) -> tuple[Revocation, ...]:
         """See ``SessionStore``."""
 
-        def step(db: sqlite3.Connection, now: float) -> tuple[Revocation, ...]:
-            return tuple(_end(db, id, access_until, provider) for id, access_until in _ids(db, subject, now))
+        return await self._writer.queue.run(lambda db, now: tables.end_sessions(db, subject, realm, now))
 
-        return await self._write(step)
-
-    async def sessions(self, subject: str) -> tuple[Session, ...]:
+    async def sessions(self, subject: str, realm: Realm) -> tuple[Session, ...]:
         """See ``SessionStore``."""
-        return await self._read(lambda db, now: tuple(_sessions(db, subject, now)))
+        return await self._reader.queue.run(lambda db, now: tables.select_sessions(db, subject, realm, now))
 
-    async def revocations(self, after: str, limit: int) -> tuple[str, tuple[Revocation, ...]]:
+    async def revocations(self, after: str, limit: int) -> RevocationPage:
         """See ``RevocationLog``."""
-        number, _, mark = after.partition(".")
+        return await self._reader.queue.run(
+            lambda db, now: RevocationPage(*tables.select_revocations(db, after, limit), now)
+        )
 
-        def step(db: sqlite3.Connection, now: float) -> tuple[str, tuple[Revocation, ...]]:
-            head = "{}.{}".format(*db.execute("SELECT number, mark FROM head").fetchone())
-            if after == head:
-                return head, ()
-            known = (
-                after
-                and db.execute(
-                    "SELECT 1 FROM revocations WHERE number = ? AND mark = ?", (int(number), mark)
-                ).fetchone()
-            )
-            rows = db.execute(
-                "SELECT provider, ends, value, until, number, mark FROM revocations WHERE number > ? "
-                "ORDER BY number LIMIT ?",
-                (int(number) if known else 0, limit),
-            ).fetchall()
-            position = head if len(rows) < limit else "{}.{}".format(*rows[-1][4:])
-            return position, tuple(Revocation(*row[:4]) for row in rows)
+    async def back_up(self, path: str | os.PathLike[str]) -> None:
+        """Write a sound copy of the database to ``path``, a new file, while processes run.
 
-        return await self._read(step)
+        Raises ``FileExistsError`` where there is one, and ``StoreUnavailable``.
+        """
+        target = Path(path)
+        os.close(os.open(target, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
+        # On a connection of its own: what takes long holds nobody.
+        await to_thread.run_sync(_copy, self._path, target)
+
+    async def restore(self, path: str | os.PathLike[str]) -> None:
+        """Put the sessions of a backup at ``path`` back, while processes run, in one transaction.
+
+        The sessions of now are replaced. The revocations of now stay, and the sessions that they name stay ended, so
+        nobody who has logged out is logged in again. Raises ``FileNotFoundError`` where there is no file, and
+        ``StoreUnavailable``.
+        """
+        os.stat(path)
+        await self._writer.queue.run(lambda db, now: tables.restore(db, Path(path)))
 
     async def aclose(self) -> None:
         """Close the file in this process; the next step opens it again."""
-        await to_thread.run_sync(_close, self._writers, self._readers)
+        await self._writer.queue.aclose()
+        await self._reader.queue.aclose()
 
-    async def _write(self, step: Callable[[sqlite3.Connection, float], Result]) -> Result:
-        def write(db: sqlite3.Connection) -> Result:
-            db.execute("BEGIN IMMEDIATE")
-            # Only now: it may have waited.
-            now = self._clock()
-            _sweep(db, now)
-            return step(db, now)
+    def _advance(self, db: sqlite3.Connection, now: float) -> float:
+        return tables.advance_time(db, now, self._clock.take_latest(now))
 
-        limiter, _ = self._of_this_loop()
-        return await to_thread.run_sync(self._run, self._writers, write, limiter=limiter, abandon_on_cancel=True)
 
-    async def _read(self, step: Callable[[sqlite3.Connection, float], Result]) -> Result:
-        def read(db: sqlite3.Connection) -> Result:
-            db.execute("BEGIN")
-            return step(db, self._clock())
+class _Clock:
+    """The store's clock, which remembers its latest reading in this process; see ``SteadyTime``."""
 
-        _, limiter = self._of_this_loop()
-        return await to_thread.run_sync(self._run, self._readers, read, limiter=limiter, abandon_on_cancel=True)
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._latest = 0.0
 
-    def _of_this_loop(self) -> tuple[CapacityLimiter, CapacityLimiter]:
-        limiters = self._limiters.get(None)
-        if limiters is None:
-            limiters = CapacityLimiter(1), CapacityLimiter(1)
-            self._limiters.set(limiters)
-        return limiters
+    def __call__(self) -> float:
+        now = self._clock()
+        self._latest = max(self._latest, now)
+        return now
 
-    def _run(self, connections: "dict[int, _Connection]", work: Callable[[sqlite3.Connection], Result]) -> Result:
-        """``work`` in a transaction, in this thread."""
-        pid = os.getpid()
-        connection = connections.get(pid) or connections.setdefault(pid, _Connection())
-        # Whoever gave up waiting for a disk that stalls has left his thread with it.
-        if not connection.lock.acquire(timeout=BUSY_SECONDS):
-            raise StoreUnavailable(f"another step takes more than {BUSY_SECONDS} s")
+    def take_latest(self, now: float) -> float:
+        """The latest reading; from now on, ``now`` is, because the reading is written to the store."""
+        latest, self._latest = self._latest, now
+        return latest
+
+
+class _Connection:
+    """One connection of a store, and the steps that wait for it."""
+
+    def __init__(self, file: DatabaseFile, path: Path, clock: Callable[[], float], *, writes: bool) -> None:
+        self._file = file
+        self._path = path
+        self._clock = clock
+        self._writes = writes
+        self._db: sqlite3.Connection | None = None
+        self._identity: Identity = (0, 0)
+        self.queue = StepQueue(f"sqlite {'writer' if writes else 'reader'}", self._perform, self.close)
+
+    def close(self) -> None:
+        """Close the connection; its lock must be held."""
+        if self._db is not None:
+            self._db.close()
+            self._db = None
+
+    def abandon(self) -> None:
+        """Begin anew in a forked process, where the thread is not, and a connection must not be touched."""
+        self.queue.reset()
+        if self._db is not None:
+            _abandoned.append(self._db)
+            self._db = None
+
+    def _perform(self, steps: list[Step[Any]]) -> None:
         try:
-            db = connection.opened(self._path)
+            db = self._opened()
             try:
-                result = work(db)
+                db.execute("BEGIN IMMEDIATE" if self._writes else "BEGIN")
+                # Only now: it may have waited for another process.
+                now = self._clock()
+                if self._writes:
+                    tables.sweep(db, now)
+                for step in steps:
+                    self._take(db, step, now)
                 db.execute("COMMIT")
             except BaseException:
                 if db.in_transaction:
                     db.execute("ROLLBACK")
                 raise
+            if self._writes and not self._file.check(self._identity):
+                raise StoreUnavailable(f"{self._path} was replaced while it was written")
         except (sqlite3.Error, OSError) as error:
-            raise StoreUnavailable(f"{type(error).__name__}: {error}") from error
-        finally:
-            connection.lock.release()
-        return result
+            raise StoreUnavailable(explain(error, self._path)) from error
 
-
-class _Connection:
-    def __init__(self) -> None:
-        self.lock = Lock()
-        self.db: sqlite3.Connection | None = None
-        self._file: tuple[int, int] | None = None
-
-    def opened(self, path: Path) -> sqlite3.Connection:
-        """The connection to the file that is ``path`` now."""
-        if self.db is not None and _identity(path) != self._file:
-            # A copy that was put back, say: who went on with the old one would be alone with it.
-            logger.warning("sessions: %s is another file than before; it is opened anew", path)
-            self.close()
-        if self.db is None:
-            self.db = _opened(path)
-            self._file = _identity(path)
-        return self.db
-
-    def close(self) -> None:
-        if self.db is not None:
-            self.db.close()
-            self.db = None
-
-
-def _identity(path: Path) -> tuple[int, int] | None:
-    try:
-        found = os.stat(path)
-    except FileNotFoundError:
-        return None
-    return found.st_dev, found.st_ino
-
-
-_TABLES = f"""
-BEGIN IMMEDIATE;
-CREATE TABLE IF NOT EXISTS sessions (
-    id TEXT PRIMARY KEY,
-    subject TEXT NOT NULL,
-    generation INTEGER NOT NULL,
-    opened_at REAL NOT NULL,
-    rotated_at REAL NOT NULL,
-    used_at REAL NOT NULL,
-    ends_at REAL NOT NULL,
-    expires_at REAL NOT NULL,
-    access_until INTEGER NOT NULL,
-    granted TEXT NOT NULL
-) WITHOUT ROWID;
-CREATE INDEX IF NOT EXISTS sessions_by_subject ON sessions (subject);
-CREATE INDEX IF NOT EXISTS sessions_by_end ON sessions (expires_at);
--- AUTOINCREMENT: without it, numbers come again once the rows that had them are deleted.
-CREATE TABLE IF NOT EXISTS revocations (
-    number INTEGER PRIMARY KEY AUTOINCREMENT,
-    mark TEXT NOT NULL,
-    provider TEXT NOT NULL,
-    ends TEXT NOT NULL,
-    value TEXT NOT NULL,
-    until REAL NOT NULL,
-    UNIQUE (provider, ends, value)
-);
-CREATE INDEX IF NOT EXISTS revocations_by_end ON revocations (until);
--- The last row that was written, should it be swept away. The mark tells it from one that was written in its place
--- after the file was put back.
-CREATE TABLE IF NOT EXISTS head (number INTEGER NOT NULL, mark TEXT NOT NULL);
-INSERT INTO head SELECT 0, '{{mark}}' WHERE NOT EXISTS (SELECT 1 FROM head);
-PRAGMA user_version = {SCHEMA};
-COMMIT;
-"""
-
-
-_creating = Lock()
-
-
-def _opened(path: Path) -> sqlite3.Connection:
-    # SQLite's own way would let others read it, as far as the umask does. Only a file that is new is opened here, and
-    # before SQLite knows it: closing it gives up all locks that this process has on it
-    # (https://www.sqlite.org/howtocorrupt.html, 2.2), and the next process to go would take the log away from under us.
-    with _creating, suppress(FileExistsError):
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
-    deadline = time.monotonic() + BUSY_SECONDS
-    while True:
+    def _take(self, db: sqlite3.Connection, step: Step[Any], now: float) -> None:
+        """Do one step of several: one that fails leaves nothing, and harms no other."""
+        db.execute("SAVEPOINT step")
         try:
-            return _prepared(path)
-        except sqlite3.OperationalError as error:
-            # SQLite's own patience does not help where several make a new file one with WAL at once.
-            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+            step.result = step.work(db, now)
+        except Exception as error:
+            if not db.in_transaction:
+                # SQLite has undone the whole transaction.
                 raise
-            time.sleep(0.01)
+            db.execute("ROLLBACK TO step")
+            is_ours = isinstance(error, sqlite3.Error | OSError)
+            step.error = StoreUnavailable(explain(error, self._path)) if is_ours else error
+        db.execute("RELEASE step")
+
+    def _opened(self) -> sqlite3.Connection:
+        if self._db is not None and not self._file.check(self._identity):
+            # SQLite itself leaves the log alone when it closes a file that was moved.
+            self.close()
+        if self._db is None:
+            self._db, self._identity = self._file.connect()
+        return self._db
 
 
-def _prepared(path: Path) -> sqlite3.Connection:
-    db = sqlite3.connect(path, timeout=0, isolation_level=None, check_same_thread=False)
+_connections: "weakref.WeakSet[_Connection]" = weakref.WeakSet()
+_held: list[_Connection] = []
+_abandoned: list[sqlite3.Connection] = []
+"""What a forked process must neither use nor close."""
+
+
+def _copy(path: Path, target: Path) -> None:
     try:
-        db.execute("PRAGMA journal_mode = WAL")
-        db.execute("PRAGMA synchronous = FULL")
-        (version,) = db.execute("PRAGMA user_version").fetchone()
-        if version not in (0, SCHEMA):
-            raise StoreUnavailable(f"the tables are of version {version}, not {SCHEMA}: another release made them")
-        if version == 0:
-            db.executescript(_TABLES.format(mark=token_hex(8)))
-        db.execute(f"PRAGMA busy_timeout = {int(BUSY_SECONDS * 1000)}")
-    except BaseException:
-        db.close()
-        raise
-    return db
+        with closing(sqlite3.connect(path)) as db, closing(sqlite3.connect(target)) as copy:
+            db.backup(copy)
+            # One file, without a log.
+            copy.execute("PRAGMA journal_mode = DELETE")
+    except sqlite3.Error as error:
+        raise StoreUnavailable(explain(error, path)) from error
 
 
-def _close(*kinds: dict[int, _Connection]) -> None:
-    for connections in kinds:
-        connection = connections.get(os.getpid())
-        if connection is not None:
-            with connection.lock:
-                connection.close()
+def _before_fork() -> None:
+    # A connection must not be carried across a fork (https://www.sqlite.org/howtocorrupt.html, 2.6): its locks are not
+    # there afterwards, which SQLite in the forked process does not notice.
+    for connection in tuple(_connections):
+        connection.queue.end_thread()
+        if connection.queue.lock.acquire(timeout=PATIENCE):
+            connection.close()
+            _held.append(connection)
 
 
-_stores: "weakref.WeakSet[SQLiteStore]" = weakref.WeakSet()
+def _after_fork_in_parent() -> None:
+    while _held:
+        _held.pop().queue.lock.release()
+    for connection in tuple(_connections):
+        connection.queue.go_on()
 
 
-def _close_all() -> None:
-    for store in tuple(_stores):
-        _close(store._writers, store._readers)
+def _after_fork_in_child() -> None:
+    _held.clear()
+    for connection in tuple(_connections):
+        connection.abandon()
 
 
-# https://www.sqlite.org/howtocorrupt.html, 2.6: a connection must not be carried across a fork. Its locks are not there
-# afterwards, which SQLite in the forked process does not notice, not even for connections that are opened there.
-getattr(os, "register_at_fork", lambda **hooks: None)(before=_close_all)
-
-
-_COLUMNS = (
-    *("id", "subject", "generation", "opened_at", "rotated_at", "used_at", "ends_at", "expires_at", "access_until"),
-    "granted",
-)
-_INSERT = f"INSERT INTO sessions ({', '.join(_COLUMNS)}) VALUES ({', '.join(f':{name}' for name in _COLUMNS)})"
-_MOVED = ("generation", "rotated_at", "used_at", "expires_at", "access_until")
-_MOVE = f"UPDATE sessions SET {', '.join(f'{name} = :{name}' for name in _MOVED)} WHERE id = :id"
-_SELECT = f"SELECT {', '.join(_COLUMNS)} FROM sessions"
-
-
-def _row(session: Session) -> dict[str, Any]:
-    granted = {"scopes": session.scopes, "claims": session.claims, "device": session.device}
-    return {name: getattr(session, name) for name in _COLUMNS[:-1]} | {"granted": json.dumps(granted)}
-
-
-def _moving(session: Session) -> dict[str, Any]:
-    return {name: getattr(session, name) for name in _MOVED}
-
-
-def _read_row(row: Sequence[Any]) -> Session:
-    granted = json.loads(row[-1])
-    return Session(
-        **dict(zip(_COLUMNS[:-1], row[:-1], strict=True)),
-        scopes=tuple(granted["scopes"]),
-        claims=granted["claims"],
-        device=granted["device"],
-    )
-
-
-def _session(db: sqlite3.Connection, id: str) -> Session | None:
-    row = db.execute(f"{_SELECT} WHERE id = ?", (id,)).fetchone()
-    return None if row is None else _read_row(row)
-
-
-def _sessions(db: sqlite3.Connection, subject: str, now: float) -> list[Session]:
-    rows = db.execute(f"{_SELECT} WHERE subject = ? AND expires_at > ? ORDER BY used_at DESC", (subject, now))
-    return [_read_row(row) for row in rows]
-
-
-def _ids(db: sqlite3.Connection, subject: str, now: float) -> list[tuple[str, int]]:
-    """The ids and ``access_until`` of the sessions of ``subject``, the last used first: enough to end them."""
-    rows = db.execute(
-        "SELECT id, access_until FROM sessions WHERE subject = ? AND expires_at > ? ORDER BY used_at DESC",
-        (subject, now),
-    )
-    return list(rows)
-
-
-def _end(db: sqlite3.Connection, id: str, access_until: int, provider: str) -> Revocation:
-    db.execute("DELETE FROM sessions WHERE id = ?", (id,))
-    return _revoke(db, Revocation(provider, "sid", id, access_until + MARGIN))
-
-
-def _revoked(db: sqlite3.Connection, revocation: Revocation) -> Revocation | None:
-    row = db.execute(
-        "SELECT provider, ends, value, until FROM revocations WHERE provider = ? AND ends = ? AND value = ?",
-        (revocation.provider, revocation.ends, revocation.value),
-    ).fetchone()
-    return None if row is None else Revocation(*row)
-
-
-def _revoke(db: sqlite3.Connection, revocation: Revocation) -> Revocation:
-    before = _revoked(db, revocation)
-    if before is not None and before.until >= revocation.until:
-        return before
-    mark = token_hex(8)
-    # A new number, since whoever has read the old one would not see that it lasts longer.
-    number = db.execute(
-        "REPLACE INTO revocations (mark, provider, ends, value, until) VALUES (?, ?, ?, ?, ?)",
-        (mark, revocation.provider, revocation.ends, revocation.value, revocation.until),
-    ).lastrowid
-    db.execute("UPDATE head SET number = ?, mark = ?", (number, mark))
-    return revocation
-
-
-def _sweep(db: sqlite3.Connection, now: float) -> None:
-    for table, key, end in (("sessions", "id", "expires_at"), ("revocations", "number", "until")):
-        db.execute(
-            f"DELETE FROM {table} WHERE {key} IN (SELECT {key} FROM {table} WHERE {end} <= ? LIMIT {SWEEP})", (now,)
-        )
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)
