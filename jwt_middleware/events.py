@@ -74,8 +74,8 @@ class RequestRefused(Event):
     """By how many seconds the token came too late, or too early. Leeway is not included."""
     scheme: str | None = None
     """The scheme that came instead of Bearer, if it is a known one."""
-    has_credentials: bool = False
-    """Whether the request had an Authorization header at all."""
+    token_like: bool = False
+    """Whether something like a JSON Web Token was in the Authorization header nevertheless."""
     method: str | None = None
     path: str | None = None
     """The path without the query."""
@@ -86,9 +86,9 @@ class RequestRefused(Event):
     @property
     def level(self) -> int:
         """A warning where a setting is likely to be wrong; what clients do every day is informational."""
-        if self.code in _EVERYDAY and self.scheme is None:
-            return logging.INFO
-        return logging.WARNING
+        if self.scheme is not None or self.token_like:
+            return logging.WARNING
+        return level_of(self.code)
 
     @property
     def kind(self) -> Hashable:
@@ -99,14 +99,20 @@ class RequestRefused(Event):
         where = f" {self.method or 'WebSocket'} {self.path}" if self.path is not None else ""
         client = f" from {self.client}" if self.client is not None else ""
         outcome = "ignored the token of" if self.ignored else "refused"
-        details = [
-            f"{name}={getattr(self, name)}"
-            for name in ("claim", "expected", "found", "seconds_off", "scheme", "provider", "kid", "subject")
-            if getattr(self, name) is not None
-        ]
+        details = [f"{name}={getattr(self, name)}" for name in _SHOWN if getattr(self, name) is not None]
+        if self.token_like:
+            details.append("something like a token came without the scheme Bearer")
         return f"{outcome}{where or ' a request'}{client}: {self.code}" + (
             f" ({', '.join(details)})" if details else ""
         )
+
+
+_SHOWN = ("claim", "expected", "found", "seconds_off", "scheme", "provider", "kid", "subject")
+
+
+def level_of(code: str) -> int:
+    """The level of a refusal with this code, unless something else came in the token's place."""
+    return logging.INFO if code in _EVERYDAY else logging.WARNING
 
 
 _EVERYDAY = frozenset(
@@ -529,7 +535,8 @@ class Events:
     """
 
     def __init__(self, on_event: Handler | None = None, *, clock: Callable[[], float] = time.monotonic) -> None:
-        self._handlers: tuple[Handler, ...] = ()
+        self.handlers: tuple[Handler, ...] = ()
+        """Who is called with every event."""
         self._clock = clock
         self._lock = Lock()
         self._said: set[Hashable] = set()
@@ -544,12 +551,21 @@ class Events:
         if iscoroutinefunction(handler) or iscoroutinefunction(type(handler).__call__):
             raise ConfigurationError("on_event must be a plain function: nothing would await a coroutine function")
         with self._lock:
-            if handler not in self._handlers:
-                self._handlers = (*self._handlers, handler)
+            if handler not in self.handlers:
+                self.handlers = (*self.handlers, handler)
 
-    def wants(self, level: int, about: str) -> bool:
-        """Whether telling an event of this level and subject would do anything."""
-        return bool(self._handlers) or _logger(about).isEnabledFor(level)
+    def skips(self, level: int, about: str, kind: Hashable) -> bool:
+        """Whether an event of this level, subject and kind need not be made: it is counted, and nobody would see it."""
+        if self.handlers:
+            return False
+        if not logger_of(about).isEnabledFor(level):
+            return True
+        with self._lock:
+            count = self._counts.get((about, kind))
+            if count is None or self._clock() >= count.logged_at + SECONDS_BETWEEN_LINES:
+                return False
+            count.left_out += 1
+            return True
 
     def tell(self, event: Event, *, once: Hashable | None = None, exc_info: BaseException | None = None) -> None:
         """Log ``event`` and call the handlers.
@@ -563,14 +579,14 @@ class Events:
                     return
                 self._said.add(once)
         self._log(event, exc_info)
-        for handler in self._handlers:
+        for handler in self.handlers:
             try:
                 handler(event)
             except Exception as error:  # noqa: BLE001  # whatever it raises, the request goes on
                 self._log_failure(handler, error)
 
     def _log(self, event: Event, exc_info: BaseException | None) -> None:
-        logger, level = _logger(event.about), event.level
+        logger, level = logger_of(event.about), event.level
         if not logger.isEnabledFor(level):
             return
         before = 0
@@ -603,7 +619,7 @@ class Events:
             first = id(handler) not in self._failed
             self._failed.add(id(handler))
         if first:
-            _logger("details").error("on_event raised an exception; further ones are not logged", exc_info=error)
+            logger_of("details").error("on_event raised an exception; further ones are not logged", exc_info=error)
 
 
 class _Count:
@@ -629,11 +645,15 @@ def describe_refusal(refusal: Refusal) -> dict[str, Any]:
         "kid": None if refusal.kid is None else escape(refusal.kid),
         "subject": None if refusal.subject is None else escape(refusal.subject),
         "claim": refusal.claim,
+        "expected": refusal.expected,
+        "found": None if refusal.found is None else escape(refusal.found),
+        "seconds_off": refusal.seconds_off,
     }
 
 
 @cache
-def _logger(about: str) -> logging.Logger:
+def logger_of(about: str) -> logging.Logger:
+    """The logger of a subject."""
     return logging.getLogger(f"jwt_middleware.{about}")
 
 

@@ -1,6 +1,5 @@
 """JWTMiddleware: find the token, verify it, attach the user; or refuse."""
 
-import logging
 import time
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Mapping
 from difflib import get_close_matches
@@ -14,6 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from ._support.arguments import check_bool, check_callable, check_seconds, check_token_hook
 from ._support.hooks import Hook
 from .errors import ConfigurationError, CrossSite, MissingToken, Refusal, UserRefused
+from .events import Advice, Events, Handler
 from .identity import JWTCredentials, JWTUser
 from .live.connections import Connections
 from .live.stream import serve_stream
@@ -32,8 +32,6 @@ LoadUser: TypeAlias = Callable[[Token], Any | Awaitable[Any]] | Callable[[Token,
 
 SCOPE_KEY = "jwt_middleware"
 """Where the scope of a request that was let through holds the ``JWTMiddleware``."""
-
-logger = logging.getLogger("jwt_middleware")
 
 
 class JWTMiddleware:
@@ -96,6 +94,9 @@ class JWTMiddleware:
     ``resource``
         A ``ProtectedResource``: its metadata document is served and named in every challenge, so that clients find out
         where to get a token and for which scopes. It is the default of ``audience``. Default None.
+    ``on_event``
+        A plain function that gets every event, for instance to count refusals; see ``jwt_middleware.events``. It runs
+        on the event loop. Default None: events are only logged.
     ``max_token_size``, ``cache_size``, ``clock``
         See ``Verifier``. Defaults: 16 KiB, 16,384 tokens, ``time.time``.
 
@@ -121,6 +122,7 @@ class JWTMiddleware:
         websocket_refusals: WebSocketRefusals = "deny",
         challenge: Mapping[str, str] | None = None,
         resource: ProtectedResource | None = None,
+        on_event: Handler | None = None,
         max_token_size: int = MAX_TOKEN_SIZE,
         cache_size: int = CACHE_SIZE,
         clock: Clock = time.time,
@@ -138,13 +140,21 @@ class JWTMiddleware:
         user_sees_connection = load_user is not None and check_token_hook("load_user", load_user)
         if isinstance(resource, ProtectedResource) and providers is None:
             provider.setdefault("audience", resource.identifier)
+        self.events = Events(on_event)
         self.verifier = Verifier(
             _providers(providers, provider),
             max_token_size=max_token_size,
             cache_size=cache_size,
             revocations=revocations,
             clock=clock,
+            events=self.events,
         )
+        if on_event is not None:
+            # Keys and revocations may be shared with others, and tell everybody.
+            for part in (*self.verifier.remote, revocations):
+                events = getattr(part, "events", None)
+                if isinstance(events, Events):
+                    events.add_handler(on_event)
         # Looked up once instead of with each request.
         self._recall = self.verifier.recall
         self._must_admit = self.verifier.must_admit
@@ -167,13 +177,13 @@ class JWTMiddleware:
             websocket_refusals=websocket_refusals,
             origins=self._origins,
             sources=self._sources,
+            events=self.events,
         )
         """Answers refusals in this middleware's name, as ``scope["auth"].refuser``."""
         # None where there are none: an empty one is asked at the price of a call.
         self._public = PublicRequests(public) if callable(public) else PublicPaths(public) or None
         self._allow_anonymous = allow_anonymous
         self._allow_preflight = allow_preflight
-        self._preflight_logged = False
         self._load_user = None if load_user is None else Hook(load_user)
         self._user_sees_connection = user_sees_connection
         self._connections = Connections(
@@ -183,6 +193,7 @@ class JWTMiddleware:
             refuser=self.refuser,
             clock=clock,
             authenticate_within=authenticate_within,
+            events=self.events,
         )
         self.app = partial(serve_stream, self._connections, app) if close_streams_on_expiry else app
 
@@ -202,7 +213,6 @@ class JWTMiddleware:
         token: Token | None = None
         user: Any = None
         refusal: Refusal | None = None
-        is_missing = True
         try:
             headers = scope["headers"]
             if type(headers) is not list and not isinstance(headers, list | tuple):
@@ -212,6 +222,7 @@ class JWTMiddleware:
                 line = authorization_line(headers)
                 outcome = None if line is None else self._judge_line(line, scope)
             else:
+                line = b""
                 outcome = self._judge_anywhere(scope)
             if outcome is not None:
                 token = outcome if isinstance(outcome, Token) else await outcome
@@ -221,7 +232,8 @@ class JWTMiddleware:
             ):
                 user = JWTUser(None)
             else:
-                refusal = MISSING if self.refuser.is_default else MissingToken()
+                is_missing = True
+                refusal = MISSING if line is None and self.refuser.is_default else MissingToken()
         except Refusal as raised:
             # Without what holds this frame, which would hold the refusal: a circle for the garbage collector.
             refusal = raised.with_traceback(None)
@@ -231,6 +243,8 @@ class JWTMiddleware:
             if not self._may_pass(scope, is_missing):
                 await self.refuser(refusal, scope, receive, send)
                 return
+            if not is_missing:
+                self.refuser.tell(refusal, scope, ignored=True)
             token, user = None, JWTUser(None)
         # In place, as Starlette's own middleware does: routers add to this dict what outer tracing reads from it.
         scope["auth"] = JWTCredentials(token, self.refuser)
@@ -319,14 +333,15 @@ class JWTMiddleware:
             return True
         if not (is_missing and is_preflight(scope)):
             return False
-        if not (self._allow_preflight or self._preflight_logged):
-            self._preflight_logged = True
-            logger.warning(
-                "refused a CORS preflight: put CORSMiddleware outside JWTMiddleware, or, where CORS is answered inside "
-                "it, set allow_preflight=True (said once)"
-            )
+        if not self._allow_preflight:
+            self.events.tell(Advice(text=_PREFLIGHT), once="preflight")
         return self._allow_preflight
 
+
+_PREFLIGHT = (
+    "refused a CORS preflight: put CORSMiddleware outside JWTMiddleware; or, if CORS is answered inside it, set "
+    "allow_preflight=True (said once)"
+)
 
 _LAST_MESSAGES = frozenset(("lifespan.shutdown.complete", "lifespan.shutdown.failed"))
 

@@ -14,10 +14,10 @@ from starlette.types import Message, Receive, Scope, Send
 from . import errors
 from ._support.arguments import check_callable, show
 from .errors import ConfigurationError, MissingToken, Refusal, quoted
+from .events import Events, RequestRefused, describe_refusal, escape, level_of, logger_of
 from .reading.origins import Origins
+from .reading.presented import describe_credentials
 from .reading.sources import Sources, bearer_header
-
-logger = logging.getLogger("jwt_middleware")
 
 _Answer: TypeAlias = tuple[int, tuple[tuple[bytes, bytes], ...], bytes]
 
@@ -39,6 +39,8 @@ class Refuser:
     read the status of a denied one. The close code and its reason say why, but not to a page whose Origin is neither
     the request's own nor one of ``origins``: there every refusal is 3003 without a reason. ``sources`` say which
     subprotocol to accept with.
+
+    Every refusal is told once, by ``events``.
     """
 
     def __init__(
@@ -51,6 +53,7 @@ class Refuser:
         websocket_refusals: WebSocketRefusals = "deny",
         origins: Origins | None = None,
         sources: Sources | None = None,
+        events: Events | None = None,
     ) -> None:
         if not isinstance(realm, str) or not (realm.isascii() and realm.isprintable()):
             raise ConfigurationError(f"realm must be printable ASCII text, and this {show(realm)} is not")
@@ -64,6 +67,8 @@ class Refuser:
         self._accepts_to_close = websocket_refusals == "close"
         self._origins = Origins(()) if origins is None else origins
         self._sources = Sources([bearer_header()]) if sources is None else sources
+        self._events = Events() if events is None else events
+        self._log = logger_of(RequestRefused.about)
         self._refusal_response = refusal_response
         self.is_default = refusal_response is None
         """Whether nobody but this object gets to see a refusal."""
@@ -77,12 +82,12 @@ class Refuser:
             await self._accept_and_close(refusal, scope, send)
             return
         if kind == "websocket" and "websocket.http.response" not in (scope.get("extensions") or ()):
-            await self.close(refusal, send)
+            await self.close(refusal, scope, send)
             return
         # RFC 9110 9.3.2: to HEAD the headers of a GET, and no content. Not every server sees to it.
         is_head = kind == "http" and scope["method"] == "HEAD"
         if self._refusal_response is None:
-            _log(refusal)
+            self.tell(refusal, scope)
             status, headers, body = self._missing if refusal is MISSING else self._json(refusal)
             start, end = _MESSAGES[kind]
             await send({"type": start, "status": status, "headers": list(headers)})
@@ -91,9 +96,9 @@ class Refuser:
             response = await self.response(refusal, scope)
             await response(scope, receive, _without_content(send) if is_head else send)
 
-    async def close(self, refusal: Refusal, send: Send) -> None:
+    async def close(self, refusal: Refusal, scope: Scope, send: Send) -> None:
         """Refuse on a WebSocket, accepted or not, by closing it with the code and the reason of ``refusal``."""
-        _log(refusal)
+        self.tell(refusal, scope)
         await self.end_websocket(refusal, send)
 
     async def _accept_and_close(self, refusal: Refusal, scope: Scope, send: Send) -> None:
@@ -101,10 +106,10 @@ class Refuser:
         await send({"type": "websocket.accept", "subprotocol": self._sources.subprotocol(scope)})
         if self._origins.is_foreign(scope):
             # The page could otherwise learn from the code whether its visitor has a session here.
-            _log(refusal)
+            self.tell(refusal, scope)
             await send({"type": "websocket.close", "code": _FORBIDDEN, "reason": ""})
         else:
-            await self.close(refusal, send)
+            await self.close(refusal, scope, send)
 
     async def end_websocket(self, refusal: Refusal, send: Send) -> None:
         """Close a WebSocket whose token is no longer good. ``ConnectionEnded`` tells of it, and not this method."""
@@ -116,14 +121,14 @@ class Refuser:
 
     def exception(self, refusal: Refusal, scope: Scope) -> HTTPException | WebSocketException:
         """What says ``refusal`` where a returned response would not be sent; Starlette and FastAPI answer it."""
-        _log(refusal)
+        self.tell(refusal, scope)
         if scope["type"] == "websocket":
             return WebSocketException(_close_code(refusal), refusal.code)
         return HTTPException(refusal.status, refusal.description, dict(self._headers(refusal)))
 
     async def response(self, refusal: Refusal, scope: Scope) -> Response:
-        """The response that says ``refusal``; the log hears of it."""
-        _log(refusal)
+        """The response that says ``refusal``."""
+        self.tell(refusal, scope)
         if self._refusal_response is None:
             status, headers, body = self._json(refusal)
             response = Response(body, status)
@@ -136,6 +141,30 @@ class Refuser:
         for name, value in self._headers(refusal):
             response.headers.setdefault(name, value)
         return response
+
+    def tell(self, refusal: Refusal, scope: Scope, *, ignored: bool = False) -> None:
+        """Tell that the request of ``scope`` was refused, or, where its path is public, that its token was ignored."""
+        # MISSING stands for a request without any credentials. These are the cheapest to send: they cost no more here.
+        if refusal is MISSING and not self._events.handlers and not self._log.isEnabledFor(_INFO):
+            return
+        code = refusal.code
+        scheme, token_like = None, False
+        if code == MissingToken.code and refusal is not MISSING:
+            scheme, token_like = describe_credentials(scope["headers"])
+        level = logging.WARNING if scheme is not None or token_like else level_of(code)
+        if self._events.skips(level, RequestRefused.about, (code, refusal.provider)):
+            return
+        client = scope.get("client")
+        event = RequestRefused(
+            **describe_refusal(refusal),
+            scheme=scheme,
+            token_like=token_like,
+            method=scope.get("method"),
+            path=escape(scope["path"]),
+            client=escape(str(client[0])) if client else None,
+            ignored=ignored,
+        )
+        self._events.tell(event)
 
     def _headers(self, refusal: Refusal) -> list[tuple[str, str]]:
         """The headers that the answer cannot do without, with the configured parameters in its Bearer challenge."""
@@ -163,6 +192,8 @@ class Refuser:
             self._answers[kind] = answer
         return answer
 
+
+_INFO = logging.INFO
 
 MISSING = MissingToken()
 """Says nothing of its own and is never raised: to make one is a good part of what a request without a token costs."""
@@ -209,19 +240,6 @@ def _with_parameters(challenge: str, parameters: Mapping[str, str]) -> str:
 
 def _close_code(refusal: Refusal) -> int:
     return _CLOSE_CODES.get(refusal.status, 1008)
-
-
-def _log(refusal: Refusal) -> None:
-    # Texts of the token are quoted and cut. Only the kid may come from one that is not verified.
-    if logger.isEnabledFor(logging.INFO):
-        logger.info(
-            "refused: %s (provider=%s kid=%.64r subject=%.64r claim=%s)",
-            refusal.code,
-            refusal.provider,
-            refusal.kid,
-            refusal.subject,
-            refusal.claim,
-        )
 
 
 def _without_content(send: Send) -> Send:

@@ -171,7 +171,7 @@ def _guarded_function(function: Callable[..., Any], demand: Demand) -> Callable[
         if connection.application_state is WebSocketState.CONNECTING:
             return await refuser(refusal, connection.scope, connection.receive, connection.send)
         if connection.application_state is WebSocketState.CONNECTED:
-            await refuser.close(refusal, connection.send)
+            await refuser.close(refusal, connection.scope, connection.send)
         return None
 
     signed = signature(function)

@@ -16,7 +16,6 @@ from jwt_middleware.events import (
     Event,
     Events,
     KeysExpired,
-    LoginFailed,
     RequestRefused,
     RevocationsUnread,
     SessionEnded,
@@ -173,15 +172,21 @@ def test_kinds_are_bounded(log: pytest.LogCaptureFixture) -> None:
     assert len(log.records) == MAX_KINDS + 1
 
 
-def test_nothing_is_wanted_where_nobody_listens(log: pytest.LogCaptureFixture) -> None:
+def test_an_event_that_nobody_would_see_need_not_be_made(log: pytest.LogCaptureFixture) -> None:
     log.set_level(logging.WARNING, "jwt_middleware")
-    teller = Events()
-    assert not teller.wants(logging.INFO, "requests")
-    assert teller.wants(logging.WARNING, "requests")
-    teller.tell(LoginFailed(client="10.0.0.1"))
-    assert log.records == []
-    teller.add_handler(print)
-    assert teller.wants(logging.INFO, "requests")
+    now = 0.0
+    teller = Events(clock=lambda: now)
+    assert teller.skips(logging.INFO, "requests", "kind")
+    event = RequestRefused(code="wrong_audience", status=401)
+    assert not teller.skips(logging.WARNING, "requests", event.kind)
+    teller.tell(event)
+    assert teller.skips(logging.WARNING, "requests", event.kind)
+    now = SECONDS_BETWEEN_LINES
+    assert not teller.skips(logging.WARNING, "requests", event.kind)
+    teller.tell(event)
+    assert log.messages[-1].endswith("(1 more of this kind since the last line)")
+    teller.add_handler(lambda event: None)
+    assert not teller.skips(logging.INFO, "requests", "kind")
 
 
 @pytest.mark.parametrize(

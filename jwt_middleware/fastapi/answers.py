@@ -35,7 +35,7 @@ async def answer(connection: HTTPConnection, exception: Exception) -> ASGIApp | 
         refusal.about(credentials.token)
     if isinstance(connection, WebSocket) and connection.application_state is not WebSocketState.CONNECTING:
         if connection.application_state is WebSocketState.CONNECTED:
-            await credentials.refuser.close(refusal, connection.send)
+            await credentials.refuser.close(refusal, connection.scope, connection.send)
         return None
     return partial(credentials.refuser, refusal)
 

@@ -1,0 +1,188 @@
+"""Every refusal is told once, with what an operator needs to know and nothing that a client must not."""
+
+import logging
+from typing import Any
+
+import pytest
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route, WebSocketRoute
+from starlette.testclient import WebSocketDenialResponse
+from starlette.websockets import WebSocket, WebSocketDisconnect
+
+from jwt_middleware import ConfigurationError, requires
+from jwt_middleware.errors import MissingToken
+from jwt_middleware.events import Event, RequestRefused
+from jwt_middleware.reading.presented import describe_credentials
+from jwt_middleware.testing import IdentityProvider
+
+from .support import NOW, bearer, client, logged, token
+
+
+@pytest.fixture
+def heard() -> list[Event]:
+    return []
+
+
+def told(heard: list[Event]) -> RequestRefused:
+    (event,) = heard
+    assert isinstance(event, RequestRefused)
+    return event
+
+
+def test_a_refusal_says_what_was_expected_and_found_and_where(heard: list[Event], backend: str) -> None:
+    response = client(on_event=heard.append, backend=backend).get(
+        "/items?secret=1", headers=bearer(token(aud="billing", header={"kid": "k\n1"}))
+    )
+    assert response.json() == {
+        "error": "invalid_token",
+        "error_description": "The access token is meant for another audience.",
+        "code": "wrong_audience",
+    }
+    event = told(heard)
+    assert (event.code, event.status, event.provider, event.subject) == ("wrong_audience", 401, "jwt", "ada")
+    assert event.kid == r"k\n1"
+    assert "orders" in str(event.expected)
+    assert "billing" in str(event.found)
+    assert (event.method, event.path, event.client, event.ignored) == ("GET", "/items", "testclient", False)
+
+
+def test_the_log_line_names_both_audiences(caplog: pytest.LogCaptureFixture) -> None:
+    client().get("/items", headers=bearer(token(aud="billing")))
+    ((level, line),) = logged(caplog)
+    assert level == logging.WARNING
+    assert line.startswith("refused GET /items from testclient: wrong_audience (")
+    assert "orders" in line
+    assert "billing" in line
+
+
+def test_a_late_token_says_by_how_much(heard: list[Event]) -> None:
+    client(on_event=heard.append).get("/", headers=bearer(token(exp=NOW - 40)))
+    assert told(heard).seconds_off == 40
+
+
+@pytest.mark.parametrize(
+    ("value", "scheme", "token_like"),
+    [
+        pytest.param("Basic dXNlcjpwYXNz", "Basic", False, id="Basic"),
+        pytest.param(f"Token {token()}", "Token", True, id="Token"),
+        pytest.param(f"jwt {token()}", "JWT", True, id="JWT"),
+        pytest.param(token(), None, True, id="a raw token"),
+        pytest.param("hunter2", None, False, id="a word that may be a secret"),
+    ],
+)
+def test_a_missing_token_says_what_came_instead(
+    value: str, scheme: str | None, token_like: bool, heard: list[Event], caplog: pytest.LogCaptureFixture
+) -> None:
+    one = client(on_event=heard.append)
+    assert one.get("/", headers={"authorization": value}).json()["code"] == "missing_token"
+    event = told(heard)
+    assert (event.scheme, event.token_like) == (scheme, token_like)
+    assert value.rpartition(" ")[2] not in str(event)
+    assert value.rpartition(" ")[2] not in caplog.text
+
+
+def test_no_header_at_all_is_no_mistake_of_a_scheme(heard: list[Event]) -> None:
+    client(on_event=heard.append).get("/")
+    assert (told(heard).code, told(heard).scheme, told(heard).token_like) == ("missing_token", None, False)
+    assert describe_credentials([(b"host", b"x")]) == (None, False)
+
+
+def test_a_token_that_is_ignored_on_a_public_path_is_told(heard: list[Event]) -> None:
+    one = client(on_event=heard.append, public=["/open"])
+    assert one.get("/open", headers=bearer(token(exp=1))).status_code == 200
+    assert (told(heard).code, told(heard).ignored) == ("expired", True)
+
+
+def test_a_missing_token_on_a_public_path_is_not_told(heard: list[Event]) -> None:
+    assert client(on_event=heard.append, public=["/open"]).get("/open").status_code == 200
+    assert heard == []
+
+
+@requires("admin")
+async def admin(request: Request) -> Response:
+    return PlainTextResponse("ok")
+
+
+async def helper(request: Request) -> Response:
+    response: Response = await admin(request)
+    return response
+
+
+@requires("admin")
+async def live(websocket: WebSocket) -> None:
+    await websocket.accept()
+
+
+APP = Starlette(routes=[Route("/admin", admin), Route("/helper", helper), WebSocketRoute("/live", live)])
+
+
+@pytest.mark.parametrize("path", ["/admin", "/helper"])
+@pytest.mark.parametrize("own", [False, True])
+def test_each_refusal_of_an_endpoint_is_told_once(path: str, own: bool, heard: list[Event]) -> None:
+    options: dict[str, Any] = {}
+    if own:
+        options["refusal_response"] = lambda connection, refusal: PlainTextResponse("no", refusal.status)
+    response = client(APP, on_event=heard.append, **options).get(path, headers=bearer(token()))
+    assert response.status_code == 403
+    assert (told(heard).code, told(heard).path, told(heard).subject) == ("insufficient_scope", path, "ada")
+
+
+def test_each_refusal_of_a_websocket_is_told_once(heard: list[Event]) -> None:
+    one = client(APP, on_event=heard.append)
+    with pytest.raises((WebSocketDisconnect, WebSocketDenialResponse)), one.websocket_connect("/live"):
+        pass
+    assert (told(heard).code, told(heard).method, told(heard).path) == ("missing_token", None, "/live")
+    heard.clear()
+    with (
+        pytest.raises(WebSocketDisconnect),
+        client(APP, on_event=heard.append, websocket_refusals="close").websocket_connect("/live") as websocket,
+    ):
+        websocket.receive_text()
+    assert told(heard).code == "missing_token"
+
+
+def test_a_refusal_that_a_hook_raises_is_told(heard: list[Event]) -> None:
+    def refuse(seen: Any) -> Any:
+        raise MissingToken
+
+    client(on_event=heard.append, load_user=refuse).get("/", headers=bearer(token()))
+    assert (told(heard).code, told(heard).subject) == ("missing_token", "ada")
+
+
+def test_many_refusals_of_a_kind_are_one_line_and_every_event(
+    heard: list[Event], caplog: pytest.LogCaptureFixture
+) -> None:
+    one = client(on_event=heard.append)
+    for _ in range(50):
+        one.get("/", headers=bearer(token(aud="billing")))
+    assert len(heard) == 50
+    assert len(logged(caplog)) == 1
+    quiet = client()
+    for _ in range(50):
+        quiet.get("/", headers=bearer(token(aud="billing")))
+    assert len(logged(caplog)) == 2
+
+
+def test_a_handler_that_raises_changes_no_answer() -> None:
+    def fail(event: Event) -> None:
+        raise RuntimeError
+
+    assert client(on_event=fail).get("/").status_code == 401
+
+
+def test_a_coroutine_function_is_refused_at_construction() -> None:
+    async def handler(event: Event) -> None: ...
+
+    with pytest.raises(ConfigurationError, match="on_event must be a plain function"):
+        client(on_event=handler)
+
+
+def test_the_handler_also_hears_of_the_keys(heard: list[Event]) -> None:
+    with IdentityProvider() as provider:
+        provider.fail()
+        with client(on_event=heard.append, key=None, issuer=provider.issuer, audience="orders"):
+            pass
+        provider.recover()
+    assert [type(event).__name__ for event in heard] == ["KeysFailed"]
