@@ -10,7 +10,7 @@ from .verifying.token import Token
 
 
 class JWTUser(BaseUser):
-    """``scope["user"]``: the user that a token speaks of, or nobody, where ``token`` is None.
+    """``scope["user"]``: the user whom a token is about, or an anonymous one, if ``token`` is None.
 
     A plain object with room for attributes of the app's own.
     """
@@ -19,7 +19,7 @@ class JWTUser(BaseUser):
         self.token = token
 
     def __repr__(self) -> str:
-        return f"JWTUser({None if self.token is None else self.identity!r})"
+        return f"JWTUser({None if self.token is None else self.token.subject!r})"
 
     @property
     def is_authenticated(self) -> bool:
@@ -28,26 +28,37 @@ class JWTUser(BaseUser):
 
     @property
     def identity(self) -> str:
-        """The token's subject; empty where there is none."""
-        return "" if self.token is None else self.token.subject or ""
+        """The token's subject, or an empty text for an anonymous user.
+
+        Raises ``RuntimeError`` for a token without a subject (``subject_claim=None``): as an empty text, or as None, it
+        could end up in a query and match somebody.
+        """
+        if self.token is None:
+            return ""
+        if self.token.subject is None:
+            raise RuntimeError(
+                f"the token of the provider {self.token.provider!r} has no subject, as subject_claim=None says: use "
+                "user.token and its claims"
+            )
+        return self.token.subject
 
     @property
     def display_name(self) -> str:
-        """The claim ``name``, else ``preferred_username`` (OpenID Connect Core 5.1), else the subject."""
+        """The claim ``name``, else ``preferred_username`` (OpenID Connect Core 5.1), else the subject, else empty."""
         for claim in ("name", "preferred_username"):
             name = self.claims.get(claim)
             if isinstance(name, str) and name:
                 return name
-        return self.identity
+        return "" if self.token is None else self.token.subject or ""
 
     @property
     def claims(self) -> dict[str, Any]:
-        """The token's claims; empty where there is none."""
+        """The token's claims. An anonymous user has none."""
         return {} if self.token is None else self.token.claims
 
     @property
     def scopes(self) -> tuple[str, ...]:
-        """The token's scopes; empty where there is none."""
+        """The token's scopes. An anonymous user has none."""
         return () if self.token is None else self.token.scopes
 
 

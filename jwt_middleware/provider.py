@@ -2,14 +2,15 @@
 
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from enum import Enum
-from inspect import isclass
+from functools import partial
+from inspect import isawaitable, isclass
 from os import PathLike
 from typing import Any, Final, Literal, TypeAlias, TypedDict
 
 from starlette.requests import HTTPConnection
 
 from ._support.arguments import check_bool, check_callables, check_seconds, check_strings, check_token_hook, show
-from .errors import ConfigurationError
+from .errors import ConfigurationError, SenderConstrained
 from .events import Events, KeySkipped
 from .keys.addresses import is_address
 from .keys.algorithms import check_algorithms
@@ -18,6 +19,7 @@ from .keys.material import PrivateKey, PublicKey
 from .keys.remote import RemoteKeys
 from .keys.source import KeysHealth, KeySource, ProviderKeys, StaticKeys, health_of
 from .verifying.claims import ClaimRules, media_type
+from .verifying.scopes import ClaimPath, ScopeClaim, ScopeRules
 from .verifying.token import Token
 
 
@@ -50,8 +52,14 @@ class ProviderOptions(TypedDict, total=False):
     max_token_age: float | None
     token_type: str | Collection[str] | None
     required_claims: Collection[str]
-    subject_claim: str
-    scope_claim: str | None
+    subject_claim: str | None
+    audience_claim: str
+    scope_claim: ScopeClaim | None
+    scope_separator: Mapping[ClaimPath, str] | None
+    scope_implies: Mapping[str, Collection[str]] | None
+    may_grant: Collection[str] | None
+    accept_cnf: Collection[str] | Validate
+    allow_id_tokens: bool
     validate: Validate | Collection[Validate]
 
 
@@ -88,11 +96,31 @@ class Provider:
     ``required_claims``
         Names of claims that must be there and not be null. ``exp`` is always required.
     ``subject_claim``
-        The claim that names the user. Default ``sub``; another one is required to be there, and may be a number.
+        The claim that names the user, a text that is not empty or an integer; dotted steps lead into nested objects. It
+        must be there. Default ``sub``. None: these tokens have no subject, and ``user.identity`` raises an error.
+    ``audience_claim``
+        The claim that names the audience, where a provider has another one for it: ``client_id`` (Amazon Cognito),
+        ``azp`` (Clerk). A token that also has ``aud`` is held to both. Default ``aud``.
     ``scope_claim``
-        The claim that lists the scopes; a dotted path leads into nested objects (``realm_access.roles``). A list holds
-        one scope per entry. A string is split at spaces in ``scope`` and ``scp`` only: in any other claim it is one
-        scope, because the names of roles may hold spaces. Default None: ``scope``, else ``scp``.
+        The claim that lists the scopes; dotted steps lead into nested objects (``realm_access.roles``). A tuple of
+        names is a path whose names may hold dots. A list of these unites them. A plain function takes the claims and
+        returns the scopes. See the page "Claims and permissions" for what is read. Default None: ``scope``, else
+        ``scp``.
+    ``scope_separator``
+        Where a text in one of these claims is to be split: ``{"permissions": ","}``. Default: at spaces in ``scope``
+        and ``scp``, and nowhere in any other claim, because the names of roles may hold spaces.
+    ``scope_implies``
+        Scopes that another one includes: ``{"orders": ["orders:read", "orders:write"]}``, without cycles.
+    ``may_grant``
+        The only scopes that this provider's tokens can grant, after ``scope_implies``. Default None: any.
+    ``accept_cnf``
+        What may bind a token to its sender (``cnf``, RFC 7800), because something in front has checked it: names of
+        methods such as ``x5t#S256``, never ``jkt``; every method of the token must be one of them. Or a function like
+        ``validate`` that is called for each request with such a token, and accepts it with True and nothing else.
+        Default: such tokens are refused with ``sender_constrained``.
+    ``allow_id_tokens``
+        True: accept tokens that are certainly ID tokens (``token_use: id``, or ``nonce`` with ``at_hash``) or another
+        library's refresh tokens (``type`` or ``token_type``: ``refresh``). Default False: ``wrong_type``.
     ``validate``
         One or several functions, sync or async, called with each of this provider's tokens after every other check:
         ``validate(token)`` or ``validate(token, connection)``, with Starlette's ``HTTPConnection``, or None where
@@ -116,8 +144,14 @@ class Provider:
         max_token_age: float | None = None,
         token_type: str | Collection[str] | None = None,
         required_claims: Collection[str] = (),
-        subject_claim: str = "sub",
-        scope_claim: str | None = None,
+        subject_claim: str | None = "sub",
+        audience_claim: str = "aud",
+        scope_claim: ScopeClaim | None = None,
+        scope_separator: Mapping[ClaimPath, str] | None = None,
+        scope_implies: Mapping[str, Collection[str]] | None = None,
+        may_grant: Collection[str] | None = None,
+        accept_cnf: Collection[str] | Validate = (),
+        allow_id_tokens: bool = False,
         validate: Validate | Collection[Validate] = (),
     ) -> None:
         if audience is None:
@@ -126,14 +160,14 @@ class Provider:
                 "tokens that were made for any service"
             )
         check_bool("allow_weak_keys", allow_weak_keys)
+        check_bool("allow_id_tokens", allow_id_tokens)
         if not isinstance(name, str) or not name:
             raise ConfigurationError(f"name must be a string that is not empty, not {show(name)}")
-        for option, claim in (
-            ("subject_claim", subject_claim),
-            ("scope_claim", "scope" if scope_claim is None else scope_claim),
-        ):
-            if not isinstance(claim, str) or not claim:
+        for option, claim in (("subject_claim", subject_claim), ("audience_claim", audience_claim)):
+            if not (isinstance(claim, str) and claim) and not (option == "subject_claim" and claim is None):
                 raise ConfigurationError(f"{option} must be the name of a claim, not {show(claim)}")
+        if audience is ANY and audience_claim != "aud":
+            raise ConfigurationError("audience_claim: with audience=ANY no audience is checked; name the audience")
         self.name = name
         self.issuers = () if issuer is None else check_strings("issuer", issuer)
         allowed = None if algorithms is None else check_algorithms(algorithms)
@@ -165,13 +199,20 @@ class Provider:
             else frozenset(media_type(typ) for typ in check_strings("token_type", token_type)),
             required_claims=check_strings("required_claims", required_claims, at_least=0),
             subject_claim=subject_claim,
-            scope_claim=scope_claim,
+            audience_claim=audience_claim,
+            scopes=ScopeRules(scope_claim, scope_separator, scope_implies, may_grant),
+            accept_cnf=None if callable(accept_cnf) else _confirmations(accept_cnf),
+            allow_id_tokens=allow_id_tokens,
         )
-        several = check_callables("validate", validate, "token")
-        self.sees_connection = any(check_token_hook("validate", one) for one in several)
-        """Whether a ``validate`` takes the connection."""
-        self.validators = tuple(map(_validator, several))
-        """Each ``validate``, as a function of the token and the connection."""
+        hooks = [_Hook("validate", one) for one in check_callables("validate", validate, "token")]
+        self.sees_connection = any(hook.sees_connection for hook in hooks)
+        """Whether one of ``validators`` takes the connection."""
+        self.validators: tuple[Validator, ...] = tuple(hook.call for hook in hooks)
+        """Asked about each request, in this order."""
+        if callable(accept_cnf):
+            confirm = _Hook("accept_cnf", accept_cnf)
+            self.sees_connection = self.sees_connection or confirm.sees_connection
+            self.validators = (partial(_confirm, confirm.call), *self.validators)
 
     def __repr__(self) -> str:
         return f"Provider(name={self.name!r}, issuer={self.issuers!r})"
@@ -182,10 +223,37 @@ class Provider:
         return health_of(self._own_keys)
 
 
-def _validator(validate: Callable[..., Any]) -> Callable[[Token, object | None], Any]:
-    if isclass(validate):
-        raise ConfigurationError("validate must return True or False; a class returns an object of its own")
-    return validate if check_token_hook("validate", validate) else lambda token, connection: validate(token)
+Validator: TypeAlias = Callable[[Token, object | None], Any]
+"""A ``validate`` as a function of the token and the connection. It returns a bool or awaits one."""
+
+
+class _Hook:
+    def __init__(self, name: str, function: Callable[..., Any]) -> None:
+        if isclass(function):
+            raise ConfigurationError(f"{name} must return True or False; a class returns an object of its own")
+        self.sees_connection = check_token_hook(name, function)
+        self.call: Validator = function if self.sees_connection else lambda token, connection: function(token)
+
+
+async def _confirm(check: Validator, token: Token, connection: object | None) -> bool:
+    """Refuse a token that is bound to its sender, unless ``check`` returns True."""
+    if token.confirmation:
+        result = check(token, connection)
+        if isawaitable(result):
+            result = await result
+        if result is not True:
+            raise SenderConstrained
+    return True
+
+
+def _confirmations(methods: object) -> frozenset[str]:
+    several = frozenset(check_strings("accept_cnf", methods, at_least=0))
+    if "jkt" in several:
+        raise ConfigurationError(
+            "accept_cnf: jkt is proof of possession (DPoP), which nothing in front of an API can check for it; name "
+            "another method, or give a function that checks the proof of each request"
+        )
+    return several
 
 
 def _load_static_keys(

@@ -9,8 +9,8 @@ from jwt_middleware.refuser import Refuser
 from .support import NOW, SECRET, token
 
 
-async def verified(**claims: Any) -> Token:
-    provider = Provider(key=SECRET, audience="orders")
+async def verified(subject_claim: str | None = "sub", **claims: Any) -> Token:
+    provider = Provider(key=SECRET, audience="orders", subject_claim=subject_claim)
     return await Verifier(provider, clock=lambda: NOW).verify(token(**claims))
 
 
@@ -35,10 +35,14 @@ def test_nobody_is_a_user_too() -> None:
 
 
 @pytest.mark.anyio
-async def test_a_token_without_a_subject_is_still_a_user() -> None:
-    user = JWTUser(await verified(sub=None))
+async def test_a_user_without_a_subject_has_no_identity_that_could_be_mistaken_for_one() -> None:
+    user = JWTUser(await verified(subject_claim=None))
     assert user.is_authenticated
-    assert (user.identity, user.display_name) == ("", "")
+    with pytest.raises(RuntimeError, match="'jwt' has no subject, as subject_claim=None says"):
+        assert user.identity
+    assert user.display_name == ""
+    assert JWTUser(await verified(subject_claim=None, name="Reporting")).display_name == "Reporting"
+    assert repr(user) == "JWTUser(None)"
 
 
 @pytest.mark.anyio

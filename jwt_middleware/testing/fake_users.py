@@ -132,7 +132,11 @@ def _scope_claims(provider: Provider, scopes: tuple[str, ...]) -> dict[str, Any]
     """``scopes`` as the provider's own tokens carry them."""
     if not scopes:
         return {}
-    first, *inner = (provider.rules.scope_claim or "scope").split(".")
+    rules = provider.rules.scopes
+    if rules.function is not None:
+        raise ConfigurationError("scopes: scope_claim is a function; give what it reads in claims={...}")
+    path = rules.paths[0] if rules.paths else "scope"
+    first, *inner = path.split(".") if isinstance(path, str) else path
     value: Any = " ".join(scopes) if first in ("scope", "scp") and not inner else list(scopes)
     for name in reversed(inner):
         value = {name: value}

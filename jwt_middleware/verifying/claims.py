@@ -1,7 +1,8 @@
 """Which claims make a token good at a given moment? Pure."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from math import inf
 from typing import Any
 
@@ -15,7 +16,8 @@ from ..errors import (
     WrongAudience,
     WrongType,
 )
-from .compact import Header
+from .compact import Header, json_again
+from .scopes import ScopeRules, follow
 from .token import Facts
 
 
@@ -32,23 +34,31 @@ class ClaimRules:
     types: frozenset[str] | None = None
     """As ``media_type`` gives them. None: any type."""
     required_claims: tuple[str, ...] = ()
-    subject_claim: str = "sub"
-    scope_claim: str | None = None
-    """None: ``scope``, else ``scp``."""
+    subject_claim: str | None = "sub"
+    """None: these tokens have no subject."""
+    audience_claim: str = "aud"
+    scopes: ScopeRules = field(default_factory=ScopeRules)
+    accept_cnf: frozenset[str] | None = frozenset()
+    """The methods of confirmation that are accepted. None: a check decides about each request."""
+    allow_id_tokens: bool = False
 
     def check(self, header: Header, payload: bytes, claims: dict[str, Any], now: float) -> tuple[float, Facts]:
         """Check the claims of a token whose signature is good, at ``now`` (Unix time).
 
         Returns from when on the token is good, leeway included, and its facts, which say until when.
 
-        1. Registered claims have the types of RFC 7519 section 4.1: ``InvalidClaim``.
+        1. Registered claims have the types of RFC 7519 section 4.1: ``InvalidClaim``. A claim that is null is absent,
+           and an integer ``sub`` is its decimal text.
         2. ``exp`` and every required claim are there: ``MissingClaim``.
-        3. ``typ`` is an expected one (RFC 8725 3.11): ``WrongType``.
-        4. ``aud`` names one of the audiences (RFC 7519 4.1.3): ``WrongAudience``.
-        5. ``cnf`` is absent (RFC 7800, RFC 9449 7.1): ``SenderConstrained``.
-        6. Subject and scopes can be read: ``MissingClaim``, ``InvalidClaim``.
+        3. ``typ`` is an expected one (RFC 8725 3.11), and this is no ID token or refresh token: ``WrongType``.
+        4. ``aud`` names one of the audiences (RFC 7519 4.1.3), and so does ``audience_claim``: ``WrongAudience``.
+        5. ``cnf`` is absent or accepted (RFC 7800, RFC 9449 7.1): ``SenderConstrained``.
+        6. The subject is there, and the scopes can be read: ``MissingClaim``, ``InvalidClaim``.
         7. The time is right: ``Expired``, ``TooOld``, ``NotYetValid``.
         """
+        as_written = claims
+        if None in claims.values():
+            claims = {name: value for name, value in claims.items() if value is not None}
         get = claims.get
         # 1. Types. What nearly every token has is checked in place, because calls are a good part of the cost.
         exp, iat, nbf = get("exp"), get("iat"), None
@@ -61,12 +71,14 @@ class ClaimRules:
         issuer, subject, id = get("iss"), get("sub"), get("jti")
         if type(issuer) is not str:
             _check_text(claims, "iss")
-        if type(subject) is not str:
-            _check_text(claims, "sub")
+        if type(subject) is not str and subject is not None:
+            subject = str(subject) if type(subject) is int and _LOWEST <= subject < 2 * _HIGHEST else None
+            if subject is None:
+                raise InvalidClaim(claim="sub")
         if type(id) is not str:
             _check_text(claims, "jti")
         audience = get("aud", [])
-        audience = (audience,) if type(audience) is str else _several_audiences(audience)
+        audience = (audience,) if type(audience) is str else _audiences(audience, "aud")
         # 2. Required claims.
         if exp is None:
             raise MissingClaim(claim="exp")
@@ -76,21 +88,26 @@ class ClaimRules:
         # 3. Type of the token.
         if self.types is not None and media_type(header.typ) not in self.types:
             raise WrongType(expected=_listed(self.types), found=header.typ or "no typ")
+        if not (self.allow_id_tokens or _TELLTALES.isdisjoint(claims)):
+            _check_not_for_clients(claims)
         # 4. Audience.
         if self.audiences is not None:
-            if not audience:
+            if self.audience_claim != "aud":
+                self._check_audience_claim(claims)
+            elif not audience:
                 raise MissingClaim(claim="aud", expected=_listed(self.audiences))
-            if self.audiences.isdisjoint(audience):
+            if self.audiences.isdisjoint(audience) and (self.audience_claim == "aud" or "aud" in claims):
                 raise WrongAudience(expected=_listed(self.audiences), found=_listed(audience))
         # 5. Confirmation.
-        if "cnf" in claims:
-            raise SenderConstrained if isinstance(claims["cnf"], dict) else InvalidClaim(claim="cnf")
+        confirmation = self._check_confirmation(claims["cnf"]) if "cnf" in claims else ()
         # 6. Subject and scopes.
         if self.subject_claim != "sub":
-            subject = self._demanded_subject(claims)
-        scopes = get("scope") if self.scope_claim is None else None
+            subject = self._demand_subject(claims)
+        elif not subject:
+            raise (MissingClaim if subject is None else InvalidClaim)(claim="sub")
+        scopes = get("scope") if self.scopes.is_standard else None
         if type(scopes) is not str:
-            scopes = self._scopes(claims)
+            scopes = self.scopes.read(as_written, partial(json_again, payload))
         # 7. Time. RFC 7519 section 2 allows fractions of a second; PyJWT cuts them off.
         exp = int(exp)
         good_from, good_until = self._good_times(exp, nbf, iat, now)
@@ -110,7 +127,27 @@ class ClaimRules:
             issuer,
             exp,
             good_until,
+            confirmation,
         )
+
+    def _check_audience_claim(self, claims: dict[str, Any]) -> None:
+        """Check the claim that stands for ``aud``. A token that also has ``aud`` is still held to it."""
+        assert self.audiences is not None
+        named = follow(claims, self.audience_claim)
+        if named is None:
+            raise MissingClaim(claim=self.audience_claim, expected=_listed(self.audiences))
+        audience = _audiences(named, self.audience_claim)
+        if self.audiences.isdisjoint(audience):
+            raise WrongAudience(expected=_listed(self.audiences), found=_listed(audience))
+
+    def _check_confirmation(self, cnf: object) -> tuple[str, ...]:
+        """Return the methods by which the token is bound to its sender."""
+        if not isinstance(cnf, dict):
+            raise InvalidClaim(claim="cnf")
+        methods = tuple(cnf)
+        if self.accept_cnf is not None and not (methods and self.accept_cnf.issuperset(methods)):
+            raise SenderConstrained(expected=_listed(self.accept_cnf) or "no cnf", found=_listed(methods))
+        return methods
 
     def _good_times(self, exp: int, nbf: float | None, iat: float | None, now: float) -> tuple[float, float]:
         """From when on and until when the token is good. Raises a ``Refusal`` if ``now`` lies outside."""
@@ -150,32 +187,20 @@ class ClaimRules:
         return age if age >= -self.leeway else None
 
     def subject(self, claims: dict[str, Any]) -> str | None:
-        """Whom these claims speak of, if they say it in a way that can be read."""
-        subject = _at(claims, self.subject_claim)
-        # Outside RFC 7519's `sub`, the numbers of a database are common.
-        if isinstance(subject, str) or (type(subject) is int and self.subject_claim != "sub"):
-            return str(subject)
-        return None
+        """Whom these claims are about, or None if they do not say it in a way that can be read."""
+        subject = None if self.subject_claim is None else follow(claims, self.subject_claim)
+        # The databases of old issuers number their users. True, and 4.0, are no such numbers.
+        return str(subject) if isinstance(subject, str) or type(subject) is int else None
 
-    def _demanded_subject(self, claims: dict[str, Any]) -> str:
+    def _demand_subject(self, claims: dict[str, Any]) -> str | None:
+        """Return the text of the claim that stands for ``sub``. A token without a subject is no user."""
+        if self.subject_claim is None:
+            return None
         subject = self.subject(claims)
-        if subject is None:
-            missing = _at(claims, self.subject_claim) is None
-            raise (MissingClaim if missing else InvalidClaim)(claim=self.subject_claim)
+        if not subject:
+            is_missing = follow(claims, self.subject_claim) is None
+            raise (MissingClaim if is_missing else InvalidClaim)(claim=self.subject_claim)
         return subject
-
-    def _scopes(self, claims: dict[str, Any]) -> str | tuple[str, ...]:
-        name = self.scope_claim or ("scope" if "scope" in claims else "scp")
-        value = _at(claims, name) if "." in name else claims.get(name)
-        if value is None:
-            return ()
-        if isinstance(value, str):
-            # Only these two are lists of words (RFC 6749 3.3, RFC 8693 4.2). Elsewhere a space is part of a name, and
-            # the role "admin read-only" must never become the role "admin".
-            return value if name in _WORD_LISTS else tuple(filter(None, (value,)))
-        if isinstance(value, list) and all(isinstance(scope, str) for scope in value):
-            return tuple(value)
-        raise InvalidClaim(claim=name)
 
 
 def media_type(typ: str) -> str:
@@ -192,8 +217,6 @@ def _listed(values: Iterable[str]) -> str:
 _MAX_LISTED = 5
 """The number of values that a refusal tells the operator: more would only make the line longer."""
 
-
-_WORD_LISTS = frozenset(("scope", "scp"))
 
 # What clocks can say, and more than those who mean "never" write; within it, no arithmetic overflows.
 _LOWEST, _HIGHEST = -(2**63), 2**63
@@ -214,19 +237,21 @@ def _check_text(claims: Mapping[str, Any], name: str) -> None:
         raise InvalidClaim(claim=name)
 
 
-def _several_audiences(audience: object) -> list[str]:
-    if isinstance(audience, list) and all(isinstance(entry, str) for entry in audience):
-        return audience
-    raise InvalidClaim(claim="aud")
+def _audiences(audience: object, claim: str) -> list[str]:
+    several = [audience] if isinstance(audience, str) else audience
+    if isinstance(several, list) and all(isinstance(entry, str) for entry in several):
+        return several
+    raise InvalidClaim(claim=claim)
 
 
-def _at(claims: Mapping[str, Any], path: str) -> Any:
-    """The claim named ``path``, else what lies at the end of its dotted steps; None where nothing does."""
-    if path in claims or "." not in path:
-        return claims.get(path)
-    value: Any = claims
-    for step in path.split("."):
-        if not isinstance(value, dict):
-            return None
-        value = value.get(step)
-    return value
+_TELLTALES = frozenset(("token_use", "type", "token_type", "at_hash"))
+
+
+def _check_not_for_clients(claims: Mapping[str, Any]) -> None:
+    """Refuse what is certainly an ID token, or a refresh token of another library: neither is for an API."""
+    # Amazon Cognito writes `token_use`, flask-jwt-extended `type`, djangorestframework-simplejwt `token_type`. OpenID
+    # Connect Core (2, 3.1.3.6): `nonce` is about the login, `at_hash` about the access token beside an ID token.
+    if claims.get("token_use") == "id" or ("nonce" in claims and "at_hash" in claims):
+        raise WrongType(expected="an access token", found="an ID token")
+    if "refresh" in (claims.get("type"), claims.get("token_type")):
+        raise WrongType(expected="an access token", found="a refresh token")

@@ -6,7 +6,7 @@ from base64 import urlsafe_b64encode
 from binascii import Error as Base64Error
 from binascii import a2b_base64
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import isfinite
 from types import MappingProxyType
 from typing import Any, NamedTuple, NoReturn
@@ -21,7 +21,7 @@ MAX_DEPTH = 32
 class Header:
     """A JOSE header (RFC 7515 section 4): its JSON, and the parameters that decisions need."""
 
-    json: bytes
+    json: bytes = field(repr=False)
     algorithm: str
     kid: str | None
     typ: str
@@ -67,10 +67,14 @@ def decode_header(segment: bytes) -> Header:
     # `b64` without `crit` would make the same bytes mean two things.
     if "crit" in parameters or "b64" in parameters:
         raise MalformedToken
-    algorithm, kid, typ = parameters.get("alg"), parameters.get("kid", ""), parameters.get("typ", "")
-    if not (isinstance(algorithm, str) and isinstance(kid, str) and isinstance(typ, str)):
+    algorithm, kid, typ = parameters.get("alg"), parameters.get("kid"), parameters.get("typ")
+    # Old issuers number their keys. True, and 7.0, are no such numbers.
+    if type(kid) is int and _LOWEST <= kid < _ABOVE_64_BITS:
+        kid = str(kid)
+    # Null means absent here. Elsewhere in the header it is malformed.
+    if not (isinstance(algorithm, str) and isinstance(kid, str | None) and isinstance(typ, str | None)):
         raise MalformedToken
-    return Header(data, algorithm, kid if "kid" in parameters else None, typ)
+    return Header(data, algorithm, kid, typ or "")
 
 
 def encode(header: Mapping[str, Any], claims: Mapping[str, Any], sign: Callable[[bytes], bytes]) -> str:
@@ -131,6 +135,8 @@ def json_again(data: bytes) -> dict[str, Any]:
     value: dict[str, Any] = _decoded(data.decode("utf-8"), _PLAIN_DECODER)
     return value
 
+
+_LOWEST, _ABOVE_64_BITS = -(2**63), 2**64
 
 _ALPHABET = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
 

@@ -16,6 +16,7 @@ Facts: TypeAlias = tuple[
     str | None,
     int,
     float,
+    tuple[str, ...],
 ]
 """What is the same for every request with one token.
 
@@ -34,6 +35,7 @@ SESSION_ID: Final = 7
 ISSUER: Final = 8
 EXPIRES_AT: Final = 9
 GOOD_UNTIL: Final = 10
+CONFIRMATION: Final = 11
 
 
 def make_facts(
@@ -50,7 +52,7 @@ def make_facts(
     issuer: str | None = None,
 ) -> Facts:
     """Put facts into their order, for a token that is not verified but made up."""
-    return provider, header, payload, kid, subject, scopes, id, session_id, issuer, expires_at, float(expires_at)
+    return provider, header, payload, kid, subject, scopes, id, session_id, issuer, expires_at, float(expires_at), ()
 
 
 class Token:
@@ -127,3 +129,8 @@ class Token:
     def good_until(self) -> float:
         """The Unix time from which the token is refused for its age. It includes ``max_token_age`` and ``leeway``."""
         return self._facts[GOOD_UNTIL]
+
+    @property
+    def confirmation(self) -> tuple[str, ...]:
+        """The methods that bind the token to its sender (RFC 7800), such as ``x5t#S256``. A plain token has none."""
+        return self._facts[CONFIRMATION]

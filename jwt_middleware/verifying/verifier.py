@@ -114,6 +114,9 @@ class Verifier:
         self._find = self._memory.find
         self._keys = tuple(provider.keys for provider in self.providers)
         self._mention_too_many_keys()
+        self._mention_unlimited_grants()
+        for provider in self.providers:
+            provider.rules.scopes.tell = self._tell_of_scopes
         self.sees_connection = any(provider.sees_connection for provider in self.providers)
         """Whether a ``validate`` takes the connection."""
         self.must_admit = bool(self._validators) or self.revocations is not None
@@ -286,7 +289,7 @@ class Verifier:
             self._mention_slash(iss)
         if self._without_issuer:
             return [(index, self._keys[index].current) for index in self._without_issuer]
-        if "iss" not in claims:
+        if iss is None:
             raise MissingClaim(claim="iss")
         if not isinstance(iss, str):
             raise InvalidClaim(claim="iss")
@@ -303,6 +306,18 @@ class Verifier:
                 "only; configure issuer= as the provider spells it (said once)"
             )
             self._events.tell(Advice(text=text), once=("slash", near))
+
+    def _tell_of_scopes(self, text: str, error: BaseException | None) -> None:
+        self._events.tell(Advice(text=text), once=text, exc_info=error)
+
+    def _mention_unlimited_grants(self) -> None:
+        unlimited = [provider.name for provider in self.providers if provider.rules.scopes.may_grant is None]
+        if len(self.providers) > 1 and unlimited:
+            text = (
+                f"tokens of {', '.join(map(repr, unlimited[:8]))} can grant any scope; where providers are not trusted "
+                'alike, name the scopes that each can grant, for instance Provider(..., may_grant=["orders:read"])'
+            )
+            self._events.tell(Advice(text=text), once="may_grant")
 
     def _mention_too_many_keys(self) -> None:
         static = [self._keys[index].current for index in self._without_issuer]

@@ -127,7 +127,7 @@ REFUSED: dict[str, tuple[dict[str, Any], list[str]]] = {
     "wrong_audience": ({}, [f"Bearer {token(aud='billing')}"]),
     "wrong_type": ({"token_type": "at+jwt"}, [f"Bearer {token()}"]),
     "missing_claim": ({}, [f"Bearer {token(exp=None)}"]),
-    "invalid_claim": ({}, [f"Bearer {signed({'alg': 'HS256'}, claims(sub=5))}"]),
+    "invalid_claim": ({}, [f"Bearer {signed({'alg': 'HS256'}, claims(sub=['ada']))}"]),
     "sender_constrained": ({}, [f"Bearer {token(cnf={'jkt': 'thumbprint'})}"]),
     "revoked": ({"validate": raising(Revoked())}, [f"Bearer {token()}"]),
     "user_refused": ({"load_user": lambda token: None}, [f"Bearer {token()}"]),

@@ -19,13 +19,15 @@ from jwt_middleware.errors import (
 )
 from jwt_middleware.verifying.claims import ClaimRules, media_type
 from jwt_middleware.verifying.compact import Header
+from jwt_middleware.verifying.scopes import ScopeRules
 from jwt_middleware.verifying.token import Facts, Token
 
 from ..support import NOW, claims
 
 
-def rules(**options: Any) -> ClaimRules:
-    return ClaimRules(**{"provider": "jwt", "audiences": frozenset({"orders"}), **options})
+def rules(scope_claim: Any = None, **options: Any) -> ClaimRules:
+    scopes = ScopeRules(scope_claim)
+    return ClaimRules(**{"provider": "jwt", "audiences": frozenset({"orders"}), "scopes": scopes, **options})
 
 
 def checked(payload: dict[str, Any], now: float = NOW, *, typ: str = "", **options: Any) -> tuple[float, Facts]:
@@ -55,11 +57,14 @@ def test_a_token_says_what_its_claims_say() -> None:
     assert token.scopes == ("orders:read", "orders:write")
     assert token.expires_at == NOW + 900
     assert (token.id, token.session_id) == ("1", "2")
+    assert read(claims(iss="https://login.example")).issuer == "https://login.example"
+    assert token.good_until == NOW + 905
 
 
 def test_what_a_token_may_lack_is_none() -> None:
-    token = read({"exp": NOW}, audiences=None)
-    assert (token.subject, token.scopes, token.id, token.session_id) == (None, (), None, None)
+    token = read({"exp": NOW}, audiences=None, subject_claim=None)
+    assert (token.subject, token.scopes, token.id, token.session_id, token.issuer) == (None, (), None, None, None)
+    assert token.confirmation == ()
 
 
 def test_what_one_request_changes_in_a_token_no_other_sees() -> None:
@@ -87,7 +92,6 @@ NOT_DATES = [
     pytest.param("1900000900", id="a string"),
     pytest.param(True, id="true"),
     pytest.param(False, id="false"),
-    pytest.param(None, id="null"),
     pytest.param(float("nan"), id="NaN"),
     pytest.param(float("inf"), id="infinity"),
     pytest.param(-float("inf"), id="negative infinity"),
@@ -126,9 +130,185 @@ def test_an_expiry_is_a_whole_second(date: float, seconds: int) -> None:
 
 
 @pytest.mark.parametrize("name", ["iss", "sub", "jti"])
-@pytest.mark.parametrize("value", [None, 5, 0, True, 1.5, [], ["ada"], {}, {"name": "ada"}])
+@pytest.mark.parametrize("value", [True, False, 1.5, 4.0, [], ["ada"], {}, {"name": "ada"}])
 def test_registered_names_are_strings(name: str, value: object) -> None:
     refused(InvalidClaim, name, {**claims(), name: value})
+
+
+@pytest.mark.parametrize("name", ["iss", "jti"])
+@pytest.mark.parametrize("value", [0, 5])
+def test_a_number_is_neither_an_issuer_nor_an_id(name: str, value: int) -> None:
+    refused(InvalidClaim, name, {**claims(), name: value})
+
+
+@pytest.mark.parametrize(
+    ("value", "subject"),
+    [(4, "4"), (0, "0"), (-1, "-1"), (2**63, str(2**63)), (2**64 - 1, str(2**64 - 1)), (-(2**63), str(-(2**63)))],
+)
+def test_an_integer_subject_is_its_decimal_text(value: int, subject: str) -> None:
+    assert read(claims(sub=value)).subject == subject
+
+
+@pytest.mark.parametrize("value", [2**64, -(2**63) - 1, 10**30])
+def test_a_number_of_more_than_64_bits_is_no_subject(value: int) -> None:
+    refused(InvalidClaim, "sub", claims(sub=value))
+
+
+@pytest.mark.parametrize("name", ["iss", "jti", "nbf", "iat", "cnf", "sid", "scope", "x"])
+def test_a_claim_that_is_null_is_absent(name: str) -> None:
+    token = read({**claims(), name: None})
+    assert token.subject == "ada"
+    assert token.claims[name] is None
+
+
+@pytest.mark.parametrize("name", ["exp", "aud", "sub", "email"])
+def test_a_null_claim_that_must_be_there_is_missing(name: str) -> None:
+    refused(MissingClaim, name, {**claims(email="ada@example.com"), name: None}, required_claims=("email",))
+
+
+def test_a_null_iat_has_no_age() -> None:
+    refused(MissingClaim, "iat", {**claims(), "iat": None}, max_token_age=600)
+
+
+def test_a_token_without_a_subject_is_no_user() -> None:
+    refused(MissingClaim, "sub", claims(sub=None))
+    refused(InvalidClaim, "sub", claims(sub=""))
+
+
+@pytest.mark.parametrize("sub", [None, "", "ada", 5])
+def test_a_token_has_no_subject_where_the_configuration_says_so(sub: object) -> None:
+    assert read({**claims(), "sub": sub}, subject_claim=None).subject is None
+
+
+def test_the_type_of_sub_counts_where_there_is_no_subject() -> None:
+    refused(InvalidClaim, "sub", claims(sub=["ada"]), subject_claim=None)
+
+
+@pytest.mark.parametrize(
+    ("payload", "found"),
+    [
+        pytest.param({"token_use": "id"}, "an ID token", id="Cognito's ID token"),
+        pytest.param({"nonce": "n", "at_hash": "h"}, "an ID token", id="an OpenID Connect ID token"),
+        pytest.param({"type": "refresh"}, "a refresh token", id="flask-jwt-extended's refresh token"),
+        pytest.param({"token_type": "refresh"}, "a refresh token", id="simplejwt's refresh token"),
+    ],
+)
+def test_what_is_certainly_no_access_token_is_refused(payload: dict[str, Any], found: str) -> None:
+    with pytest.raises(WrongType) as error:
+        read({**claims(), **payload})
+    assert (error.value.expected, error.value.found) == ("an access token", found)
+    assert read({**claims(), **payload}, allow_id_tokens=True)
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        {"token_use": "access"},
+        {"token_use": ["id"]},
+        {"nonce": "n"},
+        {"at_hash": "h"},
+        {"nonce": None, "at_hash": "h"},
+        {"type": "access"},
+        {"token_type": "Bearer"},
+        {"type": 5},
+        {"type": ["refresh"]},
+        {"refresh": True},
+    ],
+    ids=str,
+)
+def test_what_could_be_an_access_token_is_taken_for_one(payload: dict[str, Any]) -> None:
+    assert read({**claims(), **payload})
+
+
+@pytest.mark.parametrize(
+    ("payload", "refusal", "claim"),
+    [
+        pytest.param({"client_id": "orders"}, None, None, id="the claim"),
+        pytest.param({"client_id": ["stock", "orders"]}, None, None, id="a list"),
+        pytest.param({"client_id": "orders", "aud": "orders"}, None, None, id="both"),
+        pytest.param({"client_id": "orders", "aud": None}, None, None, id="a null aud, which is absent"),
+        pytest.param({"client_id": "billing"}, WrongAudience, None, id="another"),
+        pytest.param({"client_id": "orders", "aud": "billing"}, WrongAudience, None, id="the aud of another"),
+        pytest.param({"client_id": "billing", "aud": "orders"}, WrongAudience, None, id="the aud alone"),
+        pytest.param({"client_id": "orders", "aud": []}, WrongAudience, None, id="an aud for nobody"),
+        pytest.param({"client_id": []}, WrongAudience, None, id="an empty list"),
+        pytest.param({"aud": "orders"}, MissingClaim, "client_id", id="aud without the claim"),
+        pytest.param({"client_id": None, "aud": "orders"}, MissingClaim, "client_id", id="a null claim"),
+        pytest.param({"client_id": 5}, InvalidClaim, "client_id", id="a number"),
+        pytest.param({"client_id": ["orders", 5]}, InvalidClaim, "client_id", id="a number in a list"),
+        pytest.param({"client_id": "orders", "aud": 5}, InvalidClaim, "aud", id="an aud that is a number"),
+    ],
+)
+def test_another_claim_can_name_the_audience(
+    payload: dict[str, Any], refusal: type[Refusal] | None, claim: str | None
+) -> None:
+    payload = {**claims(aud=None), **payload}
+    if refusal is None:
+        assert read(payload, audience_claim="client_id")
+    else:
+        refused(refusal, claim, payload, audience_claim="client_id")
+
+
+@pytest.mark.parametrize(
+    ("cnf", "good"),
+    [
+        pytest.param({"x5t#S256": "thumbprint"}, True, id="the method"),
+        pytest.param({"x5t#S256": "thumbprint", "kid": "a"}, True, id="both methods"),
+        pytest.param({"x5t#S256": "thumbprint", "jkt": "thumbprint"}, False, id="another method beside it"),
+        pytest.param({"jkt": "thumbprint"}, False, id="another method"),
+        pytest.param({}, False, id="no method"),
+    ],
+)
+def test_every_method_that_binds_a_token_must_be_accepted(cnf: dict[str, str], good: bool) -> None:
+    options: dict[str, Any] = {"accept_cnf": frozenset({"x5t#S256", "kid"})}
+    if good:
+        assert read(claims(cnf=cnf), **options).confirmation == tuple(cnf)
+    else:
+        refused(SenderConstrained, None, claims(cnf=cnf), **options)
+
+
+@pytest.mark.parametrize("cnf", [{"jkt": "thumbprint"}, {}])
+def test_where_a_check_decides_the_token_says_how_it_is_bound(cnf: dict[str, str]) -> None:
+    assert read(claims(cnf=cnf), accept_cnf=None).confirmation == tuple(cnf)
+    refused(InvalidClaim, "cnf", claims(cnf="jkt"), accept_cnf=None)
+
+
+@pytest.mark.parametrize(
+    ("payload", "now", "options", "details"),
+    [
+        pytest.param({"exp": NOW - 40}, NOW, {}, {"seconds_off": 40}, id="expired"),
+        pytest.param({"nbf": NOW + 40}, NOW, {}, {"seconds_off": 40}, id="not yet valid"),
+        pytest.param({"iat": NOW + 40}, NOW, {}, {"seconds_off": 40}, id="issued in the future"),
+        pytest.param({"iat": NOW - 100}, NOW, {"max_token_age": 60}, {"seconds_off": 40}, id="too old"),
+        pytest.param({"aud": "billing"}, NOW, {}, {"expected": "orders", "found": "billing"}, id="another audience"),
+        pytest.param(
+            {"aud": list("hgfedcba")},
+            NOW,
+            {"audiences": frozenset({"y", "x"})},
+            {"expected": "x, y", "found": "a, b, c, d, e, ..."},
+            id="many audiences",
+        ),
+        pytest.param({"aud": None}, NOW, {}, {"expected": "orders"}, id="no audience"),
+        pytest.param(
+            {}, NOW, {"types": frozenset({"at+jwt"}), "typ": "JWT"}, {"expected": "at+jwt", "found": "JWT"}, id="type"
+        ),
+        pytest.param(
+            {}, NOW, {"types": frozenset({"at+jwt"})}, {"expected": "at+jwt", "found": "no typ"}, id="no type"
+        ),
+        pytest.param({"cnf": {"jkt": "t"}}, NOW, {}, {"expected": "no cnf", "found": "jkt"}, id="bound"),
+    ],
+)
+def test_a_refusal_tells_the_operator_what_was_expected_and_found(
+    payload: dict[str, Any], now: float, options: dict[str, Any], details: dict[str, Any]
+) -> None:
+    with pytest.raises(Refusal) as error:
+        read({**claims(), **payload}, now, **options)
+    assert {name: getattr(error.value, name) for name in ("expected", "found", "seconds_off")} == {
+        "expected": None,
+        "found": None,
+        "seconds_off": None,
+        **details,
+    }
 
 
 @pytest.mark.parametrize("aud", ["orders", ["orders"], ["stock", "orders"], ["orders", "orders"], ["", "orders"]])
@@ -152,7 +332,7 @@ def test_a_token_for_any_of_several_audiences_is_good() -> None:
         pytest.param("", WrongAudience, id="an empty string"),
         pytest.param([""], WrongAudience, id="an empty string in a list"),
         pytest.param([], MissingClaim, id="an empty list"),
-        pytest.param(None, InvalidClaim, id="null"),
+        pytest.param(None, MissingClaim, id="null"),
         pytest.param(5, InvalidClaim, id="a number"),
         pytest.param(True, InvalidClaim, id="a boolean"),
         pytest.param({"orders": 1}, InvalidClaim, id="an object"),
@@ -242,7 +422,6 @@ def test_where_no_type_is_demanded_any_will_do(typ: str) -> None:
         pytest.param({"jwk": {"kty": "EC"}}, SenderConstrained, id="RFC 7800"),
         pytest.param({"new": 1}, SenderConstrained, id="another method"),
         pytest.param({}, SenderConstrained, id="no method"),
-        pytest.param(None, InvalidClaim, id="null"),
         pytest.param("jkt", InvalidClaim, id="a string"),
         pytest.param([{"jkt": "a"}], InvalidClaim, id="a list"),
     ],
@@ -279,8 +458,12 @@ def test_another_subject_claim_may_be_nested() -> None:
     assert read(claims(user={"id": 5}), subject_claim="user.id").subject == "5"
 
 
+def test_another_subject_claim_may_not_be_empty() -> None:
+    refused(InvalidClaim, "user_id", claims(user_id=""), subject_claim="user_id")
+
+
 def test_the_type_of_sub_counts_where_another_claim_is_the_subject() -> None:
-    refused(InvalidClaim, "sub", claims(sub=5, user_id=5), subject_claim="user_id")
+    refused(InvalidClaim, "sub", claims(sub=["ada"], user_id=5), subject_claim="user_id")
 
 
 NESTED = {"realm_access": {"roles": ["a", "b"], "none": None, "name": "a b"}}
@@ -329,12 +512,6 @@ def test_scopes_are_found_in_every_shape(
     assert read({**claims(scope=None), **payload}, scope_claim=scope_claim).scopes == scopes
 
 
-@pytest.mark.parametrize("value", [5, True, 1.5, {}, {"a": 1}, ["a", 5], ["a", None], [["a"]]])
-@pytest.mark.parametrize(("scope_claim", "name"), [(None, "scope"), (None, "scp"), ("roles", "roles")])
-def test_scopes_are_strings(value: object, scope_claim: str | None, name: str) -> None:
-    refused(InvalidClaim, name, {**claims(scope=None), name: value}, scope_claim=scope_claim)
-
-
 @pytest.mark.parametrize("scope", ["a", "orders:read", "https://example.com/a.b", "!#$%&'()*+,-./:;<=>?@[]^_`{|}~"])
 def test_a_scope_is_a_word_of_printable_ascii(scope: str) -> None:
     assert is_scope(scope)
@@ -376,7 +553,7 @@ def test_other_words_are_no_scopes(scope: str) -> None:
 def test_a_token_is_good_in_its_time(
     payload: dict[str, Any], options: dict[str, Any], now: float, refusal: type[Refusal] | None
 ) -> None:
-    payload = {"exp": 10**6, **payload}
+    payload = {"sub": "ada", "exp": 10**6, **payload}
     if refusal is None:
         checked(payload, now, audiences=None, **options)
         return
@@ -404,7 +581,9 @@ def test_the_times_that_are_remembered_say_what_reading_again_would(
     read_at: dict[float, tuple[float, Facts] | None] = {}
     for now in moments:
         try:
-            read_at[now] = checked(payload, now, audiences=None, max_token_age=max_token_age, leeway=leeway)
+            read_at[now] = checked(
+                {"sub": "ada", **payload}, now, audiences=None, max_token_age=max_token_age, leeway=leeway
+            )
         except Refusal:
             read_at[now] = None
     for good_from, facts in filter(None, read_at.values()):

@@ -6,10 +6,14 @@ from typing import Any
 
 import pytest
 
-from jwt_middleware import ConfigurationError, Provider, Verifier
+from jwt_middleware import ANY, ConfigurationError, Provider, Verifier
 
 from ..support import NOW, SECRET, b64, claims, provider, signed
 from .asking import by, named
+
+
+async def waits(claims: dict[str, Any]) -> list[str]:
+    return []
 
 
 @pytest.mark.parametrize(
@@ -39,8 +43,23 @@ from .asking import by, named
         pytest.param({"required_claims": [""]}, "required_claims must be a string", id="an empty claim"),
         pytest.param({"required_claims": 5}, "required_claims must be a string", id="a number of claims"),
         pytest.param({"subject_claim": ""}, "subject_claim must be the name of a claim", id="an empty subject claim"),
-        pytest.param({"subject_claim": None}, "subject_claim must be the name of a claim", id="no subject claim"),
+        pytest.param({"subject_claim": 5}, "subject_claim must be the name of a claim", id="a subject claim of 5"),
+        pytest.param({"audience_claim": ""}, "audience_claim must be the name of a claim", id="no audience claim"),
+        pytest.param({"audience_claim": None}, "audience_claim must be the name of", id="an audience claim of None"),
+        pytest.param(
+            {"audience_claim": "azp", "audience": ANY}, "audience_claim: with audience=ANY", id="an idle audience claim"
+        ),
+        pytest.param({"allow_id_tokens": 1}, "allow_id_tokens must be True or False", id="another switch"),
+        pytest.param({"accept_cnf": ["jkt"]}, "accept_cnf: jkt is proof of possession", id="jkt"),
+        pytest.param({"accept_cnf": [""]}, "accept_cnf must be a string", id="an empty method"),
+        pytest.param({"accept_cnf": True}, "accept_cnf must be a string", id="any method"),
+        pytest.param({"accept_cnf": dict}, "accept_cnf must return True or False; a class", id="a class for cnf"),
+        pytest.param({"accept_cnf": lambda: True}, "accept_cnf must be callable as", id="a check of nothing"),
+        pytest.param({"may_grant": 5}, "may_grant must be a string", id="may_grant of 5"),
+        pytest.param({"scope_implies": {"a": ["a"]}}, "scope_implies: 'a' implies itself", id="a cycle"),
+        pytest.param({"scope_separator": ","}, "scope_separator must be a dict", id="a separator alone"),
         pytest.param({"scope_claim": 5}, "scope_claim must be the name of a claim", id="a scope claim of 5"),
+        pytest.param({"scope_claim": waits}, "scope_claim must be a plain function", id="a scope claim that waits"),
         pytest.param({"required_claims": 0}, "required_claims must be a string", id="no number of claims"),
         pytest.param({"scope_claim": ""}, "scope_claim must be the name of a claim", id="an empty scope claim"),
         pytest.param({"validate": 5}, r"validate must be callable as \(token\)", id="a validator that is a number"),

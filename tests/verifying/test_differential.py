@@ -167,8 +167,63 @@ def test_what_pyjwt_refuses_is_refused(
     key = SECRET.encode() if algorithm == "HS256" else RSA
     raw = change_token(signing_input + b"." + b64(signature(algorithm, signing_input, key)))
     ended = outcome(Verifier(Provider(**provider)), raw)
-    if pyjwt_refuses(raw, **options):
-        assert isinstance(ended, Refusal)
+    if pyjwt_refuses(raw, **options) and isinstance(ended, Token):
+        plain = without_tolerances(ended.header), without_tolerances(ended.claims)
+        assert plain != (ended.header, ended.claims)
+        spelled = b".".join(b64(json.dumps(part).encode()) for part in plain)
+        spelled += b"." + b64(signature(ended.header["alg"], spelled, key))
+        assert not pyjwt_refuses(spelled, **options)
+
+
+def without_tolerances(members: dict[str, Any]) -> dict[str, Any]:
+    """A header or claims as PyJWT wants them: without null, and with the integers that we take for text as text."""
+    plain = {name: value for name, value in members.items() if value is not None}
+    for name in ("kid", "sub"):
+        if type(plain.get(name)) is int:
+            plain[name] = str(plain[name])
+    return plain
+
+
+# What is accepted here and refused by PyJWT. There is nothing else: see the test above.
+TOLERANCES = [
+    pytest.param({"kid": None}, {}, id="a kid that is null"),
+    pytest.param({"kid": 7}, {}, id="a kid that is a number"),
+    pytest.param({}, {"sub": 7}, id="a subject that is a number"),
+    pytest.param({}, {"nbf": None}, id="nbf that is null"),
+    pytest.param({}, {"iat": None}, id="iat that is null"),
+    pytest.param({}, {"jti": None}, id="jti that is null"),
+]
+
+
+@pytest.mark.parametrize(("header", "changes"), TOLERANCES)
+def test_each_tolerance_is_one_that_pyjwt_does_not_have(header: dict[str, Any], changes: dict[str, Any]) -> None:
+    provider, options = SETTINGS[0]
+    raw = signed({"alg": "HS256", **header}, {**GOOD, **changes}).encode()
+    assert isinstance(outcome(Verifier(Provider(**provider)), raw), Token)
+    assert pyjwt_refuses(raw, **options)
+
+
+@pytest.mark.parametrize(
+    ("header", "changes"),
+    [
+        pytest.param({"kid": True}, {}, id="a kid that is true"),
+        pytest.param({"kid": 7.0}, {}, id="a kid that is a fraction"),
+        pytest.param({"crit": None}, {}, id="crit that is null"),
+        pytest.param({}, {"sub": True}, id="a subject that is true"),
+        pytest.param({}, {"sub": 7.0}, id="a subject that is a fraction"),
+        pytest.param({}, {"sub": 2**64}, id="a subject of more than 64 bits"),
+        pytest.param({}, {"sub": None}, id="a subject that is null"),
+        pytest.param({}, {"aud": None}, id="an audience that is null"),
+        pytest.param({}, {"exp": None}, id="an expiry that is null"),
+        pytest.param({}, {"iss": None}, id="an issuer that is null"),
+        pytest.param({}, {"jti": 7}, id="an id that is a number"),
+        pytest.param({}, {"iss": 7}, id="an issuer that is a number"),
+    ],
+)
+def test_what_lies_beside_a_tolerance_stays_refused(header: dict[str, Any], changes: dict[str, Any]) -> None:
+    provider, _ = SETTINGS[0]
+    raw = signed({"alg": "HS256", **header}, {**GOOD, **changes})
+    assert isinstance(outcome(Verifier(Provider(**provider)), raw), Refusal)
 
 
 @pytest.mark.parametrize("setting", SETTINGS)

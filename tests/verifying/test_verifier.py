@@ -19,7 +19,7 @@ from jwt_middleware.errors import (
 )
 
 from ..support import NOW, SECRET, claims, provider, signed, token
-from .asking import one_loop, refused, verify
+from .asking import by, one_loop, refused, verify
 
 pytestmark = pytest.mark.anyio
 
@@ -36,6 +36,10 @@ async def test_a_good_token_is_accepted_as_text_and_as_bytes() -> None:
 
 
 @one_loop
+def fail_to_read(claims: dict[str, Any]) -> list[str]:
+    raise KeyError("roles")
+
+
 @pytest.mark.parametrize(
     ("changes", "options", "refusal", "claim"),
     [
@@ -50,7 +54,7 @@ async def test_a_good_token_is_accepted_as_text_and_as_bytes() -> None:
         pytest.param({}, {"required_claims": "email"}, MissingClaim, "email", id="a missing claim, as a string"),
         pytest.param({}, {"subject_claim": "user_id"}, MissingClaim, "user_id", id="a missing subject"),
         pytest.param({"exp": str(NOW)}, {}, InvalidClaim, "exp", id="exp is a string"),
-        pytest.param({"roles": 5}, {"scope_claim": "roles"}, InvalidClaim, "roles", id="scopes are a number"),
+        pytest.param({}, {"scope_claim": fail_to_read}, InvalidClaim, None, id="scopes that a function cannot read"),
         pytest.param({"cnf": {"jkt": "a"}}, {}, SenderConstrained, None, id="bound to its sender"),
     ],
 )
@@ -65,7 +69,9 @@ async def test_claims_are_judged_after_the_signature(
 
 
 async def test_a_subject_that_is_no_string_is_not_reported() -> None:
-    assert (await refused(InvalidClaim, signed({"alg": "HS256"}, claims(sub=5)))).subject is None
+    assert (await refused(InvalidClaim, signed({"alg": "HS256"}, claims(sub=["ada"])))).subject is None
+    assert (await refused(Expired, signed({"alg": "HS256"}, claims(sub=5, exp=1)))).subject == "5"
+    assert (await refused(Expired, token(exp=1), subject_claim=None)).subject is None
 
 
 @one_loop
@@ -73,6 +79,103 @@ async def test_a_subject_that_is_no_string_is_not_reported() -> None:
 @pytest.mark.parametrize("token_type", ["at+jwt", "application/AT+JWT", ["jwt", "at+jwt"]])
 async def test_types_are_compared_as_media_types_on_both_sides(typ: str, token_type: Any) -> None:
     assert await verify(token(header={"typ": typ}), token_type=token_type)
+
+
+async def test_scopes_that_cannot_be_read_grant_nothing_and_are_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    verifier = Verifier(provider(scope_claim="roles"), clock=lambda: NOW)
+    for number in range(3):
+        assert (await verifier.verify(token(roles=5, jti=str(number)))).scopes == ()
+    (message,) = caplog.messages
+    assert "the claim 'roles' of a token holds a value of type int, which grants nothing" in message
+
+
+async def test_an_exception_of_a_scope_function_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    verifier = Verifier(provider(scope_claim=fail_to_read), clock=lambda: NOW)
+    for number in range(3):
+        with pytest.raises(InvalidClaim):
+            await verifier.verify(token(jti=str(number)))
+    (record,) = caplog.records
+    assert record.exc_info is not None
+    assert record.exc_info[0] is KeyError
+
+
+async def test_a_scope_function_runs_once_for_a_remembered_token() -> None:
+    asked: list[Any] = []
+
+    def scopes(claims: dict[str, Any]) -> list[str]:
+        asked.append(claims["sub"])
+        return ["a"]
+
+    verifier = Verifier(provider(scope_claim=scopes), clock=lambda: NOW)
+    for _ in range(3):
+        assert (await verifier.verify(token())).scopes == ("a",)
+    assert asked == ["ada"]
+
+
+async def test_scopes_imply_others_and_a_provider_grants_only_what_it_may() -> None:
+    options: dict[str, Any] = {"scope_implies": {"admin": ["orders"]}, "may_grant": ["orders"]}
+    assert (await verify(token(scope="admin"), **options)).scopes == ("orders",)
+
+
+def test_providers_that_may_grant_any_scope_are_mentioned(caplog: pytest.LogCaptureFixture) -> None:
+    Verifier([by("staff"), by("partners", may_grant=["orders:read"])])
+    assert "tokens of 'staff' can grant any scope" in caplog.text
+    caplog.clear()
+    Verifier([by("staff", may_grant=["admin"]), by("partners", may_grant=["orders:read"])])
+    Verifier(by("alone"))
+    assert not caplog.messages
+
+
+BOUND: dict[str, Any] = {"cnf": {"x5t#S256": "thumbprint"}}
+
+
+@pytest.mark.parametrize("is_async", [False, True], ids=["sync", "async"])
+async def test_a_check_decides_about_each_request_with_a_token_that_is_bound(is_async: bool) -> None:
+    asked: list[tuple[Any, Any]] = []
+    answers: list[Any] = [True, True, False]
+
+    def check(token: Token, connection: Any) -> Any:
+        asked.append((token.confirmation, connection))
+        return answers.pop(0)
+
+    async def check_later(token: Token, connection: Any) -> Any:
+        return check(token, connection)
+
+    verifier = Verifier(provider(accept_cnf=check_later if is_async else check), clock=lambda: NOW)
+    assert await verifier.verify(token(**BOUND), connection="first")
+    assert await verifier.verify(token(**BOUND), connection="second")
+    with pytest.raises(SenderConstrained) as error:
+        await verifier.verify(token(**BOUND))
+    assert (error.value.provider, error.value.subject) == ("jwt", "ada")
+    assert asked == [(("x5t#S256",), "first"), (("x5t#S256",), "second"), (("x5t#S256",), None)]
+    assert await verifier.verify(token())
+    assert len(asked) == 3
+
+
+@pytest.mark.parametrize("result", [False, None, 1, "yes", (True, "yes"), object()], ids=repr)
+async def test_a_check_of_a_bound_token_accepts_with_true_alone(result: Any) -> None:
+    await refused(SenderConstrained, token(**BOUND), accept_cnf=lambda token: result)
+    await refused(SenderConstrained, token(**BOUND), accept_cnf=lambda token: result, validate=lambda token: True)
+
+
+async def test_methods_that_something_in_front_has_checked_are_accepted_by_name() -> None:
+    assert await verify(token(**BOUND), accept_cnf=["x5t#S256"])
+    await refused(SenderConstrained, token(cnf={"x5t#S256": "a", "jkt": "b"}), accept_cnf=["x5t#S256"])
+
+
+async def test_validate_sees_the_connection_if_it_has_a_second_parameter() -> None:
+    seen: list[Any] = []
+
+    def check(token: Token, connection: Any) -> bool:
+        seen.append(connection)
+        return True
+
+    verifier = Verifier(provider(validate=[lambda token: True, check]), clock=lambda: NOW)
+    assert verifier.sees_connection
+    await verifier.verify(token(), connection="here")
+    await verifier.verify(token())
+    assert seen == ["here", None]
+    assert not Verifier(provider(validate=lambda token: True)).sees_connection
 
 
 async def test_any_audience_must_be_asked_for_by_name() -> None:
