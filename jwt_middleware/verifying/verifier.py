@@ -320,7 +320,9 @@ class Verifier:
             self._events.tell(Advice(text=text), once="may_grant")
 
     def _mention_too_many_keys(self) -> None:
-        static = [self._keys[index].current for index in self._without_issuer]
+        # Only these: to look at keys that are fetched begins a fetch, which needs an event loop.
+        sources = [self._keys[index] for index in self._without_issuer]
+        static = [source.current for source in sources if isinstance(source, StaticKeys)]
         for algorithm in sorted({algorithm for keys in static for key in keys.keys for algorithm in key.algorithms}):
             tried = sum(min(MAX_TRIES, sum(algorithm in key.algorithms for key in keys.keys)) for keys in static)
             if tried > MAX_CHECKS:

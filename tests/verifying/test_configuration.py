@@ -161,3 +161,8 @@ def test_providers_are_provider_objects(providers: Any) -> None:
 def test_a_clock_gives_numbers(clock: Any) -> None:
     with pytest.raises(ConfigurationError, match="clock"):
         Verifier(Provider(key=SECRET, audience="orders"), clock=clock)
+
+
+def test_keys_that_are_fetched_need_no_event_loop_before_they_are_needed() -> None:
+    verifier = Verifier(Provider(jwks="https://login.example/keys", audience="orders"))
+    assert verifier.health()["jwt"].keys == 0
