@@ -3,6 +3,7 @@
 import os
 import time
 from collections.abc import Callable, Collection
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from math import ceil
@@ -23,6 +24,7 @@ from .documents import DocumentError, read_keys
 from .fetching import Document, File, make_source
 from .http import Fetch, FetchError, in_thread
 from .key_set import Key, KeySet, Skipped, load_foreign_keys
+from .places import Claim, places
 from .schedule import Schedule, Step, make_rules
 from .source import KeysHealth
 
@@ -175,16 +177,17 @@ class RemoteKeys:
         """Refresh the keys whenever that is due, until cancelled."""
         while True:
             self._look_after()
-            flight = self._own_process().flight
-            if flight is not None:
-                with anyio.move_on_after(flight.lost_at - self._clock()):
+            process = self._own_process()
+            flight, lost_at = process.flight, process.schedule.lost_at
+            if flight is not None and lost_at is not None:
+                with anyio.move_on_after(lost_at - self._clock()):
                     await flight.over.wait()
             await anyio.sleep(max(self._due - self._clock(), _SHORTEST_SLEEP))
 
     async def prefetch(self) -> None:
         """Return when there are keys, or when the first attempt to fetch them has failed."""
         if not self.current.keys:
-            await self._wait_for_attempt()
+            await self._wait_for_attempt(is_urgent=False)
 
     async def stop(self) -> None:
         """Abandon the attempt that runs on this event loop. A request that waits for it begins another."""
@@ -239,14 +242,19 @@ class RemoteKeys:
                 self._keys = self._last
         return bool(self._keys.keys)
 
-    async def _wait_for_attempt(self) -> bool:
-        """Whether the attempt under way, or a new one, or, in the cooldown, the last one succeeded."""
+    async def _wait_for_attempt(self, *, is_urgent: bool = True) -> bool:
+        """Whether the attempt under way, or a new one, or, in the cooldown, the last one succeeded.
+
+        ``is_urgent``: a request waits, so the attempt goes before those that nobody waits for.
+        """
         with anyio.move_on_after(self._process.schedule.rules.timeout):
             flight: _Flight | None = None
             for _ in range(_TRIES_AFTER_CUTS):
                 # One that was cut short, because its event loop ended or was told to stop, is continued here.
                 flight = self._begin(after=flight)
                 if flight is not None:
+                    if is_urgent:
+                        places().hurry(flight.claim)
                     await flight.over.wait()
                 if flight is None or flight.landed:
                     return bool(self._keys.keys) and self._error is None
@@ -265,7 +273,7 @@ class RemoteKeys:
             if not process.schedule.may_begin(now) and (after is None or process.last is not after):
                 return None
             self._adopt(process, process.schedule.begin(now))
-            flight = process.flight = process.last = _Flight(process.schedule.lost_at or now)
+            flight = process.flight = process.last = _Flight(Claim(self._source.host))
         try:
             self._background.start(partial(self._attempt, flight), ended=partial(self._end, process, flight))
         except BaseException:
@@ -283,20 +291,33 @@ class RemoteKeys:
         flight.over.set()
 
     async def _attempt(self, flight: "_Flight") -> None:
-        process = self._own_process()
+        process, host = self._own_process(), self._source.host
+        timeout = process.schedule.rules.timeout
         found, error = None, ""
+
+        def adopt(step: Callable[[Schedule, float], Schedule]) -> None:
+            with process.lock:
+                if process.last is flight:
+                    self._adopt(process, step(process.schedule, self._clock()))
+
         try:
-            with anyio.fail_after(process.schedule.rules.timeout):
-                # A loop that ends at once ends here, before anything was asked.
-                await anyio.lowlevel.checkpoint()
-                with process.lock:
-                    if process.last is flight:
-                        self._adopt(process, process.schedule.ask())
-                found = await in_thread(self._read, await self._source.fetch(self._validator))
+            # A loop that ends at once ends here, before anything was asked.
+            await anyio.lowlevel.checkpoint()
+            # A file is on this machine: it needs no place.
+            async with places().hold(flight.claim, partial(adopt, Schedule.begin)) if host else nullcontext():
+                with anyio.fail_after(timeout):
+                    await self._source.prepare()
+                    adopt(Schedule.ask)
+                    found = await in_thread(self._read, await self._source.fetch(self._validator))
+            places().heard(host)
         except (FetchError, DocumentError) as failure:
             error = str(failure)
         except TimeoutError:
-            error = f"no complete answer within {process.schedule.rules.timeout:g} s"
+            if not process.schedule.is_under_way(self._clock()):
+                # The event loop stood still for longer than that: it is unknown what the provider would have answered.
+                return
+            places().heard_nothing(host)
+            error = f"no complete answer within {timeout:g} s"
         except BaseException as failure:
             if isinstance(failure, KeyboardInterrupt | GeneratorExit | anyio.get_cancelled_exc_class()):
                 raise
@@ -367,7 +388,7 @@ class RemoteKeys:
 class _Flight:
     """One attempt."""
 
-    lost_at: float
+    claim: Claim
     landed: bool = False
     over: Signal = field(default_factory=Signal)
 

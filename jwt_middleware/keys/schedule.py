@@ -62,7 +62,7 @@ class Schedule:
     finished: float = -inf
     """When an attempt last ran to its end, whether it succeeded or not."""
     begun: float = -inf
-    """When the last attempt began."""
+    """When the last attempt began, or asked."""
     lost_at: float | None = None
     """When the attempt that is under way is given up. None: none is under way."""
     allowed_at: float = -inf
@@ -98,15 +98,15 @@ class Schedule:
         return self.is_withheld or now >= self.allowed_at
 
     def begin(self, now: float) -> "Schedule":
-        """An attempt begins. It has not asked anything yet, so it starts no cooldown."""
+        """An attempt begins, or still waits for its turn. It has not asked anything, so it starts no cooldown."""
         lost_at = now + self.rules.timeout + PATIENCE_WITH_LOOPS
         return replace(self, begun=now, lost_at=lost_at, refresh_at=lost_at)
 
-    def ask(self) -> "Schedule":
-        """The attempt under way asks the provider now: the cooldown counts from when it began."""
+    def ask(self, now: float) -> "Schedule":
+        """The attempt under way asks the provider: its time and the cooldown begin."""
         cooldown = self.rules.cooldown if self.has_keys else min(COOLDOWN_WITHOUT_KEYS, self.rules.cooldown)
-        allowed_at = self.begun + cooldown
-        return replace(self, allowed_at=allowed_at, refresh_at=max(self.refresh_at, allowed_at))
+        schedule = self.begin(now)
+        return replace(schedule, allowed_at=now + cooldown, refresh_at=max(schedule.refresh_at, now + cooldown))
 
     def succeed(self, now: float, max_age: float | None, chance: float) -> "Schedule":
         """The attempt brought keys. ``chance``, from 0 to 1, moves the next refresh so that processes do not meet."""

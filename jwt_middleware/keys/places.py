@@ -1,0 +1,177 @@
+"""Which attempts to fetch keys may run now, of all in this process? (I/O)
+
+A service with hundreds of tenants has hundreds of addresses to ask. They share a number of places, so that neither
+connections nor memory grow with the tenants.
+"""
+
+import os
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from threading import Lock
+
+import anyio
+from anyio.lowlevel import current_token
+
+from .._support.background import Signal
+from .._support.loops import call_on
+from .http import FetchError
+
+PLACES = 64
+"""Attempts that run at once in a process."""
+
+PATIENCE = 1.5
+"""Seconds after which a host that has not answered counts as silent. Silent hosts hold half of the places at most."""
+
+MAX_SILENT = 10_000
+"""Hosts that are remembered to be silent."""
+
+
+class Claim:
+    """A claim of one attempt to a place."""
+
+    def __init__(self, host: str) -> None:
+        self.host = host
+        self.granted = Signal()
+        self.is_urgent = False
+        self.is_silent = False
+        self.is_over = False
+        self.held_since: float | None = None
+        self.loop: object = None
+        self.scope: anyio.CancelScope | None = None
+
+
+class Places:
+    """The places of one process. Any thread and any event loop may claim one.
+
+    1. An attempt that a request waits for goes before those that nobody waits for.
+    2. A host that did not answer the last time, or, where others wait for a place, has not answered for ``patience``
+       seconds, counts as silent. Silent hosts hold at most half of the places. Where more would, attempts are given up.
+
+    ``clock`` gives monotonic seconds.
+    """
+
+    def __init__(
+        self, number: int = PLACES, patience: float = PATIENCE, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._number = number
+        self._patience = patience
+        self._clock = clock
+        self._lock = Lock()
+        self._held: dict[Claim, None] = {}
+        self._held_by_silent = 0
+        self._silent: dict[str, None] = {}
+        # By whether the host is silent, and then by whether a request waits. A claim that has become urgent stands in
+        # both of its queues; it is passed over where it has been granted or is over.
+        self._queues: dict[tuple[bool, bool], deque[Claim]] = {
+            (is_silent, is_urgent): deque() for is_silent in (False, True) for is_urgent in (True, False)
+        }
+
+    @asynccontextmanager
+    async def hold(self, claim: Claim, still_waiting: Callable[[], None]) -> AsyncIterator[None]:
+        """Wait for a place and hold it for the block. ``still_waiting()`` is called twice a second until then.
+
+        Raises ``FetchError`` where the attempt is given up because silent hosts hold half of the places.
+        """
+        claim.loop = current_token().native_token
+        with self._lock:
+            claim.is_silent = claim.host in self._silent
+            self._queues[claim.is_silent, claim.is_urgent].append(claim)
+        try:
+            with anyio.CancelScope() as scope:
+                claim.scope = scope
+                self._grant()
+                while claim.held_since is None:
+                    with anyio.move_on_after(_SECONDS_BETWEEN_LOOKS):
+                        await claim.granted.wait()
+                    still_waiting()
+                    self._grant()
+                yield
+            if scope.cancelled_caught:
+                raise FetchError("no answer yet, and too many other hosts do not answer either")
+        finally:
+            with self._lock:
+                claim.is_over = True
+                if claim in self._held:
+                    del self._held[claim]
+                    self._held_by_silent -= claim.is_silent
+            self._grant()
+
+    def hurry(self, claim: Claim) -> None:
+        """A request waits for the attempt now."""
+        with self._lock:
+            if not claim.is_urgent:
+                claim.is_urgent = True
+                # A claim that has not come to `hold` yet goes to this queue there.
+                if claim.scope is not None:
+                    self._queues[claim.is_silent, True].append(claim)
+
+    def heard(self, host: str) -> None:
+        """The host has answered."""
+        with self._lock:
+            self._silent.pop(host, None)
+
+    def heard_nothing(self, host: str) -> None:
+        """The host has not answered in time."""
+        with self._lock:
+            if len(self._silent) >= MAX_SILENT:
+                del self._silent[next(iter(self._silent))]
+            self._silent[host] = None
+
+    def _grant(self) -> None:
+        granted: list[Claim] = []
+        given_up: list[Claim] = []
+        with self._lock:
+            while (claim := self._next()) is not None:
+                if len(self._held) >= self._number:
+                    # Back to the head of its queue.
+                    self._queues[claim.is_silent, claim.is_urgent].appendleft(claim)
+                    given_up = self._find_silent()
+                    break
+                claim.held_since = self._clock()
+                self._held[claim] = None
+                self._held_by_silent += claim.is_silent
+                granted.append(claim)
+        for claim in granted:
+            claim.granted.set()
+        for claim in given_up:
+            if claim.scope is not None:
+                with suppress(RuntimeError):
+                    call_on(claim.loop, claim.scope.cancel)
+
+    def _next(self) -> Claim | None:
+        for is_urgent in (True, False):
+            for is_silent in (False, True):
+                if is_silent and self._held_by_silent >= self._number // 2:
+                    continue
+                queue = self._queues[is_silent, is_urgent]
+                while queue:
+                    claim = queue.popleft()
+                    if claim.held_since is None and not claim.is_over:
+                        return claim
+        return None
+
+    def _find_silent(self) -> list[Claim]:
+        """Count hosts as silent that have held a place for too long, and return the attempts that are too many."""
+        now, too_many = self._clock(), []
+        for claim in self._held:
+            if claim.is_silent or claim.held_since is None or now < claim.held_since + self._patience:
+                continue
+            if self._held_by_silent < self._number // 2:
+                claim.is_silent = True
+                self._held_by_silent += 1
+            else:
+                too_many.append(claim)
+        return too_many
+
+
+_SECONDS_BETWEEN_LOOKS = 0.5
+
+_of_process: dict[int, Places] = {}
+
+
+def places() -> Places:
+    """The places of this process. A forked child has its own: its parent's attempts do not run in it."""
+    pid = os.getpid()
+    return _of_process.get(pid) or _of_process.setdefault(pid, Places())
