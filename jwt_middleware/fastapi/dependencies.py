@@ -40,7 +40,7 @@ class Guard(SecurityBase):
     It reads what the middleware has put into the scope, and verifies nothing.
     """
 
-    scheme_name = "bearer"
+    scheme_name = "JWT"
     model = HTTPBearer(bearerFormat="JWT")
 
     auth: "Authority"

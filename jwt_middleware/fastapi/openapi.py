@@ -1,6 +1,6 @@
 """What does OpenAPI say of the callers of an app: how do they log in, which scopes do they need, what is refused?"""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from itertools import product
 from typing import Any, TypeAlias
 
@@ -72,7 +72,7 @@ class _Documentation:
     def _operation(self, operation: Schema, context: RouteContext, method: str, schemes: Schema) -> Schema:
         guards = [(guard, scopes) for guard, scopes in guards_in(context.dependant) if guard.auth is self._auth]
         needs_token = any(not isinstance(guard, OptionalGuard) or scopes for guard, scopes in guards)
-        is_public = is_open(context.endpoint) or self._is_public(_scope(context, method))
+        is_public = is_open(context.endpoint) or self._is_public(self._scope(context, method))
         may_be_anonymous = is_public or self._auth.options.get("allow_anonymous", False) is True
         completed = {**operation, "responses": dict(operation.get("responses") or {})}
         ours = (
@@ -91,8 +91,29 @@ class _Documentation:
             completed.pop("security", None)
         for status in self._statuses(guards, method, is_public=is_public, needs_token=needs_token):
             documented = completed["responses"].get(status) or {}
-            completed["responses"][status] = {**self._response(status), **documented}
+            completed["responses"][status] = {
+                **self._response(status, reads_body=context.body_field is not None),
+                **documented,
+            }
         return completed
+
+    def _scope(self, context: RouteContext, method: str) -> Scope:
+        """A request for the route, as far as its declaration tells: its parameters stand for themselves."""
+        return {
+            "type": "http",
+            "asgi": {"version": "3.0"},
+            "http_version": "1.1",
+            "method": method,
+            "scheme": "https",
+            "path": context.path_format,
+            "raw_path": None,
+            "root_path": "",
+            "query_string": b"",
+            "headers": [],
+            "client": None,
+            "server": None,
+            "app": self._app,
+        }
 
     def _statuses(
         self, guards: list[tuple[Guard, tuple[str, ...]]], method: str, *, is_public: bool, needs_token: bool
@@ -108,11 +129,15 @@ class _Documentation:
         if not is_public:
             yield "503"
 
-    def _response(self, status: str) -> Schema:
+    def _response(self, status: str, *, reads_body: bool) -> Schema:
         description, header = _ANSWERS[status]
         response: Schema = {"description": description, "headers": {header: _HEADERS[header]}}
         if self._auth.refuser.is_default:
-            response["content"] = {"application/json": {"schema": {"$ref": "#/components/schemas/Refusal"}}}
+            schema: Schema = {"$ref": "#/components/schemas/Refusal"}
+            if status == "400" and reads_body:
+                # FastAPI's own answer to a body that it cannot decode.
+                schema = {"anyOf": [schema, _DETAIL]}
+            response["content"] = {"application/json": {"schema": schema}}
         return response
 
     def _schemes(self) -> Schema:
@@ -167,6 +192,8 @@ _REFUSAL: Schema = {
     "required": ["error", "error_description", "code"],
 }
 
+_DETAIL: Schema = {"type": "object", "properties": {"detail": {"type": "string"}}, "required": ["detail"]}
+
 _HEADERS: Schema = {
     "WWW-Authenticate": {"description": "The challenge (RFC 6750 3).", "schema": {"type": "string"}},
     "Retry-After": {"description": "Seconds to wait (RFC 9110 10.2.3).", "schema": {"type": "integer"}},
@@ -192,26 +219,8 @@ def _alternatives(guards: Iterable[tuple[Guard, tuple[str, ...]]]) -> Iterator[t
         yield tuple(dict.fromkeys([*demanded, *chosen]))
 
 
-def _scope(context: RouteContext, method: str) -> Scope:
-    """A request for the route, as far as its declaration tells: its parameters stand for themselves."""
-    return {
-        "type": "http",
-        "method": method,
-        "path": context.path_format,
-        "root_path": "",
-        "query_string": b"",
-        "headers": [],
-    }
-
-
 def _discovers(auth: Authority) -> Iterator[tuple[str, str, tuple[str, str] | None]]:
     """Of each provider whose metadata can be discovered: its name, its issuer, and where it logs users in."""
     for provider in auth.providers:
         if provider.remote is not None and len(provider.issuers) == 1:
-            yield provider.name, provider.issuers[0], _login_endpoints(provider.remote)
-
-
-def _login_endpoints(remote: Any) -> tuple[str, str] | None:
-    metadata: Mapping[str, Any] = getattr(remote, "metadata", None) or {}
-    authorization, token = metadata.get("authorization_endpoint"), metadata.get("token_endpoint")
-    return (authorization, token) if isinstance(authorization, str) and isinstance(token, str) else None
+            yield provider.name, provider.issuers[0], provider.remote.login_endpoints

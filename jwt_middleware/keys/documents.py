@@ -69,6 +69,19 @@ def read_jwks_uri(document: bytes, *, address: str, issuer: str, hosts: Hosts) -
     return jwks_uri
 
 
+def read_login_endpoints(document: bytes, *, hosts: Hosts) -> tuple[str, str] | None:
+    """Where users log in: ``authorization_endpoint`` and ``token_endpoint`` of metadata that ``read_jwks_uri`` read.
+
+    None where one is missing, or is an address that nothing should be sent to: pages link to them.
+    """
+    metadata = json_object(document.removeprefix(b"\xef\xbb\xbf"))
+    authorization, token = metadata.get("authorization_endpoint"), metadata.get("token_endpoint")
+    for url in (authorization, token):
+        if hosts.find_fault_of_foreign(url) is not None:
+            return None
+    return str(authorization), str(token)
+
+
 def read_max_age(headers: Mapping[str, str]) -> float | None:
     """How many seconds an answer may be used (RFC 9111 4.2), less its age in caches. ``headers`` are in lower case."""
     directives = headers.get("cache-control", "").lower()

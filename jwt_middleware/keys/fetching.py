@@ -13,7 +13,7 @@ from .._support.arguments import check_callable, show
 from .._support.redaction import redact_address
 from ..errors import ConfigurationError
 from .addresses import Hosts, check_hosts, host_of, is_address, issuer_of_metadata, origin_of, well_known_addresses
-from .documents import MAX_BODY, DocumentError, check_size, read_jwks_uri, read_max_age
+from .documents import MAX_BODY, DocumentError, check_size, read_jwks_uri, read_login_endpoints, read_max_age
 from .http import Answer, Ask, Client, Fetch, FetchError, OwnClient, UserClient, in_thread
 
 Validator: TypeAlias = tuple[object, ...]
@@ -145,6 +145,8 @@ class Discovery:
         self._client = client
         self._hosts = hosts
         self._addresses = well_known_addresses(issuer)
+        self.login_endpoints: tuple[str, str] | None = None
+        """What ``read_login_endpoints`` found in the metadata that was fetched last."""
 
     def __str__(self) -> str:
         return redact_address(self._issuer)
@@ -171,6 +173,7 @@ class Discovery:
                 continue
             # The next time, the form that this issuer has is asked for first.
             self._addresses = (address, *(other for other in self._addresses if other != address))
+            self.login_endpoints = read_login_endpoints(body, hosts=self._hosts)
             return jwks_uri
         raise max(failures, key=lambda failure: failure[0])[1]
 

@@ -21,7 +21,7 @@ from ..errors import ConfigurationError, KeysUnavailable
 from ..events import Events, KeysExpired, KeysFailed, KeysFetched, KeySkipped
 from .algorithms import ALGORITHMS
 from .documents import DocumentError, read_keys
-from .fetching import Document, File, make_source
+from .fetching import Discovery, Document, File, make_source
 from .http import Fetch, FetchError, in_thread
 from .key_set import Key, KeySet, Skipped, load_foreign_keys
 from .places import Claim, places
@@ -192,6 +192,14 @@ class RemoteKeys:
     async def stop(self) -> None:
         """Abandon the attempt that runs on this event loop. A request that waits for it begins another."""
         await self._background.stop()
+
+    @property
+    def login_endpoints(self) -> tuple[str, str] | None:
+        """Where users log in, by the metadata of ``issuer``: ``authorization_endpoint`` and ``token_endpoint``.
+
+        None before the first good fetch, and where the metadata names none. Asking begins nothing.
+        """
+        return self._source.login_endpoints if isinstance(self._source, Discovery) else None
 
     @property
     def health(self) -> KeysHealth:
