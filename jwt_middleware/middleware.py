@@ -180,12 +180,15 @@ class JWTMiddleware:
             events=self.events,
         )
         """Answers refusals in this middleware's name, as ``scope["auth"].refuser``."""
+        # Nobody else sees such a refusal, so one can serve for all requests without an Authorization header.
+        self._is_default = self.refuser.is_default
         # None where there are none: an empty one is asked at the price of a call.
         self._public = PublicRequests(public) if callable(public) else PublicPaths(public) or None
         self._allow_anonymous = allow_anonymous
         self._allow_preflight = allow_preflight
         self._load_user = None if load_user is None else Hook(load_user)
         self._user_sees_connection = user_sees_connection
+        self._has_work = bool(self.verifier.remote) or self.verifier.revocations is not None
         self._connections = Connections(
             good_until=self.verifier.good_until,
             authenticate=self._authenticate,
@@ -203,59 +206,60 @@ class JWTMiddleware:
         return len(self._connections)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        kind = scope["type"]
-        if kind != "http" and kind != "websocket":
-            if kind == "lifespan" and (self.verifier.remote or self.verifier.revocations is not None):
-                await self._lifespan(scope, receive, send)
-            else:
-                await self.app(scope, receive, send)
-            return
-        token: Token | None = None
-        user: Any = None
-        refusal: Refusal | None = None
-        try:
-            headers = scope["headers"]
-            if type(headers) is not list and not isinstance(headers, list | tuple):
-                # Any iterable will do for ASGI; the app must not find one used up.
-                headers = scope["headers"] = list(headers)
-            if self._header_only:
-                line = authorization_line(headers)
-                outcome = None if line is None else self._judge_line(line, scope)
-            else:
-                line = b""
-                outcome = self._judge_anywhere(scope)
-            if outcome is not None:
-                token = outcome if isinstance(outcome, Token) else await outcome
-                user = JWTUser(token) if self._load_user is None else await self._load(token, self._load_user, scope)
-            elif self._allow_anonymous and (
-                self._allow_anonymous is True or ask("allow_anonymous", self._allow_anonymous, scope)
-            ):
-                user = JWTUser(None)
-            else:
-                is_missing = True
-                refusal = MISSING if line is None and self.refuser.is_default else MissingToken()
-        except Refusal as raised:
-            # Without what holds this frame, which would hold the refusal: a circle for the garbage collector.
-            refusal = raised.with_traceback(None)
-            # A hook can raise MissingToken too. A token that was presented and refused is not missing, though.
-            is_missing = False
-        if refusal is not None:
-            if not self._may_pass(scope, is_missing):
-                await self.refuser(refusal, scope, receive, send)
-                return
-            if not is_missing:
-                self.refuser.tell(refusal, scope, ignored=True)
-            token, user = None, JWTUser(None)
-        # In place, as Starlette's own middleware does: routers add to this dict what outer tracing reads from it.
-        scope["auth"] = JWTCredentials(token, self.refuser)
-        scope["user"] = user
-        scope[SCOPE_KEY] = self
-        if kind == "http":
-            await self.app(scope, receive, send)
-        else:
-            await self._websocket(scope, receive, send)
+        kind, app = scope["type"], self.app
+        if kind == "http" or kind == "websocket":
+            try:
+                # 1. to 3. Read the sources, and verify the token.
+                headers = scope["headers"]
+                # Attributes instead of calls: this is every request's path.
+                if headers.__class__ is not list and not isinstance(headers, list | tuple):
+                    # ASGI allows any iterable, and the app must not find one that is used up.
+                    headers = scope["headers"] = list(headers)
+                if self._header_only:
+                    line = authorization_line(headers)
+                    outcome = None if line is None else self._judge_line(line, scope)
+                else:
+                    line = b""
+                    outcome = self._judge_anywhere(scope)
+                if outcome is not None:
+                    # 4. Load the user.
+                    token: Any = outcome
+                    if outcome.__class__ is not Token:
+                        token = await token
+                    scope["user"] = JWTUser(token) if self._load_user is None else await self._load(token, scope)
+                    refusal: Refusal | None = None
+                elif self._allow_anonymous and self._may_be_anonymous(scope):
+                    token, scope["user"], refusal = None, JWTUser(None), None
+                else:
+                    is_missing = True
+                    refusal = MISSING if line is None and self._is_default else MissingToken()
+            except Refusal as raised:
+                # A hook can raise MissingToken, too, but a token that was presented and refused is not missing.
+                is_missing = False
+                # Its traceback holds this frame, which holds the refusal: a circle for the garbage collector.
+                refusal = raised.with_traceback(None)
+            # 5. Refuse, or ignore the refusal.
+            if refusal is not None:
+                if not self._may_pass(scope, is_missing):
+                    await self.refuser(refusal, scope, receive, send)
+                    return
+                if not is_missing:
+                    self.refuser.tell(refusal, scope, ignored=True)
+                token, scope["user"] = None, JWTUser(None)
+            # 6. In place, as Starlette's own middleware does: outer tracing reads what routers add to this dict.
+            scope["auth"] = JWTCredentials(token, self.refuser)
+            scope[SCOPE_KEY] = self
+            if kind == "websocket":
+                app = self._serve_websocket
+        elif kind == "lifespan" and self._has_work:
+            app = self._serve_lifespan
+        await app(scope, receive, send)
 
-    async def _lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def _may_be_anonymous(self, scope: Scope) -> bool:
+        allow = self._allow_anonymous
+        return allow is True or (allow is not False and ask("allow_anonymous", allow, scope))
+
+    async def _serve_lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
         running = True
 
         async def send_in_order(message: Message) -> None:
@@ -300,7 +304,7 @@ class JWTMiddleware:
         """What hooks see that ask for the connection; None if no hook does."""
         return HTTPConnection(scope) if self.verifier.sees_connection else None
 
-    async def _websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _serve_websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
         answer = self._sources.take_out(scope)
         if answer is not None:
             send = _answering(answer, scope["subprotocols"], send)
@@ -310,15 +314,16 @@ class JWTMiddleware:
     async def _authenticate(self, raw: str | bytes, scope: Scope) -> tuple[Token, Any]:
         key = BEARER + (raw if isinstance(raw, bytes) else raw.encode("utf-8", "replace"))
         token = await self.verifier.verify(raw, key=key, connection=self._connection(scope))
-        return token, JWTUser(token) if self._load_user is None else await self._load(token, self._load_user, scope)
+        return token, JWTUser(token) if self._load_user is None else await self._load(token, scope)
 
-    async def _load(self, token: Token, load_user: Hook, scope: Scope) -> Any:
+    async def _load(self, token: Token, scope: Scope) -> Any:
         """Return the app's own user of ``token``."""
+        assert self._load_user is not None
         try:
             if self._user_sees_connection:
-                user = await load_user(token, HTTPConnection(scope))
+                user = await self._load_user(token, HTTPConnection(scope))
             else:
-                user = await load_user(token)
+                user = await self._load_user(token)
             if user is None or user is False:
                 raise UserRefused
         except Refusal as refusal:

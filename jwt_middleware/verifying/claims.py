@@ -60,25 +60,23 @@ class ClaimRules:
         if None in claims.values():
             claims = {name: value for name, value in claims.items() if value is not None}
         get = claims.get
-        # 1. Types. What nearly every token has is checked in place, because calls are a good part of the cost.
+        # 1. Types. What nearly every token has is checked in place, and without calls, which are much of the cost.
         exp, iat, nbf = get("exp"), get("iat"), None
-        if type(exp) is not int or not _LOWEST < exp < _HIGHEST:
-            exp = _numeric_date(claims, "exp")
+        if not (exp.__class__ is int and iat.__class__ is int and 0 <= iat <= exp < _HIGHEST):
+            exp, iat = _numeric_date(claims, "exp"), _numeric_date(claims, "iat")
         if "nbf" in claims:
             nbf = _numeric_date(claims, "nbf")
-        if type(iat) is not int or not _LOWEST < iat < _HIGHEST:
-            iat = _numeric_date(claims, "iat")
         issuer, subject, id = get("iss"), get("sub"), get("jti")
-        if type(issuer) is not str:
+        if issuer.__class__ is not str:
             _check_text(claims, "iss")
-        if type(subject) is not str and subject is not None:
+        if subject.__class__ is not str and subject is not None:
             subject = str(subject) if type(subject) is int and _LOWEST <= subject < 2 * _HIGHEST else None
             if subject is None:
                 raise InvalidClaim(claim="sub")
-        if type(id) is not str:
+        if id.__class__ is not str:
             _check_text(claims, "jti")
         audience = get("aud", [])
-        audience = (audience,) if type(audience) is str else _audiences(audience, "aud")
+        audience = (audience,) if audience.__class__ is str else _audiences(audience, "aud")
         # 2. Required claims.
         if exp is None:
             raise MissingClaim(claim="exp")
@@ -106,13 +104,13 @@ class ClaimRules:
         elif not subject:
             raise (MissingClaim if subject is None else InvalidClaim)(claim="sub")
         scopes = get("scope") if self.scopes.is_standard else None
-        if type(scopes) is not str:
+        if scopes.__class__ is not str:
             scopes = self.scopes.read(as_written, partial(json_again, payload))
         # 7. Time. RFC 7519 section 2 allows fractions of a second; PyJWT cuts them off.
         exp = int(exp)
         good_from, good_until = self._good_times(exp, nbf, iat, now)
         session_id = get("sid")
-        if type(session_id) is not str:
+        if session_id.__class__ is not str:
             session_id = None
         # In the order of ``Facts``.
         return good_from, (

@@ -20,9 +20,7 @@ def decide(
     """
     header, payload, signing_input, signature = compact[1:]
     algorithm = header.algorithm
-    found = keys.find(header.kid, algorithm)
-    if len(found) > max_checks:
-        found = found[:max_checks]
+    found = keys.find(header.kid, algorithm)[:max_checks]
     for key in found:
         if key.verifies(algorithm, signing_input, signature):
             return rules.check(header, payload, claims, now)

@@ -47,6 +47,8 @@ Each provider tries ``MAX_TRIES`` keys at most. A check can take over a millisec
 Clock: TypeAlias = Callable[[], float]
 """Returns Unix time."""
 
+_FROM_THE_END: Final = -END
+
 _Candidate: TypeAlias = tuple[int, KeySet]
 """The index of a provider that may have made a token, and the keys to try."""
 
@@ -156,7 +158,7 @@ class Verifier:
 
         Whether it is revoked, and what ``validate`` says, is not asked: see ``admit``.
         """
-        remembered = self._find(key[-END:])
+        remembered = self._find(key[_FROM_THE_END:])
         if remembered is None:
             return None
         known, good_from, good_until, index, serial, facts = remembered
