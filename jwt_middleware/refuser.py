@@ -78,17 +78,24 @@ class Refuser:
     async def __call__(self, refusal: Refusal, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer the request, or the WebSocket handshake, of ``scope`` with ``refusal``."""
         kind = scope["type"]
-        if kind == "websocket" and self._accepts_to_close:
-            await self._accept_and_close(refusal, scope, send)
-            return
-        if kind == "websocket" and "websocket.http.response" not in (scope.get("extensions") or ()):
-            await self.close(refusal, scope, send)
-            return
+        if kind == "websocket":
+            if self._accepts_to_close:
+                await self._accept_and_close(refusal, scope, send)
+                return
+            if "websocket.http.response" not in (scope.get("extensions") or ()):
+                await self.close(refusal, scope, send)
+                return
         # RFC 9110 9.3.2: to HEAD the headers of a GET, and no content. Not every server sees to it.
         is_head = kind == "http" and scope["method"] == "HEAD"
         if self._refusal_response is None:
-            self.tell(refusal, scope)
-            status, headers, body = self._missing if refusal is MISSING else self._json(refusal)
+            if refusal is not MISSING:
+                self.tell(refusal, scope)
+                status, headers, body = self._json(refusal)
+            else:
+                # Requests without any credentials are the cheapest to send. They cost no more here.
+                if self._events.handlers or self._log.isEnabledFor(_INFO):
+                    self.tell(refusal, scope)
+                status, headers, body = self._missing
             start, end = _MESSAGES[kind]
             await send({"type": start, "status": status, "headers": list(headers)})
             await send({"type": end, "body": b"" if is_head else body})
@@ -144,9 +151,6 @@ class Refuser:
 
     def tell(self, refusal: Refusal, scope: Scope, *, ignored: bool = False) -> None:
         """Tell that the request of ``scope`` was refused, or, where its path is public, that its token was ignored."""
-        # MISSING stands for a request without any credentials. These are the cheapest to send: they cost no more here.
-        if refusal is MISSING and not self._events.handlers and not self._log.isEnabledFor(_INFO):
-            return
         code = refusal.code
         scheme, token_like = None, False
         if code == MissingToken.code and refusal is not MISSING:
