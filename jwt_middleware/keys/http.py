@@ -240,8 +240,8 @@ class _PrivateCA:
             if seen != self._seen:
                 self.context, self._seen = ssl.create_default_context(cafile=self._path), seen
         except OSError as error:
-            # An ssl.SSLError is one, too.
-            text = f"ca_file: {self._path} cannot be read ({error.strerror or 'it holds no certificates'})"
+            reason = "it holds no certificates" if isinstance(error, ssl.SSLError) else error.strerror
+            text = f"ca_file: {self._path} cannot be read ({reason})"
             raise (ConfigurationError if self.context is None else FetchError)(text) from None
 
 

@@ -316,6 +316,39 @@ def test_no_error_holds_the_secret(source: object) -> None:
         assert "hunter2" not in f"{shown} {shown!r} {vars(shown)} {getattr(shown, 'doc', '')}"
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        pytest.param("a secret of two lines,\nwhich is long enough", id="two lines"),
+        pytest.param("a secret of two lines,\r\nwhich is long enough\n", id="Windows"),
+        pytest.param("a secret of two lines,\u2028which is long enough", id="a line separator"),
+    ],
+)
+def test_a_secret_of_several_lines_must_be_bytes(text: str) -> None:
+    with pytest.raises(ConfigurationError, match=r"a text of several lines is no secret.*key=text.encode\(\)"):
+        load(text)
+    assert load(text.encode()).value == text.encode()
+
+
+def test_the_line_end_of_a_file_makes_no_second_line() -> None:
+    assert load("a secret of thirty-two bytes, yes\n").value == b"a secret of thirty-two bytes, yes\n"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        pytest.param("pub:\n    04:ab:cd:ef:01:23:45:67:89:ab\nASN1 OID: prime256v1\n", id="openssl ec -text"),
+        pytest.param("ED25519 Public-Key:\npub:\n    d7:5a:98:01:82:b1:0a:b7:d5:4b\n", id="openssl pkey -text"),
+        pytest.param("Public-Lines: 4\nAAAA", id="PuTTY"),
+        pytest.param("-----BEGIN PGP PUBLIC KEY BLOCK-----\nmQENBF", id="PGP"),
+    ],
+)
+def test_a_print_of_a_public_key_is_no_secret_even_as_bytes(text: str) -> None:
+    for source in (text, text.encode(), b64encode(text.encode() * 3)):
+        with pytest.raises(ConfigurationError):
+            load(source)
+
+
 def test_no_repr_holds_the_secret() -> None:
     assert "hunter2" not in repr(load("hunter2" * 8))
     assert "hunter2" not in repr(load({"kty": "oct", "k": "hunter2w"}))

@@ -159,6 +159,25 @@ def disguised_forms(key: PrivateKey) -> dict[str, str | bytes]:
         "DER, cut": der(key)[:-1],
     }
     if isinstance(key, rsa.RSAPrivateKey):
+        numbers = key.public_key().public_numbers()
+        modulus = numbers.n.to_bytes((numbers.n.bit_length() + 7) // 8, "big")
+        colons = "00:" + modulus.hex(":")
+        lines = ",\n".join(f"    {colons[start : start + 45]}" for start in range(0, len(colons), 45))
+        xml = f"<RSAKeyValue><Modulus>{b64encode(modulus).decode()}</Modulus><Exponent>AQAB</Exponent></RSAKeyValue>"
+        forms["XML of .NET"] = xml
+        forms["XML of .NET in lines"] = xml.replace("><", ">\n  <")
+        forms["XML of .NET in base64"] = b64encode(xml.encode())
+        forms["XML Signature with a namespace"] = xml.replace("<", "<ds:").replace("<ds:/", "</ds:")
+        forms["XML of .NET in UTF-16"] = xml.encode("utf-16")
+        forms["openssl -modulus"] = f"Modulus={modulus.hex().upper()}\n"
+        forms["openssl -text"] = (
+            f"Public-Key: ({numbers.n.bit_length()} bit)\nModulus:\n{lines}\nExponent: 65537 (0x10001)\n"
+        )
+        forms["openssl -text as bytes"] = str(forms["openssl -text"]).encode()
+        forms["openssl -text, in one line"] = " ".join(str(forms["openssl -text"]).split())
+        forms["print of Java"] = f"Sun RSA public key, 2048 bits\n  modulus: {numbers.n}\n  public exponent: 65537"
+        forms["print of Go"] = f"&{{N:+{numbers.n} E:65537}}"
+        forms["print of Python"] = repr(numbers)
         pkcs1 = key.public_key().public_bytes(Encoding.DER, PublicFormat.PKCS1)
         forms["PKCS 1 base64 with a comma"] = b64encode(pkcs1) + b","
         forms["PKCS 1 hexadecimal"] = pkcs1.hex()
