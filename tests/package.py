@@ -6,6 +6,7 @@ Builds wheel and sdist in a new directory below DIRECTORY, from a copy of the pr
 left gets in.
 """
 
+import os
 import shutil
 import subprocess
 import sys
@@ -19,12 +20,26 @@ from zipfile import ZipFile
 ROOT = Path(__file__).parent.parent
 PACKAGE = "jwt_middleware"
 
-# Every module, in an environment that holds nothing but what the package asks for; plugin and contract are
-# pytest's to import.
+MAX_WHEEL = 300 * 1024
+"""Bytes. What makes it larger than this is worth a second look."""
+
+MAX_IMPORT = 0.15
+"""Seconds of processor time that ``import jwt_middleware`` may take beyond the imports of ``BESIDE``."""
+
+# What is there anyway: Starlette and PyJWT, as far as we import them, and the event loop of the server.
+BESIDE = f"""
+import sys, {PACKAGE}
+print("import asyncio", *(name for name in sys.modules if name.partition(".")[0] in ("jwt", "starlette")), sep=", ")
+"""
+
+# Every module, in an environment that holds nothing but what the package asks for; some are about another package.
 IMPORT_ALL = f"""
 import importlib, pkgutil, {PACKAGE}
 for module in pkgutil.walk_packages({PACKAGE}.__path__, "{PACKAGE}."):
-    if not module.name.endswith(("__main__", "pytest_plugin", "issuing.testing", "store_contract")):
+    name = module.name.removeprefix("{PACKAGE}.")
+    if not name.startswith(("fastapi", "mcp")) and not name.endswith(
+        ("__main__", "pytest_plugin", "issuing.testing", "store_contract")
+    ):
         importlib.import_module(module.name)
 """
 
@@ -57,6 +72,8 @@ def check_wheel(wheel: Path, expected: set[str]) -> None:
         names = set(archive.namelist())
         (metadata,) = [name for name in names if name.endswith(".dist-info/METADATA")]
         license_expression = BytesParser().parsebytes(archive.read(metadata))["License-Expression"]
+    size = wheel.stat().st_size
+    assert size <= MAX_WHEEL, f"{wheel.name} has {size} bytes"
     info = metadata.removesuffix("METADATA")
     same(wheel, {name for name in names if not name.startswith(info)}, expected)
     assert f"{info}licenses/LICENSE" in names, f"{wheel.name} has no LICENSE"
@@ -81,6 +98,26 @@ def check_install(archive: Path, directory: Path) -> None:
     run(python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", str(archive))
     run(python, "-m", "pip", "check", "--disable-pip-version-check")
     run(python, "-I", "-W", "error", "-c", IMPORT_ALL, cwd=directory)
+    check_import(python)
+
+
+def check_import(python: str) -> None:
+    """Fail if an import takes too long, whenever it is tried: a busy machine makes it slower, and nothing faster."""
+    beside = subprocess.run([python, "-I", "-c", BESIDE], capture_output=True, text=True, check=True).stdout
+    shortest_beside = shortest = float("inf")
+    for _ in range(30):
+        shortest_beside = min(shortest_beside, processor_time(python, beside))
+        shortest = min(shortest, processor_time(python, f"import {PACKAGE}"))
+    taken = shortest - shortest_beside
+    sys.stderr.write(f"import {PACKAGE}: {taken * 1000:.0f} ms beyond Starlette, PyJWT and asyncio\n")
+    assert taken <= MAX_IMPORT, f"import {PACKAGE} takes {taken * 1000:.0f} ms"
+
+
+def processor_time(python: str, code: str) -> float:
+    before = os.times()
+    run(python, "-I", "-c", code)
+    after = os.times()
+    return after.children_user + after.children_system - before.children_user - before.children_system
 
 
 def run(*command: str, cwd: Path | None = None) -> None:
