@@ -11,7 +11,6 @@ import pytest
 from starlette.testclient import TestClient
 
 from examples.demo import create_app, lines_to_try
-from examples.fastapi_app import app as fastapi_app
 
 from .support import bearer
 from .support.processes import interrupt, need, python
@@ -193,20 +192,3 @@ def test_sessions_of_the_demo_outlive_it(tmp_path: Path) -> None:
         assert client.get("/me", headers=bearer(tokens["access_token"])).status_code == 200
         refreshed = client.post("/auth/refresh", data={"refresh_token": tokens["refresh_token"]})
         assert refreshed.status_code == 200
-
-
-def test_the_fastapi_example_has_login_scopes_and_an_authorize_button() -> None:
-    client = TestClient(fastapi_app)
-    assert client.get("/me").status_code == 401
-    assert client.get("/docs").status_code == 200
-    document = client.get("/openapi.json").json()
-    assert document["components"]["securitySchemes"]["OAuth2PasswordBearer"]["flows"]["password"]["tokenUrl"] == (
-        "auth/login"
-    )
-    assert document["paths"]["/orders"]["get"]["security"] == [{"OAuth2PasswordBearer": []}]
-    assert client.post("/auth/login", data={"username": "ada", "password": "wrong"}).status_code == 400
-    login = client.post("/auth/login", data={"username": "ada", "password": "lovelace"}).json()
-    assert client.get("/me", headers=bearer(login["access_token"])).json() == {"user": "ada"}
-    assert client.get("/orders", headers=bearer(login["access_token"])).json() == ["tea", "biscuits"]
-    assert client.post("/auth/logout", headers=bearer(login["access_token"])).status_code == 200
-    assert client.get("/me", headers=bearer(login["access_token"])).json()["code"] == "revoked"
