@@ -7,6 +7,7 @@ from .keys.remote import RemoteKeys
 from .keys.source import KeysHealth, KeySource
 from .live.renewal import renew
 from .middleware import JWTMiddleware
+from .probes import Health, health, health_routes
 from .provider import ANY, Provider
 from .reading.sources import bearer_header, cookie, subprotocol
 from .requires import requires
@@ -21,6 +22,7 @@ __version__ = "0.1.0"
 __all__ = [
     "ANY",
     "ConfigurationError",
+    "Health",
     "JWTCredentials",
     "JWTMiddleware",
     "JWTUser",
@@ -39,6 +41,8 @@ __all__ = [
     "Verifier",
     "bearer_header",
     "cookie",
+    "health",
+    "health_routes",
     "renew",
     "requires",
     "subprotocol",

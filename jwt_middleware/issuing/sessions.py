@@ -92,6 +92,8 @@ class SessionsHealth:
     """Why revocations cannot be read. None: they can."""
     revocations_age: float
     """Seconds since they were read; infinite where they never were."""
+    revocations_usable: bool
+    """Whether tokens can be judged. False: they are answered with 503."""
 
 
 class InvalidGrant(Exception):
@@ -378,7 +380,8 @@ class Sessions:
     def health(self) -> SessionsHealth:
         """How the store and the reading of revocations are, as far as is known without asking."""
         problem: str | None = getattr(self._store, "problem", None)
-        return SessionsHealth(problem or self._store_error, self._view.error, self._view.age)
+        view = self._view
+        return SessionsHealth(problem or self._store_error, view.error, view.age, view.is_usable)
 
     async def stop(self) -> None:
         """End what runs, and close what is open, on this event loop. What is used again begins again."""

@@ -157,6 +157,11 @@ class RevocationView:
         """Why the log cannot be read; None while it can."""
         return self._error if self._is_out else None
 
+    @property
+    def is_usable(self) -> bool:
+        """Whether tokens can be judged: nothing failed yet, or the log was read within ``max_stale``."""
+        return self._passes or self.error is None or self.age < self._max_stale
+
     def _is_fresh(self) -> bool:
         return self._clock() < self._read_at + FRESH
 

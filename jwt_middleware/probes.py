@@ -1,0 +1,111 @@
+"""Can this process verify tokens now? For readiness probes, and for people who want to know why not."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from math import isfinite
+from typing import Any
+
+from starlette.authentication import AuthCredentials
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+from starlette.types import Scope
+
+from ._support.arguments import check_strings
+from .demand import middleware_of
+from .keys.source import KeysHealth
+from .revocation.view import RevocationView
+
+
+@dataclass(frozen=True, slots=True)
+class RevocationsHealth:
+    """How the view of the revocations is."""
+
+    usable: bool
+    """Whether tokens can be judged. False: they are answered with 503."""
+    age: float | None
+    """Seconds since the log was last read. None: never."""
+    error: str | None
+    """Why it cannot be read. None: it can."""
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """What the verifying of tokens depends on. Nothing in it comes from a token."""
+
+    keys: Mapping[str, KeysHealth]
+    """The keys of each provider, by its name: how many, their age, the last error, and which are not used and why."""
+    revocations: RevocationsHealth | None
+    """None: nothing is revoked here, or your own ``Revocations`` say nothing about themselves."""
+    store_error: str | None
+    """Why the session store could not do its last step. Tokens are verified all the same; logins may fail."""
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether tokens can be verified: every provider has keys, and the revocations are usable."""
+        return all(one.keys for one in self.keys.values()) and (self.revocations is None or self.revocations.usable)
+
+    def as_json(self) -> dict[str, Any]:
+        """The same as plain JSON."""
+        return {
+            "ready": self.is_ready,
+            "keys": {name: asdict(one) for name, one in self.keys.items()},
+            "revocations": None if self.revocations is None else asdict(self.revocations),
+            "store_error": self.store_error,
+        }
+
+
+def health(scope: Scope) -> Health:
+    """The health of the middleware that let the request of ``scope`` through, however it was added.
+
+    It asks nobody and waits for nothing. Raises ``RuntimeError`` where no ``JWTMiddleware`` is in front.
+    """
+    verifier = middleware_of(scope).verifier
+    revocations, store_error = _look_at(verifier.revocations)
+    return Health(verifier.health(), revocations, store_error)
+
+
+def health_routes(*, details: str | None = None) -> list[Route]:
+    """Routes for probes, for a ``Mount`` that you make public: ``public=["/health/*"]``.
+
+    ``GET /live``
+        200 as long as the process answers. A restart mends nothing else, so this depends on nothing else.
+    ``GET /ready``
+        200 if tokens can be verified, else 503; ``{"ready": true}``. Who has the scope ``details`` gets the whole
+        ``Health``. Default None: nobody does.
+
+    Raises ``ConfigurationError`` for a ``details`` that is no text.
+    """
+    if details is not None:
+        check_strings("details", details)
+
+    async def live(request: Request) -> Response:
+        return _answer({"live": True}, 200)
+
+    async def ready(request: Request) -> Response:
+        found = health(request.scope)
+        credentials: AuthCredentials = request.scope["auth"]
+        shown = found.as_json() if details is not None and details in credentials.scopes else {"ready": found.is_ready}
+        return _answer(shown, 200 if found.is_ready else 503)
+
+    return [Route("/live", live, name="live"), Route("/ready", ready, name="ready")]
+
+
+def _look_at(revocations: object) -> tuple[RevocationsHealth | None, str | None]:
+    if isinstance(revocations, RevocationView):
+        return _described(revocations.is_usable, revocations.age, revocations.error), None
+    # Sessions are the issuing half's, which is not imported here.
+    ask = getattr(revocations, "health", None)
+    if not callable(ask):
+        return None, None
+    found = ask()
+    described = _described(found.revocations_usable, found.revocations_age, found.revocations_error)
+    return described, found.store_error
+
+
+def _described(usable: bool, age: float, error: str | None) -> RevocationsHealth:
+    return RevocationsHealth(usable, age if isfinite(age) else None, error)
+
+
+def _answer(body: Mapping[str, Any], status: int) -> Response:
+    return JSONResponse(body, status, headers={"cache-control": "no-store"})
