@@ -162,6 +162,24 @@ class KeysFetched(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class FetchFinished(Event):
+    """An attempt to fetch keys is over, whether it changed anything or not."""
+
+    about = "keys"
+    severity = logging.DEBUG
+
+    source: str
+    seconds: float
+    """How long it took."""
+    error: str | None = None
+    """Why it failed. None: it succeeded."""
+
+    def __str__(self) -> str:
+        outcome = "succeeded" if self.error is None else f"failed: {self.error}"
+        return f"fetching keys of {self.source} took {self.seconds:.3f} s and {outcome}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class KeysFailed(Event):
     """Keys could not be fetched."""
 

@@ -149,6 +149,7 @@ class JWTMiddleware:
             clock=clock,
             events=self.events,
         )
+        watch = getattr(on_event, "watch", None)
         if on_event is not None:
             # Keys and revocations may be shared with others, and tell everybody.
             for part in (*self.verifier.remote, revocations):
@@ -199,6 +200,8 @@ class JWTMiddleware:
             events=self.events,
         )
         self.app = partial(serve_stream, self._connections, app) if close_streams_on_expiry else app
+        if callable(watch):
+            watch(self)
 
     @property
     def open_connections(self) -> int:

@@ -61,7 +61,7 @@ def health(scope: Scope) -> Health:
     It asks nobody and waits for nothing. Raises ``RuntimeError`` where no ``JWTMiddleware`` is in front.
     """
     verifier = middleware_of(scope).verifier
-    revocations, store_error = _look_at(verifier.revocations)
+    revocations, store_error = look_at_revocations(verifier.revocations)
     return Health(verifier.health(), revocations, store_error)
 
 
@@ -91,7 +91,8 @@ def health_routes(*, details: str | None = None) -> list[Route]:
     return [Route("/live", live, name="live"), Route("/ready", ready, name="ready")]
 
 
-def _look_at(revocations: object) -> tuple[RevocationsHealth | None, str | None]:
+def look_at_revocations(revocations: object) -> tuple[RevocationsHealth | None, str | None]:
+    """How ``revocations`` are, and what is wrong with the session store behind them, where they say so."""
     if isinstance(revocations, RevocationView):
         return _described(revocations.is_usable, revocations.age, revocations.error), None
     # Sessions are the issuing half's, which is not imported here.

@@ -28,6 +28,8 @@ INTEGRATIONS = {
     "jwt_middleware.fastapi": {"fastapi", "pydantic", "typing_extensions"},
     "jwt_middleware.issuing.testing": {"pytest"},
     "jwt_middleware.mcp": {"mcp", "pydantic"},
+    "jwt_middleware.metrics.opentelemetry": {"opentelemetry"},
+    "jwt_middleware.metrics.prometheus": {"prometheus_client"},
     "jwt_middleware.pytest_plugin": {"pytest"},
     "jwt_middleware.testing.store_contract": {"pytest"},
 }

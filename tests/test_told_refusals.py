@@ -185,4 +185,4 @@ def test_the_handler_also_hears_of_the_keys(heard: list[Event]) -> None:
         with client(on_event=heard.append, key=None, issuer=provider.issuer, audience="orders"):
             pass
         provider.recover()
-    assert [type(event).__name__ for event in heard] == ["KeysFailed"]
+    assert [type(event).__name__ for event in heard] == ["FetchFinished", "KeysFailed"]

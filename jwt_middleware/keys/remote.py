@@ -18,7 +18,7 @@ from .._support.arguments import check_bool, check_callable, check_seconds
 from .._support.background import Background, Signal
 from .._support.redaction import describe_error
 from ..errors import ConfigurationError, KeysUnavailable
-from ..events import Events, KeysExpired, KeysFailed, KeysFetched, KeySkipped
+from ..events import Events, FetchFinished, KeysExpired, KeysFailed, KeysFetched, KeySkipped
 from .algorithms import ALGORITHMS
 from .documents import DocumentError, read_keys
 from .fetching import Discovery, Document, File, make_source
@@ -301,7 +301,7 @@ class RemoteKeys:
     async def _attempt(self, flight: "_Flight") -> None:
         process, host = self._own_process(), self._source.host
         timeout = process.schedule.rules.timeout
-        found, error = None, ""
+        found, error, begun = None, "", time.monotonic()
 
         def adopt(step: Callable[[Schedule, float], Schedule]) -> None:
             with process.lock:
@@ -332,6 +332,8 @@ class RemoteKeys:
             # The fetcher may be the user's: whatever it raises, no keys came.
             error = describe_error(failure)
         flight.landed = True
+        seconds = time.monotonic() - begun
+        self.events.tell(FetchFinished(source=str(self._source), seconds=seconds, error=error or None))
         if found is None:
             self._miss(error, flight)
         else:

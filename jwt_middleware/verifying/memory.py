@@ -42,6 +42,8 @@ class TokenMemory:
         self._tokens: TokenCache[Remembered] = TokenCache(size)
         self.find = self._tokens.get
         """``find(key[-END:])``: what is remembered by the end of a key, or None. The caller compares the whole key."""
+        self.taken = 0
+        """The tokens that were remembered since the start, those that are forgotten by now included."""
         self.headers: dict[bytes, Header] = {}
         """Parsed headers by their segments. They come from tokens with good signatures only."""
 
@@ -56,6 +58,7 @@ class TokenMemory:
             if len(self.headers) >= MAX_HEADERS:
                 self.headers.clear()
             self.headers[segment] = header
+        self.taken += 1
         end = key[-END:]
         other = self.find(end)
         # Two good tokens with one signature: only a signer who means to can make them. The first one stays.

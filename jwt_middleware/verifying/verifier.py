@@ -277,6 +277,11 @@ class Verifier:
         if self.revocations is not None:
             await self.revocations.stop()
 
+    @property
+    def new_tokens(self) -> int:
+        """How many tokens were verified that were not remembered, since the start."""
+        return self._memory.taken
+
     def health(self) -> dict[str, KeysHealth]:
         """The state of the keys of each provider, by its name."""
         return {provider.name: provider.health for provider in self.providers}

@@ -1,0 +1,139 @@
+"""What is counted, and under which names? Plain numbers that the exporters read."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from threading import Lock
+from typing import Any, Final, Literal, TypeAlias
+from weakref import WeakSet
+
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from ..events import (
+    Event,
+    FetchFinished,
+    LoginFailed,
+    LoginSucceeded,
+    LoginThrottled,
+    RequestRefused,
+    SessionEnded,
+    SessionRefreshed,
+)
+from ..middleware import JWTMiddleware
+from ..probes import look_at_revocations
+
+Labels: TypeAlias = tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """A metric: its name below ``jwt_middleware.``, its unit (UCUM), what it says, and whether it only grows."""
+
+    name: str
+    unit: str
+    description: str
+    kind: Literal["counter", "gauge", "histogram"] = "counter"
+    labels: tuple[str, ...] = ()
+
+
+REFUSED: Final = Metric(
+    "requests.refused", "{request}", "Requests that were refused.", labels=("error.type", "provider")
+)
+VERIFIED: Final = Metric("tokens.verified", "{token}", "Tokens that were found good.", labels=("state",))
+FETCHES: Final = Metric("keys.fetch.duration", "s", "How long fetching keys took.", "histogram", labels=("error.type",))
+KEYS: Final = Metric("keys.count", "{key}", "Keys in force.", "gauge", labels=("provider",))
+AGE: Final = Metric("keys.age", "s", "Time since the keys were found to be current.", "gauge", labels=("provider",))
+REVOCATIONS: Final = Metric("revocations.lag", "s", "Time since the revocations were read.", "gauge")
+CONNECTIONS: Final = Metric("connections.open", "{connection}", "Connections that end with their token.", "gauge")
+REFRESHES: Final = Metric("sessions.refreshes", "{refresh}", "Refresh tokens that were exchanged.")
+THEFTS: Final = Metric("sessions.thefts", "{session}", "Sessions that ended because a refresh token was stolen.")
+LOGINS: Final = Metric("logins", "{login}", "Logins by their outcome.", labels=("outcome",))
+
+METRICS: Final = (*(REFUSED, VERIFIED, FETCHES, KEYS, AGE, REVOCATIONS, CONNECTIONS, REFRESHES, THEFTS, LOGINS),)
+
+FETCH_BUCKETS: Final = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
+"""Upper bounds of the histogram of fetches, in seconds: an attempt takes 5 s at most."""
+
+
+class Counts:
+    """Counts events, and reads what ``JWTMiddleware`` knows. Give it to ``on_event`` of the middleware, of ``Sessions``
+    and of ``auth_routes``. Any thread may read.
+
+    Nothing that a request says becomes a label: only codes, names of providers and outcomes do.
+    """
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._counters: dict[tuple[Metric, Labels], int] = {}
+        self._watched: WeakSet[JWTMiddleware] = WeakSet()
+        self._accepted = 0
+
+    def __call__(self, event: Event) -> None:
+        """Count ``event``."""
+        if isinstance(event, RequestRefused):
+            self._add(REFUSED, ("error.type", event.code), ("provider", event.provider or ""))
+        elif isinstance(event, SessionRefreshed):
+            self._add(REFRESHES)
+        elif isinstance(event, SessionEnded) and event.reason == "theft":
+            self._add(THEFTS)
+        elif isinstance(event, LoginSucceeded):
+            self._add(LOGINS, ("outcome", "succeeded"))
+        elif isinstance(event, LoginFailed):
+            self._add(LOGINS, ("outcome", "failed"))
+        elif isinstance(event, LoginThrottled):
+            self._add(LOGINS, ("outcome", "throttled"))
+        elif isinstance(event, FetchFinished):
+            self.record_fetch(event.seconds, "" if event.error is None else "failed")
+
+    def record_fetch(self, seconds: float, error: str) -> None:
+        """An attempt to fetch keys took ``seconds``; exporters override it with their histogram."""
+
+    def watch(self, middleware: JWTMiddleware) -> None:
+        """Read what ``middleware`` knows from now on. It calls this itself when it is given as its ``on_event``."""
+        self._watched.add(middleware)
+        middleware.app = self._count_accepted(middleware.app)
+
+    def read(self) -> Iterable[tuple[Metric, Labels, float]]:
+        """Every metric but the histogram, with its labels and its value now."""
+        with self._lock:
+            counters = list(self._counters.items())
+        for (metric, labels), value in counters:
+            yield metric, labels, value
+        watched = list(self._watched)
+        new = sum(one.verifier.new_tokens for one in watched)
+        yield VERIFIED, (("state", "new"),), new
+        yield VERIFIED, (("state", "remembered"),), max(0, self._accepted - new)
+        yield CONNECTIONS, (), sum(one.open_connections for one in watched)
+        for middleware in watched:
+            yield from _read_keys(middleware)
+            revocations, _ = look_at_revocations(middleware.verifier.revocations)
+            if revocations is not None and revocations.age is not None:
+                yield REVOCATIONS, (), revocations.age
+
+    def _add(self, metric: Metric, *labels: tuple[str, str]) -> None:
+        with self._lock:
+            self._counters[metric, labels] = self._counters.get((metric, labels), 0) + 1
+
+    def _count_accepted(self, app: ASGIApp) -> ASGIApp:
+        async def counted(scope: Scope, receive: Receive, send: Send) -> None:
+            if scope["type"] != "lifespan" and scope["auth"].token is not None:
+                # Not locked: at most a few of millions are lost between threads.
+                self._accepted += 1
+            await app(scope, receive, send)
+
+        return counted
+
+
+def _read_keys(middleware: JWTMiddleware) -> Iterable[tuple[Metric, Labels, float]]:
+    for name, health in middleware.verifier.health().items():
+        labels = (("provider", name),)
+        yield KEYS, labels, health.keys
+        if health.age is not None:
+            yield AGE, labels, health.age
+
+
+def merged(read: Iterable[tuple[Metric, Labels, float]]) -> Mapping[Metric, dict[Labels, float]]:
+    """What was read, by metric and labels. Of two middlewares with a provider of one name, the last one counts."""
+    found: dict[Metric, dict[Labels, Any]] = {metric: {} for metric in METRICS if metric.kind != "histogram"}
+    for metric, labels, value in read:
+        found[metric][labels] = value
+    return found
