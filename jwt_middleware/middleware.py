@@ -204,6 +204,11 @@ class JWTMiddleware:
             watch(self)
 
     @property
+    def public_entries(self) -> tuple[str, ...]:
+        """The paths of ``public``; none where it is a function."""
+        return self._public.entries if isinstance(self._public, PublicPaths) else ()
+
+    @property
     def open_connections(self) -> int:
         """How many connections are open that end with their token: WebSockets, and streams where they are closed."""
         return len(self._connections)

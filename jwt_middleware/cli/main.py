@@ -44,6 +44,8 @@ def _parser() -> ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_explain(commands)
     _add_inspect(commands)
+    _add_jwks(commands)
+    _add_check(commands)
     _add_mint(commands)
     _add_keygen(commands)
     _add_serve_idp(commands)
@@ -71,6 +73,17 @@ def _add_explain(commands: _Commands) -> None:
 def _add_inspect(commands: _Commands) -> None:
     inspect = _add(commands, "inspect", "Show what a token says. Nothing is verified.")
     inspect.add_argument("token", nargs="?", help="the token: - for standard input (the default), @FILE, or the text")
+
+
+def _add_jwks(commands: _Commands) -> None:
+    jwks = _add(commands, "jwks", "Fetch a JWK Set and judge each key as the middleware would.")
+    jwks.add_argument("address", help="the https address of a JWK Set, or a file")
+    jwks.add_argument("--issuer", action="store_true", help="the address is an issuer's: find its JWK Set")
+
+
+def _add_check(commands: _Commands) -> None:
+    check = _add(commands, "check", "Say what should be mended in an app before it starts. This RUNS the app's import.")
+    check.add_argument("--app", required=True, help="the app, such as main:app")
 
 
 def _add_mint(commands: _Commands) -> None:

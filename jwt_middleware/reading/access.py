@@ -26,11 +26,12 @@ class PublicPaths:
     def __init__(self, entries: Iterable[str]) -> None:
         if isinstance(entries, str) or not isinstance(entries, Iterable):
             raise ConfigurationError(f"public must be a list of paths, for instance ['/health'], not {show(entries)}")
+        self.entries = tuple(entries)
         self._root = _Node()
         self._count = 0
         # No entry has more segments than this, so no look-up goes deeper.
         self._depth = 0
-        for position, entry in enumerate(entries, 1):
+        for position, entry in enumerate(self.entries, 1):
             method, path = _parse(position, entry)
             below = path.endswith("/*")
             segments = path.removesuffix("/*").split("/")[1:]

@@ -306,3 +306,90 @@ def test_a_middleware_is_found_once(app: str) -> None:
     outer = import_app(f"{app}:app")
     assert find_middleware(outer) == [outer]
     assert isinstance(outer, JWTMiddleware)
+
+
+def test_jwks_judges_each_key(run: Run, tmp_path: Path) -> None:
+    with IdentityProvider() as provider:
+        result = run("jwks", provider.jwks_uri)
+        assert (result.status, result.err) == (0, "")
+        assert f"kid '{provider.signing_key.jwk['kid']}': ES256" in result.out
+        assert run("jwks", provider.issuer, "--issuer").status == 0
+        provider.jwks["keys"] = [provider.signing_key.jwk, {"kty": "oct", "k": "c2VjcmV0", "kid": "s"}]
+        result = run("jwks", provider.jwks_uri)
+        assert result.status == 1
+        assert "skip" in result.out
+        provider.fail()
+        result = run("jwks", "--json", provider.jwks_uri)
+        assert result.status == 1
+        assert "500" in json.loads(result.out)["error"]
+        assert "FAIL" in run("jwks", provider.jwks_uri).out
+
+
+def test_jwks_of_no_address_is_wrong_usage(run: Run) -> None:
+    result = run("jwks", "http://example.com/keys")
+    assert result.status == 2
+    assert "https" in result.err
+
+
+CHECKED = f"""
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+from starlette.responses import PlainTextResponse
+from starlette.routing import Mount, Route
+from jwt_middleware import ANY, JWTMiddleware, RemoteKeys, requires
+
+async def endpoint(request):
+    return PlainTextResponse("ok")
+
+guarded = requires("admin")(endpoint)
+SETTINGS = {{"key": {SECRET!r}, "audience": "orders"}}
+ROUTES = [
+    Route("/items/{{id}}", endpoint, methods=["GET"]),
+    Mount("/docs", routes=[Route("/intro", lambda request: None)]),
+    Route("/health", lambda request: None),
+]
+PUBLIC = ["/health", "GET /items/{{id}}", "/docs/*", "/docs/intro"]
+good = JWTMiddleware(Starlette(routes=ROUTES[1:]), public=["/health", "/docs/*", "/docs/intro"], **SETTINGS)
+bare = JWTMiddleware(endpoint, public=["/anything"], **SETTINGS)
+never = JWTMiddleware(Starlette(routes=ROUTES[1:]), public=["/helth", "POST /docs/other", "/old/*"], **SETTINGS)
+bypassed = JWTMiddleware(Starlette(routes=ROUTES), public=PUBLIC, **SETTINGS)
+anybody = JWTMiddleware(endpoint, key={SECRET!r}, audience=ANY)
+inside = Starlette(middleware=[Middleware(JWTMiddleware, **SETTINGS), Middleware(CORSMiddleware)])
+outside = Starlette(middleware=[Middleware(CORSMiddleware), Middleware(JWTMiddleware, **SETTINGS)])
+away = JWTMiddleware(endpoint, jwks="http://127.0.0.1:9/jwks", audience="orders")
+none = Starlette()
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "findings"),
+    [
+        ("good", []),
+        ("bare", []),
+        ("outside", []),
+        ("never", ["'/helth'", "'POST /docs/other'", "'/old/*'"]),
+        ("bypassed", ["/items/{id}: @requires"]),
+        ("anybody", ["any audience"]),
+        ("inside", ["CORSMiddleware is inside"]),
+        ("away", ["does not check the issuer", "cannot be reached"]),
+    ],
+)
+def test_check_says_what_should_be_mended(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, findings: list[str]
+) -> None:
+    module = f"checked_{time.monotonic_ns()}"
+    (tmp_path / f"{module}.py").write_text(CHECKED)
+    monkeypatch.chdir(tmp_path)
+    result = run("check", "--json", "--app", f"{module}:{name}")
+    found = json.loads(result.out)["findings"]
+    assert result.status == (1 if findings else 0)
+    assert len(found) == len(findings)
+    for finding in findings:
+        assert any(finding in one for one in found), found
+    text = run("check", "--app", f"{module}:{name}").out
+    assert text.count("mend  ") == len(findings)
+
+
+def test_check_of_an_app_without_a_middleware_is_wrong_usage(run: Run, app: str) -> None:
+    assert "no JWTMiddleware" in run("check", "--app", f"{app}:without").err
