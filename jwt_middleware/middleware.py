@@ -13,7 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from ._support.arguments import check_bool, check_callable, check_seconds, check_token_hook
 from ._support.hooks import Hook
 from .errors import ConfigurationError, CrossSite, MissingToken, Refusal, UserRefused
-from .events import Advice, Events, Handler
+from .events import Advice, Events, Handler, escape
 from .identity import JWTCredentials, JWTUser
 from .live.connections import Connections
 from .live.stream import serve_stream
@@ -185,6 +185,7 @@ class JWTMiddleware:
         self._is_default = self.refuser.is_default
         # None where there are none: an empty one is asked at the price of a call.
         self._public = PublicRequests(public) if callable(public) else PublicPaths(public) or None
+        self._mention_root_path(app)
         self._allow_anonymous = allow_anonymous
         self._allow_preflight = allow_preflight
         self._load_user = None if load_user is None else Hook(load_user)
@@ -339,9 +340,27 @@ class JWTMiddleware:
             raise
         return user
 
+    def _mention_root_path(self, app: ASGIApp) -> None:
+        root_path = _find_root_path(app)
+        entries = self._public.entries_in(root_path) if isinstance(self._public, PublicPaths) and root_path else []
+        if entries:
+            text = (
+                f"public entry {entries[0]!r} opens more than it says: the app has root_path={root_path!r}, and serves "
+                "paths below it without that prefix; add the middleware inside the app (app.add_middleware), where "
+                "entries are compared without it, or leave root_path to the server"
+            )
+            self.events.tell(Advice(text=text), once="root_path")
+
     def _may_pass(self, scope: Scope, is_missing: bool) -> bool:
-        if self._public is not None and scope in self._public:
-            return True
+        if self._public is not None:
+            if scope in self._public:
+                return True
+            if isinstance(self._public, PublicPaths) and self._public.misses_only_by_root_path(scope):
+                text = (
+                    f"refused {escape(scope['path'])}, which looks like an entry of public: this middleware stands "
+                    f"below {escape(scope['root_path'])!r}, and entries are compared without that (said once)"
+                )
+                self.events.tell(Advice(text=text), once="public below a mount")
         if self._resource is not None and scope in self._resource:
             return True
         if not (is_missing and is_preflight(scope)):
@@ -350,6 +369,18 @@ class JWTMiddleware:
             self.events.tell(Advice(text=_PREFLIGHT), once="preflight")
         return self._allow_preflight
 
+
+def _find_root_path(app: Any) -> str:
+    """The ``root_path`` that ``app``, or an app that it wraps, sets by itself, as FastAPI does."""
+    for _ in range(_MAX_WRAPPERS):
+        root_path = getattr(app, "root_path", None)
+        if isinstance(root_path, str) and root_path:
+            return root_path
+        app = getattr(app, "app", None)
+    return ""
+
+
+_MAX_WRAPPERS = 32
 
 _PREFLIGHT = (
     "refused a CORS preflight: put CORSMiddleware outside JWTMiddleware; or, if CORS is answered inside it, set "

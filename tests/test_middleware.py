@@ -18,7 +18,7 @@ from starlette.requests import HTTPConnection, Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Mount, Route
 from starlette.testclient import TestClient, WebSocketDenialResponse
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from jwt_middleware import (
     ConfigurationError,
@@ -925,3 +925,74 @@ def test_a_function_of_the_scope_cannot_be_async(option: str) -> None:
     options: dict[str, Any] = {option: asynchronous}
     with pytest.raises(ConfigurationError, match=f"{option} must be a plain function"):
         client(echo, **options)
+
+
+class Rooted:
+    """An app that serves paths without its own root path, as FastAPI(root_path=...) does."""
+
+    def __init__(self, app: ASGIApp, root_path: str) -> None:
+        self.app = app
+        self.root_path = root_path
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self.app(scope, receive, send)
+
+
+@pytest.mark.parametrize(
+    ("app", "public", "is_said"),
+    [
+        pytest.param(Rooted(echo, "/docs"), ["/docs/*"], True, id="the app's own root path"),
+        pytest.param(Rooted(Rooted(echo, "/docs"), ""), ["/docs/*"], True, id="behind another middleware"),
+        pytest.param(Rooted(echo, "/docs"), ["/health"], False, id="another path"),
+        pytest.param(Rooted(echo, "/docs"), lambda scope: False, False, id="a function"),
+        pytest.param(Rooted(echo, ""), ["/docs/*"], False, id="no root path"),
+        pytest.param(echo, ["/docs/*"], False, id="an app that has none"),
+    ],
+)
+def test_an_entry_that_opens_more_than_it_says_is_mentioned(
+    app: ASGIApp, public: Any, is_said: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    JWTMiddleware(app, **OPTIONS, public=public)
+    assert ("public entry '/docs/*' opens more than it says" in caplog.text) is is_said
+
+
+def test_an_entry_below_a_mount_that_cannot_match_is_explained_once(caplog: pytest.LogCaptureFixture) -> None:
+    inner = JWTMiddleware(echo, **OPTIONS, public=["/api/health", "/ok"])
+    asking = bare_client(Starlette(routes=[Mount("/api", inner)]))
+    for _ in range(2):
+        assert asking.get("/api/health").status_code == 401
+    assert asking.get("/api/ok").status_code == 200
+    (said,) = [message for message in caplog.messages if "looks like an entry of public" in message]
+    assert "this middleware stands below '/api'" in said
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("is_async", [False, True], ids=["sync", "async"])
+async def test_hooks_see_the_connection_if_they_have_a_second_parameter(is_async: bool) -> None:
+    seen: list[tuple[str, str | None]] = []
+
+    def validate(token: Token, connection: HTTPConnection) -> bool:
+        seen.append((connection.headers["host"], token.subject))
+        return connection.headers["host"] == "testserver"
+
+    def load_user(token: Token, connection: HTTPConnection) -> Any:
+        seen.append((connection.url.path, token.subject))
+        return JWTUser(token)
+
+    async def validate_later(token: Token, connection: HTTPConnection) -> bool:
+        return validate(token, connection)
+
+    async def load_later(token: Token, connection: HTTPConnection) -> Any:
+        return load_user(token, connection)
+
+    hooks = (validate_later, load_later) if is_async else (validate, load_user)
+    app = JWTMiddleware(echo, **OPTIONS, validate=hooks[0], load_user=hooks[1])
+    line = f"Bearer {token()}".encode()
+    for _ in range(2):
+        start, _ = await sent(app, http("/a", line))
+        assert start["status"] == 200
+    assert seen == [("testserver", "ada"), ("/a", "ada")] * 2
+    start, _ = await sent(app, http("/a", line, headers=[(b"host", b"evil"), (b"authorization", line)]))
+    assert start["status"] == 401
+    cookies = JWTMiddleware(echo, **OPTIONS, validate=hooks[0], sources=[lambda scope: token()])
+    assert (await sent(cookies, http("/a")))[0]["status"] == 200

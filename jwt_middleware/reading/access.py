@@ -28,7 +28,7 @@ class PublicPaths:
             raise ConfigurationError(f"public must be a list of paths, for instance ['/health'], not {show(entries)}")
         self.entries = tuple(entries)
         self._root = _Node()
-        self._count = 0
+        self._entries: list[tuple[str, list[str], bool]] = []
         # No entry has more segments than this, so no look-up goes deeper.
         self._depth = 0
         for position, entry in enumerate(self.entries, 1):
@@ -42,11 +42,11 @@ class PublicPaths:
                 node.below = _allow(node.below, method)
             else:
                 node.here = _allow(node.here, method)
-            self._count += 1
+            self._entries.append((entry, segments, below))
             self._depth = max(self._depth, len(segments))
 
     def __len__(self) -> int:
-        return self._count
+        return len(self._entries)
 
     def __contains__(self, scope: Mapping[str, Any]) -> bool:
         """Whether the request of this ASGI ``scope`` (http or websocket) is for a public path.
@@ -67,6 +67,29 @@ class PublicPaths:
                 return True
             nodes = [child for node in nodes for child in node.match(segment)]
         return any(_is_allowed(node.here, method) for node in nodes)
+
+    def entries_in(self, root_path: str) -> list[str]:
+        """The entries that match a path below ``root_path``, which an app with that root path serves without it.
+
+        ``/*`` is not among them: it says that it opens everything.
+        """
+        root = root_path.strip("/").split("/")
+        return [
+            entry
+            for entry, segments, below in self._entries
+            if segments
+            and (below or len(segments) > len(root))
+            and all(mine in (theirs, "{") for mine, theirs in zip(map(_first_brace, segments), root, strict=False))
+        ]
+
+    def misses_only_by_root_path(self, scope: Mapping[str, Any]) -> bool:
+        """Whether the path of ``scope`` would be public if it were compared with its ``root_path``."""
+        return bool(scope.get("root_path")) and scope not in self and {**scope, "root_path": ""} in self
+
+
+def _first_brace(segment: str) -> str:
+    """``{`` for a placeholder, else the segment."""
+    return "{" if segment.startswith("{") else segment
 
 
 @dataclass(slots=True)

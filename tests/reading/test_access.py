@@ -175,6 +175,35 @@ def test_a_look_up_never_goes_deeper_than_the_deepest_entry(path: str) -> None:
     assert steps(lambda: scope in public) < 1_000
 
 
+@pytest.mark.parametrize(
+    ("root_path", "entries"),
+    [
+        pytest.param("/docs", ["/docs/*", "GET /docs/a", "/{any}/b"], id="one segment"),
+        pytest.param("/docs/", ["/docs/*", "GET /docs/a", "/{any}/b"], id="with a slash"),
+        pytest.param("/docs/a", ["/docs/*"], id="two segments"),
+        pytest.param("/other", ["/{any}/b"], id="another"),
+        pytest.param("/a/b/c/d", [], id="deeper than all"),
+    ],
+)
+def test_entries_that_an_app_with_a_root_path_serves_under_other_names(root_path: str, entries: list[str]) -> None:
+    public = PublicPaths(["/*", "/docs", "/docs/*", "GET /docs/a", "/health", "/{any}/b"])
+    assert public.entries_in(root_path) == entries
+
+
+@pytest.mark.parametrize(
+    ("scope", "missed"),
+    [
+        pytest.param(http("/api/health", root_path="/api"), True, id="an entry with the path of the mount"),
+        pytest.param(http("/api/docs/a", root_path="/api"), True, id="below such an entry"),
+        pytest.param(http("/api/ok", root_path="/api"), False, id="an entry that matches"),
+        pytest.param(http("/api/other", root_path="/api"), False, id="no entry"),
+        pytest.param(http("/api/health"), False, id="no mount"),
+    ],
+)
+def test_an_entry_that_misses_only_by_the_path_of_a_mount(scope: Scope, missed: bool) -> None:
+    assert PublicPaths(["/api/health", "/api/docs/*", "/ok"]).misses_only_by_root_path(scope) is missed
+
+
 def test_a_look_up_costs_the_same_however_many_entries_there_are() -> None:
     few, many = (PublicPaths(f"/a/{number}/*" for number in range(size)) for size in (2, 2_000))
     scope = http("/a/b/c")
