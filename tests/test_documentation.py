@@ -17,7 +17,17 @@ from starlette.testclient import TestClient
 
 import jwt_middleware
 import setup
-from jwt_middleware import JWTMiddleware, Provider, RevocationView, __version__, errors, fastapi, issuing, testing
+from jwt_middleware import (
+    JWTMiddleware,
+    Provider,
+    RemoteKeys,
+    RevocationView,
+    __version__,
+    errors,
+    fastapi,
+    issuing,
+    testing,
+)
 from jwt_middleware.issuing import Cookies, Sessions, Throttle
 from jwt_middleware.testing.identity_provider import IdentityProvider
 
@@ -243,7 +253,7 @@ def test_refusals_are_answered_in_another_form() -> None:
     assert refused.json()["code"] == "terms_not_accepted"
 
 
-@pytest.mark.parametrize("function", [Provider, JWTMiddleware, Sessions, Cookies, Throttle])
+@pytest.mark.parametrize("function", [Provider, JWTMiddleware, RemoteKeys, Sessions, Cookies, Throttle])
 def test_every_argument_is_in_the_settings(function: Any) -> None:
     settings = text("docs/settings.rst")
     missing = [name for name in inspect.signature(function).parameters if f"    * - ``{name}``\n" not in settings]

@@ -9,7 +9,7 @@ import time
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
-import httpx2
+import httpcore2
 import jwt
 import pytest
 from starlette.testclient import TestClient
@@ -83,13 +83,14 @@ async def streamed(content: bytes) -> AsyncIterator[bytes]:
 
 @pytest.fixture(autouse=True)
 def _network(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def respond(transport: object, request: httpx2.Request) -> httpx2.Response:
-        document = SERVED.get(str(request.url))
+    async def respond(pool: object, request: httpcore2.Request) -> httpcore2.Response:
+        url = request.url
+        document = SERVED.get(f"{url.scheme.decode()}://{url.host.decode()}{url.target.decode()}")
         if document is None:
-            return httpx2.Response(404)
-        return httpx2.Response(200, content=streamed(json.dumps(document).encode()))
+            return httpcore2.Response(404, content=streamed(b""))
+        return httpcore2.Response(200, content=streamed(json.dumps(document).encode()))
 
-    monkeypatch.setattr(httpx2.AsyncHTTPTransport, "handle_async_request", respond)
+    monkeypatch.setattr(httpcore2.AsyncConnectionPool, "handle_async_request", respond)
 
 
 def token(claims: Mapping[str, Any], key: SigningKey = KEY) -> str:
@@ -212,13 +213,13 @@ def but(claims: Mapping[str, Any], **changes: Any) -> dict[str, Any]:
         pytest.param(
             "cognito",
             but(COGNITO_TOKEN, token_use="id", aud=COGNITO_CLIENT, client_id=None),
-            "invalid_claim",
+            "wrong_type",
             id="Cognito: an ID token",
         ),
         pytest.param(
             "cognito",
             but(COGNITO_TOKEN, client_id="another"),
-            "invalid_claim",
+            "wrong_audience",
             id="Cognito: another client of the pool",
         ),
         pytest.param(
