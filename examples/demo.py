@@ -1,9 +1,9 @@
-"""A service that logs its users in: python examples/demo.py, then open its address in a browser.
+"""A service that logs its users in: run python examples/demo.py, then open its address in a browser.
 
-Or try, in a second terminal, the lines that it prints.
+Or try the lines that it prints in a second terminal.
 
-Its sessions are in a SQLite file, or, with --redis redis://127.0.0.1:6379/0, in Redis. Two that are started in one
-folder are two instances of one service: what ends on one ends on the other.
+Sessions are kept in a SQLite file, or in Redis with --redis redis://127.0.0.1:6379/0. Two demos that are started in one
+folder are two instances of one service: a session that ends on one ends on the other.
 """
 
 import logging
@@ -56,21 +56,22 @@ def create_app(
     throttle: Throttle | None = None,
     page_lifetime: float = 60,
 ) -> Starlette:
-    """The service, with its sessions in ``store`` and its tokens signed with ``secret``; by default gone with it.
+    """The service. Its sessions are kept in ``store``, and its tokens are signed with ``secret``; by default, neither
+    outlives the process.
 
-    Access tokens of its page are good for ``page_lifetime`` seconds, so that one can watch what happens then.
+    Access tokens of the page are valid for ``page_lifetime`` seconds, so that you can watch them expire.
     """
     hasher = PasswordHash.recommended()
     ada = User("ada", ("orders:read", "orders:write"), hasher.hash("lovelace"))
     bob = User("bob", ("orders:read",), hasher.hash("builder"))
     users = {user.identity: user for user in (ada, bob)}
 
-    # An unknown user costs the same time as a wrong password, so that nobody learns who has an account.
+    # An unknown user takes as long as a wrong password, so nobody can find out who has an account.
     authenticate = password_check(users.get, hasher)
     secret, store, throttle = secret or secrets.token_urlsafe(64), store or MemoryStore(), throttle or Throttle()
     tokens = TokenIssuer(secret, audience="demo")
     short_lived = TokenIssuer(secret, audience="demo", access_lifetime=page_lifetime)
-    # A user who is gone, or may do less, is so at the next refresh.
+    # A user who was deleted, or may do less than before, learns so at the next refresh.
     sessions, of_the_page = (
         Sessions(store, issuer, idle_lifetime=24 * 3600, reload_user=users.get) for issuer in (tokens, short_lived)
     )
@@ -100,7 +101,7 @@ def create_app(
 
     async def end_session(request: Request) -> Response:
         id = request.path_params["id"]
-        # One's own only: an id is no secret.
+        # Only sessions of the user's own: an id is no secret.
         if all(session.id != id for session in await sessions.list(request.user.identity)):
             return JSONResponse({"error": "You have no such session."}, status_code=404)
         await sessions.revoke(session=id)
@@ -137,8 +138,39 @@ def create_app(
 
 
 def device(request: Request) -> str:
-    """What tells a user's sessions apart in a list."""
-    return request.headers.get("user-agent", "")
+    """What people call the device of a session, such as ``Firefox on Windows``."""
+    return name_device(request.headers.get("user-agent", ""))
+
+
+def name_device(user_agent: str) -> str:
+    """The browser and the system in a User-Agent; for other programs, their own name."""
+    browser = next((name for mark, name in BROWSERS if mark in user_agent), None)
+    system = next((name for mark, name in SYSTEMS if mark in user_agent), None)
+    if browser is None:
+        return re.split(r"[/ (]", user_agent, maxsplit=1)[0]
+    return browser if system is None else f"{browser} on {system}"
+
+
+# Each browser claims to be all those below it, too.
+BROWSERS = (
+    ("Edg", "Edge"),
+    ("OPR/", "Opera"),
+    ("SamsungBrowser", "Samsung Internet"),
+    ("Firefox/", "Firefox"),
+    ("FxiOS", "Firefox"),
+    ("CriOS", "Chrome"),
+    ("Chrome/", "Chrome"),
+    ("Safari/", "Safari"),
+)
+SYSTEMS = (
+    ("iPhone", "iPhone"),
+    ("iPad", "iPad"),
+    ("Android", "Android"),
+    ("Windows", "Windows"),
+    ("Mac OS X", "Mac"),
+    ("CrOS", "ChromeOS"),
+    ("Linux", "Linux"),
+)
 
 
 async def home(request: Request) -> Response:
@@ -148,13 +180,13 @@ async def home(request: Request) -> Response:
 
 
 def sources_within(page: str, element: str) -> str:
-    """What a Content-Security-Policy calls the text of each ``element`` of ``page``."""
+    """The sources of a Content-Security-Policy that allow the text of each ``element`` of ``page``."""
     texts = re.findall(rf"<{element}\b[^>]*>(.*?)</{element}>", page, re.DOTALL)
     return " ".join(f"'sha256-{b64encode(sha256(text.encode()).digest()).decode()}'" for text in texts)
 
 
 PAGE = Path(__file__).with_name("demo.html").read_text("utf-8")
-# The page holds a token: no script runs in it but its own, known by its hash, and it talks to nobody but this service.
+# The page holds a token. No script runs in it except its own, known by its hash, and it connects to this service only.
 PAGE_HEADERS = {
     "content-security-policy": f"default-src 'none'; script-src {sources_within(PAGE, 'script')}; "
     f"style-src {sources_within(PAGE, 'style')}; "
@@ -194,7 +226,7 @@ async def echo(websocket: WebSocket) -> None:
 
 
 def lines_to_try(url: str) -> list[tuple[str, str]]:
-    """What comes of each line, and the line, for any POSIX shell."""
+    """For each line, for any POSIX shell, what comes of it and the line itself."""
 
     ada = f"-d 'username=ada&password=lovelace' {url}/auth/login"
     bob = f"-d 'username=bob&password=builder' {url}/auth/login"
@@ -223,7 +255,7 @@ def lines_to_try(url: str) -> list[tuple[str, str]]:
 
 
 def kept_secret(path: Path) -> str:
-    """The secret in the file ``path``, which is made where there is none, so that tokens outlive the process."""
+    """The secret in the file ``path``. A new one is made if there is none. So tokens outlive the process."""
     with suppress(FileExistsError), open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
         file.write(secrets.token_urlsafe(64))
     return path.read_text()
@@ -234,20 +266,20 @@ def listen(port: int) -> socket.socket:
         return socket.create_server(("127.0.0.1", port))
     except OSError:
         listener = socket.create_server(("127.0.0.1", 0))
-        print(f"Port {port} is taken, or not for us; this is port {listener.getsockname()[1]} instead.\n")
+        print(f"Port {port} is not free; this is port {listener.getsockname()[1]} instead.\n")
         return listener
 
 
 def main() -> None:
     parser = ArgumentParser(description=__doc__)
-    parser.add_argument("--port", type=int, default=8000, help="0 takes a free one; default 8000")
+    parser.add_argument("--port", type=int, default=8000, help="default 8000; 0 takes any free one")
     parser.add_argument(
         "--redis",
         metavar="ADDRESS",
-        help="where sessions and failed logins are kept; default: in a SQLite file, and in memory",
+        help="keep sessions and failed logins in this Redis; default: in a SQLite file and in memory",
     )
-    parser.add_argument("--page-lifetime", type=float, default=60, help="seconds of an access token of the page")
-    parser.add_argument("--data", type=Path, default=Path(".demo"), help="folder of the secret and the SQLite file")
+    parser.add_argument("--page-lifetime", type=float, default=60, help="seconds that a token of the page is valid")
+    parser.add_argument("--data", type=Path, default=Path(".demo"), help="folder for the secret and the SQLite file")
     arguments = parser.parse_args()
     arguments.data.mkdir(exist_ok=True)
     store = RedisStore(arguments.redis) if arguments.redis else SQLiteStore(arguments.data / "sessions.db")
@@ -259,9 +291,9 @@ def main() -> None:
         print(f"Open {url} in a browser, or try these lines in a second terminal.\n")
         for outcome, line in lines_to_try(url):
             print(f"{outcome}:\n    {line}\n")
-        print("Ctrl-C ends it.\n", flush=True)
+        print("Ctrl-C stops the demo.\n", flush=True)
         with suppress(KeyboardInterrupt):
-            # By default uvicorn believes whatever address a program on this machine gives itself.
+            # By default, uvicorn believes any address that a program on this machine gives itself.
             uvicorn.Server(uvicorn.Config(app, proxy_headers=False)).run(sockets=[listener])
 
 

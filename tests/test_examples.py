@@ -10,7 +10,7 @@ import httpx2
 import pytest
 from starlette.testclient import TestClient
 
-from examples.demo import create_app, lines_to_try
+from examples.demo import create_app, lines_to_try, name_device
 
 from .support import bearer
 from .support.processes import interrupt, need, python
@@ -107,7 +107,7 @@ def test_the_demo_ends_cleanly_on_ctrl_c_and_takes_another_port_where_its_own_is
         with demo(tmp_path, "--port", port, log=log) as running:
             assert interrupt(running) in (0, -signal.SIGINT)
     output = log.read_text()
-    assert output.startswith(f"Port {port} is taken")
+    assert output.startswith(f"Port {port} is not free")
     assert f"127.0.0.1:{port}" not in output
     assert "Traceback" not in output
 
@@ -119,6 +119,38 @@ def test_the_demo_ends_cleanly_on_ctrl_c_and_takes_another_port_where_its_own_is
 def test_the_demo_lets_nobody_in_with_a_wrong_password(username: str, password: str) -> None:
     response = TestClient(create_app()).post("/auth/login", data={"username": username, "password": password})
     assert (response.status_code, response.json()["error"]) == (400, "invalid_grant")
+
+
+@pytest.mark.parametrize(
+    ("user_agent", "name"),
+    [
+        pytest.param(
+            "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/143.0.0.0 Safari/537.36",
+            "Chrome on Linux",
+            id="Chrome",
+        ),
+        pytest.param(
+            "Mozilla/5.0 (Windows NT 10.0; Win64; x64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/143.0.0.0 "
+            "Safari/537.36 Edg/143.0.0.0",
+            "Edge on Windows",
+            id="Edge",
+        ),
+        pytest.param(
+            "Mozilla/5.0 (X11; Linux x86_64; rv:145.0) Gecko/20100101 Firefox/145.0", "Firefox on Linux", id="Firefox"
+        ),
+        pytest.param(
+            "Mozilla/5.0 (iPhone; CPU iPhone OS 18_7 like Mac OS X) AppleWebKit/605.1.15 (KHTML, like Gecko) "
+            "Version/26.0 Mobile/15E148 Safari/604.1",
+            "Safari on iPhone",
+            id="an iPhone",
+        ),
+        pytest.param("Mozilla/5.0 (Plan 9) Firefox/1.0", "Firefox", id="another system"),
+        pytest.param("curl/8.5.0", "curl", id="curl"),
+        pytest.param("", "", id="no User-Agent"),
+    ],
+)
+def test_the_demo_names_devices_as_people_do(user_agent: str, name: str) -> None:
+    assert name_device(user_agent) == name
 
 
 def test_an_unknown_user_costs_the_demo_the_time_of_a_wrong_password() -> None:

@@ -169,11 +169,11 @@ _numbers: list[int] = []
 
 
 @contextmanager
-def chromium(folder: Path) -> Iterator[Chromium]:
-    """A Chromium with its data and its output in ``folder``; tests skip themselves where there is none."""
+def chromium(folder: Path, *flags: str) -> Iterator[Chromium]:
+    """A Chromium with its data and its output in ``folder``. Tests skip themselves if there is none."""
     need("chromium")
     log = folder / "chromium"
-    command = [str(shutil.which("chromium")), *FLAGS, f"--user-data-dir={folder / 'profile'}", "about:blank"]
+    command = [str(shutil.which("chromium")), *FLAGS, *flags, f"--user-data-dir={folder / 'profile'}", "about:blank"]
     with program(*command, log=log, ready=lambda output: LISTENS in output):
         address = log.read_text().partition(LISTENS)[2].split()[0]
         with connect(address, proxy=None, max_size=None) as devtools:

@@ -22,9 +22,9 @@ def main() -> None:
             page.shows("socket-state", "Open")
             page.click("#send")
             page.click("[data-request='POST /orders']")
-            page.shows("answers", "201")
+            page.shows("answers", "Ordered by ada.")
             page.click("[data-token=forged]")
-            page.shows("answers", "bad_signature")
+            page.shows("answers", "Somebody changed the token")
             page.run("document.activeElement.blur(), scrollTo(0, 0)")
             page.screenshot(PICTURE)
 
