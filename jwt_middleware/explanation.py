@@ -39,6 +39,11 @@ _STEP_OF: Final = {
     "revoked": "revocation",
     "revocations_unavailable": "revocation",
     "user_refused": "user",
+    "missing_token": "presented",
+    "ambiguous_token": "presented",
+    "cross_site": "presented",
+    "insufficient_scope": "endpoint",
+    "insufficient_user_authentication": "endpoint",
 }
 
 Outcome: TypeAlias = Literal["passed", "stopped", "not reached", "not checked"]
@@ -114,9 +119,9 @@ class Explanation:
         }
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class LooseToken:
-    """What can be read of a text that should be a token."""
+    """What can be read of a text that should be a token. A representation would show it, so there is none."""
 
     text: str
     """Without the white space around it."""
@@ -182,7 +187,10 @@ def moment_in_words(value: object, now: float) -> str:
 
 
 def _steps(stopped_at: str) -> tuple[Step, ...]:
-    steps, outcome = [], "passed"
+    # What comes before the token is looked at, and what comes after, is no step of this list.
+    if stopped_at == "endpoint":
+        return tuple(Step(name, asks, "passed") for name, asks in STEPS)
+    steps, outcome = [], "not reached" if stopped_at == "presented" else "passed"
     for name, asks in STEPS:
         if name == stopped_at:
             steps.append(Step(name, asks, "stopped"))
@@ -203,7 +211,7 @@ def _facts(token: LooseToken, now: float) -> Iterable[tuple[str, str]]:
             yield name, moment_in_words(value, now)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class _Case:
     token: LooseToken
     header: Mapping[str, Any]
@@ -519,6 +527,31 @@ def _user(case: _Case) -> _Words:
     return "load_user() gave no user for this token.", "Look for the user in the app's own database."
 
 
+def _missing(case: _Case) -> _Words:
+    return "The request carries no token where one is looked for.", "Send it as Authorization: Bearer <token>."
+
+
+def _ambiguous(case: _Case) -> _Words:
+    return "The request carries more than one token.", "Send one Authorization header, and no other token beside it."
+
+
+def _cross_site(case: _Case) -> _Words:
+    return "The token came in a cookie, and the request from a page of another origin.", (
+        "Name the page's origin in origins=, or send the token in the Authorization header."
+    )
+
+
+def _scope(case: _Case) -> _Words:
+    return (
+        f"The endpoint needs {case.refusal.expected}; the token grants {case.refusal.found or 'nothing'}.",
+        "Ask the provider for these scopes; if the token has them under another name, set scope_claim=.",
+    )
+
+
+def _login(case: _Case) -> _Words:
+    return "The login behind the token is too weak, or too long ago (RFC 9470).", "Log in again as the challenge says."
+
+
 def _other(case: _Case) -> _Words:
     return case.refusal.description, "The app's own code refused it: look there."
 
@@ -544,6 +577,11 @@ _WORDS: Final[dict[str, Callable[[_Case], _Words]]] = {
     "revoked": _revoked,
     "revocations_unavailable": _revocations,
     "user_refused": _user,
+    "missing_token": _missing,
+    "ambiguous_token": _ambiguous,
+    "cross_site": _cross_site,
+    "insufficient_scope": _scope,
+    "insufficient_user_authentication": _login,
 }
 
 

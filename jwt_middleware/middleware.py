@@ -12,6 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ._support.arguments import check_bool, check_callable, check_seconds, check_token_hook
 from ._support.hooks import Hook
+from .debugging import ExplainedRefusals
 from .errors import ConfigurationError, CrossSite, MissingToken, Refusal, UserRefused
 from .events import Advice, Events, Handler, escape
 from .identity import JWTCredentials, JWTUser
@@ -97,6 +98,9 @@ class JWTMiddleware:
     ``on_event``
         A plain function that gets every event, for instance to count refusals; see ``jwt_middleware.events``. It runs
         on the event loop. Default None: events are only logged.
+    ``debug``
+        True: the body of a refusal also explains it, to clients on this machine and without a forwarding header alone.
+        For development. Default False.
     ``max_token_size``, ``cache_size``, ``clock``
         See ``Verifier``. Defaults: 16 KiB, 16,384 tokens, ``time.time``.
 
@@ -123,6 +127,7 @@ class JWTMiddleware:
         challenge: Mapping[str, str] | None = None,
         resource: ProtectedResource | None = None,
         on_event: Handler | None = None,
+        debug: bool = False,
         max_token_size: int = MAX_TOKEN_SIZE,
         cache_size: int = CACHE_SIZE,
         clock: Clock = time.time,
@@ -170,6 +175,12 @@ class JWTMiddleware:
             challenge = {"resource_metadata": resource.metadata_url, **(challenge or {})}
             if resource.first_scopes:
                 challenge_401["scope"] = " ".join(resource.first_scopes)
+        check_bool("debug", debug)
+        if debug:
+            if refusal_response is not None:
+                raise ConfigurationError("debug: leave it out, or refusal_response: both make the body of a refusal")
+            self.events.tell(Advice(text="debug=True: refusals explain themselves to clients on this machine"))
+            refusal_response = ExplainedRefusals(self.verifier, clock)
         self.refuser = Refuser(
             realm,
             refusal_response,

@@ -385,6 +385,25 @@ def test_an_address_that_is_no_issuer_is_recognised(configured: str) -> None:
     assert "metadata" in explanation.cause or "placeholder" in explanation.cure
 
 
+@pytest.mark.parametrize(
+    ("refusal", "outcome", "cause", "cure"),
+    [
+        (errors.MissingToken(), "not reached", "no token", "Bearer"),
+        (errors.AmbiguousToken(), "not reached", "more than one", "one Authorization"),
+        (errors.CrossSite(), "not reached", "cookie", "origins="),
+        (errors.InsufficientScope(["a"], expected="a"), "passed", "needs a; the token grants nothing", "scope_claim"),
+        (errors.InsufficientUserAuthentication(acr_values=("x",)), "passed", "RFC 9470", "Log in again"),
+    ],
+)
+def test_what_is_decided_before_and_after_the_token_has_words_too(
+    refusal: Refusal, outcome: str, cause: str, cure: str
+) -> None:
+    explanation = said(refusal)
+    assert {step.outcome for step in explanation.steps} == {outcome}
+    assert cause in explanation.cause
+    assert cure in explanation.cure
+
+
 def test_keys_that_were_never_fetched_are_named_so() -> None:
     assert "not fetched yet" in said(errors.KeysUnavailable()).cause
 

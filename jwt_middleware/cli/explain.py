@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 import anyio
 
+from ..debugging import describe_provider
 from ..errors import ConfigurationError, Refusal
-from ..explanation import Explanation, ProviderFacts, explain, read_loosely
+from ..explanation import Explanation, explain, read_loosely
 from ..provider import ANY, Provider
 from ..revocation.revoked import Revocations
 from ..verifying.verifier import Verifier
@@ -48,22 +49,11 @@ async def _explained(
         refusal = raised
     finally:
         await verifier.stop()
-    facts = [provider_facts(provider) for provider in providers]
+    facts = [describe_provider(provider) for provider in providers]
     # The app's own database is the app's to ask.
     unchecked = {"user"} | ({"revocation"} if revocations is None else set())
     size = verifier.max_token_size
     return explain(read_loosely(token), refusal, facts, now, max_token_size=size, unchecked=unchecked)
-
-
-def provider_facts(provider: Provider) -> ProviderFacts:
-    """What an explanation needs of ``provider``."""
-    return ProviderFacts(
-        name=provider.name,
-        issuers=provider.issuers,
-        rules=provider.rules,
-        keys=provider.keys.current.keys,
-        error=provider.health.error,
-    )
 
 
 def _settings(arguments: Namespace) -> tuple[Sequence[Provider], Revocations | None]:
