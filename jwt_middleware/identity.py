@@ -23,7 +23,7 @@ class JWTUser(BaseUser):
 
     @property
     def is_authenticated(self) -> bool:
-        """Whether a verified token stands behind this user."""
+        """Whether this user has a verified token."""
         return self.token is not None
 
     @property
@@ -63,9 +63,9 @@ class JWTUser(BaseUser):
 
 
 class JWTCredentials(AuthCredentials):
-    """``scope["auth"]``: Starlette's credentials, so that its ``@requires`` works, with the token beside the scopes.
+    """``scope["auth"]``: Starlette's credentials, for which its ``@requires`` works, with the token beside the scopes.
 
-    ``token`` is None where the request brought no good one. ``refuser`` answers in the middleware's name.
+    ``token`` is None if the request has no good token. ``refuser`` answers in the middleware's name.
     """
 
     def __init__(self, token: Token | None, refuser: Refuser) -> None:

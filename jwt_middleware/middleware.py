@@ -36,57 +36,58 @@ SCOPE_KEY = "jwt_middleware"
 
 
 class JWTMiddleware:
-    """Wraps an ASGI app so that it sees verified users, and a request with a bad token on public paths only.
+    """Wraps an ASGI app. The app sees verified users; a request with a bad token reaches it on public paths only.
 
-    Through lifespan, keys and revocations are fetched before the first request and kept fresh until shutdown; without
-    it, requests see to that. Other scopes than these pass untouched. The decisions for ``http`` and ``websocket``, in
-    their order:
+    With a lifespan, keys and revocations are fetched before the first request and kept fresh until shutdown. Without
+    one, they are fetched when requests need them. Scopes other than ``lifespan``, ``http`` and ``websocket`` pass
+    untouched. These are the decisions for ``http`` and ``websocket``, in their order:
 
     1. The ``sources`` are read: ``missing_token``, ``ambiguous_token``, ``token_too_large``.
-    2. A cookie's token is good for requests from where they may come: ``cross_site``; see ``Origins``.
-    3. The token is verified: see ``Verifier``.
-    4. ``load_user`` gives the user: ``user_refused`` for None, and for False.
-    5. A refusal of a public path is forgotten. So is a missing token where ``allow_anonymous`` says so, or
-       ``allow_preflight`` for a preflight. The user is nobody then.
-    6. ``scope["auth"]`` and ``scope["user"]`` are set, whatever they were before, and the app is called; or the refusal
-       is answered.
+    2. A token from a cookie counts only if the request comes from an allowed origin: ``cross_site``. See ``Origins``.
+    3. The token is verified. See ``Verifier``.
+    4. ``load_user`` loads the user: ``user_refused`` for None and False.
+    5. A refusal is ignored on a public path. A missing token is ignored as well if ``allow_anonymous`` says so, and for
+       a preflight if ``allow_preflight`` says so. The user is anonymous then.
+    6. ``scope["auth"]`` and ``scope["user"]`` are set, whatever they were before, and the app is called. A refusal that
+       is not ignored is answered instead.
 
-    A WebSocket ends when its token does, by its time or since it is revoked: the client gets the close code 3000, the
-    app a disconnect, and ``OSError`` where it goes on sending. ``renew`` prolongs it.
+    A WebSocket ends when its token expires or is revoked: the client gets the close code 3000, and the app gets a
+    disconnect, and ``OSError`` if it goes on sending. ``renew`` prolongs the connection.
 
     ``app``
         Any ASGI application.
     ``providers``
-        Several ``Provider`` objects, or one. Without it, the other keywords of ``Provider`` (``key``, ``audience``,
-        ...) are taken here and make the only one.
+        A ``Provider`` or several. Without it, the keywords of ``Provider`` (``key``, ``audience``, ...) are taken here
+        and make the only one.
     ``allow_anonymous``
-        True: a request without a token passes as nobody; one with a bad token is refused all the same. A plain function
-        of the ASGI scope says so for one request at a time; only True lets it pass. Default False.
+        True: a request without a token passes, and its user is anonymous. A request with a bad token is refused all the
+        same. Or a plain function of the ASGI scope, which decides for one request at a time; only True lets it pass.
+        Default False.
     ``public``
         Paths that need no token: ``/health``, ``GET /items/{id}``, ``/docs/*``. See ``PublicPaths``. A good token
-        attaches its user there too. Or a plain function of the ASGI scope that says True for a public request; see
-        ``PublicRequests``.
+        attaches its user there, too. Or a plain function of the ASGI scope that returns True for a public request; see
+        ``PublicRequests``. Default: no path.
     ``allow_preflight``
-        True: CORS preflights pass without a token, for apps whose CORS middleware sits inside this one. Default False.
+        True: CORS preflights pass without a token, for an app whose CORS middleware is inside this one. Default False.
     ``sources``
-        Where a token may sit: ``bearer_header()``, ``cookie(name)``, ``subprotocol(name)``, or functions; see
+        Where a token may be: ``bearer_header()``, ``cookie(name)``, ``subprotocol(name)``, or functions. See
         ``Sources``. Default: the header alone.
     ``origins``
-        From which pages, beside the app's own, requests may come that a cookie authenticates: ``https://app.example``.
+        Origins besides the app's own from which a cookie may authenticate requests, such as ``https://app.example``.
         Default: none.
     ``close_streams_on_expiry``
-        True: responses without a Content-Length, such as server-sent events, end when their token does: the client gets
-        a clean end, the app a disconnect and ``OSError``. Default False.
+        True: responses without a Content-Length, such as server-sent events, end when their token does. The client gets
+        a clean end, and the app a disconnect and ``OSError``. Default False.
     ``authenticate_within``
-        Seconds after which a WebSocket is closed, with 3000 and ``missing_token``, that began without a token and on
-        which the app has not called ``renew`` with a good one. Default None: it stays open.
+        Seconds after which a WebSocket that began without a token is closed with 3000 and ``missing_token``, unless the
+        app has called ``renew`` with a good one. Default None: it stays open.
     ``load_user``
         ``load_user(token)`` or ``load_user(token, connection)``, with Starlette's ``HTTPConnection``. A sync one runs
         in a worker thread, which takes about 100 µs. It returns the app's own user for ``scope["user"]``, or None or
         False to refuse. Default: a ``JWTUser``.
     ``revocations``
-        What tells whether a token is ended before its time: ``Sessions``, a ``RevocationView``, or your own
-        ``Revocations``. Default None: tokens are good until they expire.
+        Whether a token was ended before its time: ``Sessions``, a ``RevocationView``, or your own ``Revocations``.
+        Default None: tokens are good until they expire.
     ``websocket_refusals``
         ``"close"``: a refused WebSocket handshake is accepted and then closed, with a code and a reason that a page can
         read. Default ``"deny"``: it gets an HTTP response, of which a page learns nothing. See ``Refuser``.
@@ -96,7 +97,7 @@ class JWTMiddleware:
         A ``ProtectedResource``: its metadata document is served and named in every challenge, so that clients find out
         where to get a token and for which scopes. It is the default of ``audience``. Default None.
     ``on_event``
-        A plain function that gets every event, for instance to count refusals; see ``jwt_middleware.events``. It runs
+        A plain function that gets every event, for instance to count refusals. See ``jwt_middleware.events``. It runs
         on the event loop. Default None: events are only logged.
     ``debug``
         True: the body of a refusal also explains it, to clients on this machine and without a forwarding header alone.
@@ -104,7 +105,7 @@ class JWTMiddleware:
     ``max_token_size``, ``cache_size``, ``clock``
         See ``Verifier``. Defaults: 16 KiB, 16,384 tokens, ``time.time``.
 
-    Raises ``ConfigurationError`` where an argument cannot work.
+    Raises ``ConfigurationError`` for an argument that cannot work.
     """
 
     def __init__(
@@ -194,7 +195,7 @@ class JWTMiddleware:
         """Answers refusals in this middleware's name, as ``scope["auth"].refuser``."""
         # Nobody else sees such a refusal, so one can serve for all requests without an Authorization header.
         self._is_default = self.refuser.is_default
-        # None where there are none: an empty one is asked at the price of a call.
+        # None if there are none: to ask an empty one costs a call.
         self._public = PublicRequests(public) if callable(public) else PublicPaths(public) or None
         self._mention_root_path(app)
         self._allow_anonymous = allow_anonymous
@@ -222,7 +223,7 @@ class JWTMiddleware:
 
     @property
     def open_connections(self) -> int:
-        """How many connections are open that end with their token: WebSockets, and streams where they are closed."""
+        """The number of open connections that end with their token: WebSockets, and streams if they are closed."""
         return len(self._connections)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -402,7 +403,7 @@ _LAST_MESSAGES = frozenset(("lifespan.shutdown.complete", "lifespan.shutdown.fai
 
 
 def _answering(answer: str, offered: Collection[str], send: Send) -> Send:
-    """Accept with the subprotocol ``answer``, unless the app chooses one of those ``offered``."""
+    """Accept with the subprotocol ``answer``, unless the app chooses one of the ``offered`` ones."""
 
     async def send_accept(message: Message) -> None:
         if message["type"] == "websocket.accept" and message.get("subprotocol") not in offered:
@@ -427,6 +428,6 @@ def _providers(
         return Provider(**options)
     if options:
         raise ConfigurationError(
-            f"{', '.join(options)} cannot stand beside providers=; give it to the Provider that it is meant for"
+            f"{', '.join(options)} cannot be combined with providers=; give it to the Provider that it is meant for"
         )
     return providers

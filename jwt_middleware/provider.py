@@ -24,13 +24,13 @@ from .verifying.token import Token
 
 
 class Audience(Enum):
-    """What ``audience`` may be instead of names."""
+    """What ``audience`` can be instead of names."""
 
     ANY = "any"
 
 
 ANY: Final = Audience.ANY
-"""``audience=ANY``: tokens for any audience, or for none, are good. Only where the keys sign for nobody else."""
+"""``audience=ANY``: tokens for any audience, or none, are good. Use it only if the keys sign for no other service."""
 
 KeyText: TypeAlias = str | bytes | Mapping[str, Any] | PrivateKey | PublicKey
 Validate: TypeAlias = (
@@ -74,15 +74,15 @@ class Provider:
         Where keys that others rotate are fetched: the https address of a JWK Set, the path of a file,
         ``RemoteKeys(...)``, or a ``KeySource`` of your own. Beside it, the keys of ``key`` verify too.
     ``audience``
-        The ``aud`` that a token must name (RFC 7519 4.1.3), one or several: a token for any of them is good. ``ANY``
-        says that none is checked. Required.
+        The ``aud`` that a token must name (RFC 7519 4.1.3), one or several. A token for any of them is good. ``ANY``
+        turns the check off. Required.
     ``issuer``
-        The ``iss`` that a token must carry (RFC 7519 4.1.1), one or several, compared to the letter. None: not checked.
-        Without ``key`` and ``jwks``, a single https address is also where the metadata lies that names the JWK Set.
+        The ``iss`` that a token must have (RFC 7519 4.1.1), one or several, compared to the letter. None: not checked.
+        Without ``key`` and ``jwks``, a single https address also leads to the metadata that names the JWK Set.
     ``name``
-        Unique among providers; credentials, refusals and logs say it. Default ``jwt``.
+        A name of its own among providers. Tokens, refusals and logs say it. Default ``jwt``.
     ``algorithms``
-        Names from RFC 7518 3.1 and RFC 9864 2.2 that narrow what the keys verify. Default: all that the keys are for.
+        Names from RFC 7518 3.1 and RFC 9864 2.2. The keys verify no other algorithms. Default: all that they are for.
     ``allow_weak_keys``
         Accept secrets shorter than their hash and RSA keys under 2048 bits, for old systems. Default False. A
         ``RemoteKeys`` has its own.
@@ -91,10 +91,10 @@ class Provider:
     ``max_token_age``
         Seconds since ``iat`` that a token is good for, whatever its ``exp``. Default None: not checked.
     ``token_type``
-        The header's ``typ``, one or several, for instance ``at+jwt`` (RFC 9068 4): case does not count, and
+        The header's ``typ``, one or several, for instance ``at+jwt`` (RFC 9068 4). Case does not count, and
         ``application/`` may be left out. Default None: not checked.
     ``required_claims``
-        Names of claims that must be there and not be null. ``exp`` is always required.
+        Names of claims that a token must have, and not as null. ``exp`` is always required.
     ``subject_claim``
         The claim that names the user, a text that is not empty or an integer; dotted steps lead into nested objects. It
         must be there. Default ``sub``. None: these tokens have no subject, and ``user.identity`` raises an error.
@@ -127,7 +127,7 @@ class Provider:
         ``Verifier.verify`` runs without ASGI. True accepts the token and False refuses it with ``invalid_claim``;
         anything else is a ``TypeError``. A ``Refusal`` that it raises refuses the token as it says.
 
-    Raises ``ConfigurationError`` where an argument cannot work.
+    Raises ``ConfigurationError`` for an argument that cannot work.
     """
 
     def __init__(

@@ -813,7 +813,9 @@ async def test_an_attackers_kid_cannot_forge_a_log_line(caplog: pytest.LogCaptur
         pytest.param({"key": None}, "key is required", id="no key"),
         pytest.param({"audience": None}, "audience is required", id="no audience"),
         pytest.param(
-            {"providers": [provider(name="a")]}, "key, audience cannot stand beside providers=", id="both ways at once"
+            {"providers": [provider(name="a")]},
+            "key, audience cannot be combined with providers=",
+            id="both ways",
         ),
     ],
 )

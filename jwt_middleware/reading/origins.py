@@ -11,7 +11,7 @@ _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
 class Origins:
-    """The origins (RFC 6454) that are trusted beside a request's own: ``https://app.example``, with a port if need be.
+    """The origins (RFC 6454) that are trusted besides a request's own, such as ``https://app.example``.
 
     Raises ``ConfigurationError`` for an entry that no browser could send.
     """
@@ -26,22 +26,22 @@ class Origins:
     def admit(self, scope: Mapping[str, Any]) -> bool:
         """Whether the request of this ASGI ``scope`` may be authenticated by a cookie.
 
-        Requests with a safe method (RFC 9110 9.2.1) may: they change nothing, and CORS keeps others from reading the
-        answer. Others, and WebSocket handshakes, must be ``vouched_for``.
+        A request with a safe method (RFC 9110 9.2.1) may: it changes nothing, and CORS keeps other pages from reading
+        the answer. Any other request, and every WebSocket handshake, must be ``vouched_for``.
         """
         if scope["type"] == "http" and scope["method"] in _SAFE_METHODS:
             return True
         return self.vouched_for(scope)
 
     def vouched_for(self, scope: Mapping[str, Any]) -> bool:
-        """Whether the browser says that the request comes from a trusted origin, or from its own.
+        """Whether the browser says that the request comes from a trusted origin, or from the request's own.
 
-        1. An Origin that is trusted will do.
-        2. ``Sec-Fetch-Site`` (W3C Fetch Metadata), where it is there, must be ``same-origin``. It knows more than
-           Origin does: of the scheme behind a proxy, say.
-        3. Else Origin must be the request's own: its scheme, and its Host.
+        1. An ``Origin`` that is trusted is enough.
+        2. ``Sec-Fetch-Site`` (W3C Fetch Metadata), if present, must be ``same-origin``. The browser also knows what a
+           proxy hides from us, such as the scheme.
+        3. Otherwise ``Origin`` must be the request's own: its scheme and its Host.
 
-        With neither header nobody vouches for it. A header that stands twice is like another site's.
+        With neither header the answer is no. A header that is sent twice counts as another site's.
         """
         sites, origins, hosts = (_lines(scope, name) for name in (b"sec-fetch-site", b"origin", b"host"))
         if len(sites) > 1 or len(origins) > 1:
@@ -72,14 +72,14 @@ def _configured(position: int, entry: object) -> str:
     return origin
 
 
-# RFC 6454 6.2, as browsers write it: hosts in ASCII, "null" for those that have none.
+# RFC 6454 6.2, as browsers write it: hosts in ASCII, and "null" for a page without an origin.
 _ORIGIN = re.compile(r"([a-z][a-z0-9+.-]*)://([a-z0-9._-]+|\[[0-9a-f:.]+\])(?::([0-9]{1,5}))?")
 _DEFAULT_PORTS = {"http": "80", "https": "443"}
 
 
 def _normal(origin: str) -> str | None:
-    """``origin`` in the one form that compares; None for what is none."""
-    # Lower case makes ASCII of some characters that are none.
+    """``origin`` in the one form that compares, or None for what is no origin."""
+    # Some characters outside ASCII have a lower case inside it.
     match = _ORIGIN.fullmatch(origin.lower()) if origin.isascii() else None
     if match is None:
         return None

@@ -24,7 +24,7 @@ class _BearerHeader:
 @dataclass(frozen=True, slots=True)
 class _Cookie:
     name: bytes
-    # Browsers send it by themselves, whoever makes them send the request.
+    # Browsers send it by themselves, whichever page makes them send the request.
     is_ambient: ClassVar[bool] = True
 
     def find(self, scope: Mapping[str, Any], max_size: int) -> bytes | None:
@@ -58,8 +58,8 @@ class _Custom:
         if raw is None:
             return None
         if not isinstance(raw, str | bytes):
-            raise TypeError(f"a source must give str, bytes or None, not {type(raw).__name__}")
-        # It is probably the value of a header.
+            raise TypeError(f"a source must return str, bytes or None, not {type(raw).__name__}")
+        # It is probably the value of a header, whose white space not every server strips.
         return _limited(_bytes(raw).strip(WHITE_SPACE), max_size)
 
 
@@ -68,14 +68,14 @@ Source: TypeAlias = _BearerHeader | _Cookie | _Subprotocol | _Custom
 
 @dataclass(frozen=True, slots=True)
 class Presented:
-    """A token as a request presents it: not verified, of any bytes."""
+    """A token as a request presents it: any bytes, not verified."""
 
     raw: bytes = field(repr=False)
     source: Source
 
     @property
     def key(self) -> bytes:
-        """The token as an Authorization header in its usual spelling: the name to remember it by."""
+        """The key to remember the token by: an Authorization header of the usual spelling."""
         return BEARER + self.raw
 
 
@@ -85,27 +85,28 @@ def bearer_header() -> Source:
 
 
 def cookie(name: str) -> Source:
-    """The cookie ``name`` (RFC 6265); best one with the prefix ``__Host-``, which no other host can set.
+    """The cookie ``name`` (RFC 6265). A name with the prefix ``__Host-`` is best, because no other host can set it.
 
-    Any other source beats it. Since browsers send cookies whoever asks them to, requests with an unsafe method and
-    WebSocket handshakes must come from the same origin, or from one of ``origins``: ``cross_site``.
+    Any other source beats it. Because browsers send cookies whichever page asks them to, a request with an unsafe
+    method and a WebSocket handshake must come from the same origin, or from one of ``origins``: ``cross_site``.
     """
     return _Cookie(_token("cookie", name).encode("ascii"))
 
 
 def subprotocol(name: str) -> Source:
-    """The WebSocket subprotocol after ``name``, as browsers can send it: ``new WebSocket(url, ["bearer", token])``.
+    """The WebSocket subprotocol that follows ``name``: browsers send it by ``new WebSocket(url, ["bearer", token])``.
 
-    The app sees neither; ``name`` is answered on accept unless the app chooses another of the client's.
+    The app sees neither of the two. The handshake is answered with ``name``, unless the app chooses another subprotocol
+    of the client's.
     """
     return _Subprotocol(_token("subprotocol", name))
 
 
 class Sources:
-    """The places where a request's token may sit: any of the above, or functions.
+    """Where the token of a request may be: in any of the sources above, or where functions find it.
 
-    A function gets the ASGI scope and gives a token (str or bytes) or None; it must not wait. What browsers send by
-    themselves is not for it to read: the protection of ``cookie()`` is not there.
+    A function takes the ASGI scope and returns a token (str or bytes) or None. It must not wait. It must not read what
+    browsers send by themselves, because it lacks the protection of ``cookie()``.
 
     Raises ``ConfigurationError``.
     """
@@ -115,7 +116,7 @@ class Sources:
             raise ConfigurationError(f"sources must be a list, for instance [bearer_header()], not {show(sources)}")
         several = tuple(map(_source, sources))
         if not several:
-            raise ConfigurationError("sources must name at least one place, for instance [bearer_header()]")
+            raise ConfigurationError("sources must name at least one source, for instance [bearer_header()]")
         for source in several:
             if several.count(source) > 1:
                 raise ConfigurationError("sources: the same source is listed twice")
@@ -127,12 +128,12 @@ class Sources:
         self.bearer_methods = ("header",) if _BearerHeader() in several else ()
 
     def find(self, scope: Mapping[str, Any], max_size: int) -> Presented | None:
-        """The token of the request of ``scope``, or None.
+        """Return the token of the request of ``scope``, or None.
 
-        1. Of header, subprotocol and functions only one may give a token: ``AmbiguousToken``.
-        2. Where none does, cookies are asked in their order.
+        1. Only one of header, subprotocol and functions may have a token: ``AmbiguousToken``.
+        2. If none has, the cookies are read in their order.
 
-        Raises ``AmbiguousToken`` and ``MalformedToken`` also for what one source finds, and ``TokenTooLarge``.
+        A single source can also raise ``AmbiguousToken``, ``MalformedToken`` and ``TokenTooLarge``.
         """
         presented = None
         for source in self._explicit:
@@ -157,9 +158,9 @@ class Sources:
         )
 
     def take_out(self, scope: MutableMapping[str, Any]) -> str | None:
-        """Take the token out of what the WebSocket handshake of ``scope`` offers; the subprotocol to answer, or None.
+        """Take the token out of the subprotocols of a WebSocket handshake; return the one to answer with, or None.
 
-        What is left is the app's, in the scope and in the header.
+        The app sees the rest, in the scope and in the header.
         """
         offered: list[str] = list(scope.get("subprotocols") or ()) if self._subprotocols else []
         answer = next((protocol for protocol in offered if protocol in self._subprotocols), None)
@@ -181,27 +182,27 @@ WHITE_SPACE = b" \t"
 """What may surround the value of a header without being part of it (RFC 9110 5.5). Not every server strips it."""
 
 BEARER = b"Bearer "
-"""What stands before the token in an Authorization header, in its usual spelling (RFC 6750 2.1)."""
+"""What precedes the token in an Authorization header of the usual spelling (RFC 6750 2.1)."""
 
-# RFC 9110 5.6.2: the characters of a scheme's name. "Bearerish x" is another scheme, "Bearer" and a tab is a bad token.
+# RFC 9110 5.6.2: the characters of a scheme's name. "Bearerish x" is another scheme; "Bearer" and a tab is a bad token.
 _SCHEME_GOES_ON = frozenset(
     bytes([c]) for c in b"!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 )
 
 
 def read_bearer(headers: Headers, max_size: int) -> bytes | None:
-    """The token of the Authorization header (RFC 6750 2.1); None without one, or with another scheme.
+    """Return the token of the Authorization header (RFC 6750 2.1), or None without one or with another scheme.
 
-    The scheme's case does not count (RFC 9110 11.1) and one or more spaces follow it. Raises ``AmbiguousToken`` for
-    two Authorization lines, ``TokenTooLarge`` for more than ``max_size`` bytes, before any copy of them is made, and
-    ``MalformedToken`` for a Bearer scheme with nothing that can be a token behind it.
+    The case of the scheme does not count (RFC 9110 11.1), and one or more spaces follow it. Raises ``AmbiguousToken``
+    for two Authorization lines, ``TokenTooLarge`` for more than ``max_size`` bytes, before any copy of them is made,
+    and ``MalformedToken`` for a Bearer scheme that nothing follows which could be a token.
     """
     authorization = authorization_line(headers)
     return None if authorization is None else bearer_token(authorization, max_size)
 
 
 def authorization_line(headers: Headers) -> bytes | None:
-    """The value of the Authorization header; raises ``AmbiguousToken`` for two of them."""
+    """Return the value of the Authorization header, or None. Raises ``AmbiguousToken`` for two of them."""
     authorization = None
     for name, value in headers:
         if name == b"authorization":
@@ -215,9 +216,9 @@ _AFTER_BEARER = len(BEARER)
 
 
 def read_line(authorization: bytes, max_size: int) -> tuple[bytes, bytes] | None:
-    """The token in the value of an Authorization header, and the name to remember it by, which is the usual spelling.
+    """Return the token in the value of an Authorization header, and the key to remember it by, or None.
 
-    The name is ``authorization`` itself if that is spelled in the usual way: then nothing is taken apart twice.
+    The key is the usual spelling of the header: ``authorization`` itself, if it is spelled so.
     """
     if authorization.startswith(BEARER) and len(authorization) <= max_size + _AFTER_BEARER:
         raw = authorization[_AFTER_BEARER:]
@@ -228,7 +229,7 @@ def read_line(authorization: bytes, max_size: int) -> tuple[bytes, bytes] | None
 
 
 def bearer_token(authorization: bytes, max_size: int) -> bytes | None:
-    """The token in the value of an Authorization header: see ``read_bearer``."""
+    """Return the token in the value of an Authorization header, as ``read_bearer`` does."""
     authorization = authorization.strip(WHITE_SPACE)
     if len(authorization) > max_size + len(BEARER):
         if authorization[:6].lower() == b"bearer" and authorization[6:7] not in _SCHEME_GOES_ON:
@@ -246,10 +247,10 @@ def bearer_token(authorization: bytes, max_size: int) -> bytes | None:
 
 
 def read_cookie(headers: Headers, name: bytes, max_size: int) -> bytes | None:
-    """The value of the cookie ``name``; None without one, or where it is empty.
+    """Return the value of the cookie ``name``, or None without one, or if it is empty.
 
-    Raises ``AmbiguousToken`` where the name stands twice: one of them may be another host's (RFC 6265 8.6), and
-    ``TokenTooLarge``.
+    Raises ``AmbiguousToken`` for two cookies of that name, because another host may have set one of them (RFC 6265
+    8.6), and ``TokenTooLarge``.
     """
     values = cookie_values(headers, name)
     if len(values) > 1:
@@ -258,7 +259,7 @@ def read_cookie(headers: Headers, name: bytes, max_size: int) -> bytes | None:
 
 
 def cookie_values(headers: Headers, name: bytes) -> list[bytes]:
-    """The values of all cookies of that ``name``."""
+    """Return the values of all cookies of that ``name``."""
     # HTTP/2 may split the header into several lines (RFC 9113 8.2.3).
     return [value for header, line in headers if header == b"cookie" for value in _values(line, name)]
 

@@ -72,7 +72,7 @@ class ClaimRules:
         if subject.__class__ is not str and subject is not None:
             subject = str(subject) if type(subject) is int and _LOWEST <= subject < 2 * _HIGHEST else None
             if subject is None:
-                raise InvalidClaim(claim="sub")
+                raise _wrong_type(claims["sub"], "sub", "a text")
         if id.__class__ is not str:
             _check_text(claims, "jti")
         audience = get("aud", [])
@@ -141,7 +141,7 @@ class ClaimRules:
     def _check_confirmation(self, cnf: object) -> tuple[str, ...]:
         """Return the methods by which the token is bound to its sender."""
         if not isinstance(cnf, dict):
-            raise InvalidClaim(claim="cnf")
+            raise _wrong_type(cnf, "cnf", "an object")
         methods = tuple(cnf)
         if self.accept_cnf is not None and not (methods and self.accept_cnf.issuperset(methods)):
             raise SenderConstrained(expected=_listed(self.accept_cnf) or "no cnf", found=_listed(methods))
@@ -226,20 +226,29 @@ def _numeric_date(claims: Mapping[str, Any], name: str) -> float | None:
     if (type(date) is int or type(date) is float) and _LOWEST < date < _HIGHEST:
         return date
     if name in claims:
-        raise InvalidClaim(claim=name)
+        raise _wrong_type(date, name, "a number of seconds")
     return None
 
 
 def _check_text(claims: Mapping[str, Any], name: str) -> None:
-    if not isinstance(claims.get(name, ""), str):
-        raise InvalidClaim(claim=name)
+    value = claims.get(name, "")
+    if not isinstance(value, str):
+        raise _wrong_type(value, name, "a text")
 
 
 def _audiences(audience: object, claim: str) -> list[str]:
     several = [audience] if isinstance(audience, str) else audience
     if isinstance(several, list) and all(isinstance(entry, str) for entry in several):
         return several
-    raise InvalidClaim(claim=claim)
+    raise _wrong_type(audience, claim, "a text or a list of texts")
+
+
+def _wrong_type(value: object, claim: str, expected: str) -> InvalidClaim:
+    """The refusal of a claim whose type or range is wrong. It tells the operator which, and not the value."""
+    return InvalidClaim(claim=claim, expected=expected, found=_TYPES.get(type(value), "another number"))
+
+
+_TYPES: Mapping[type, str] = {str: "a text", bool: "a boolean", list: "a list", dict: "an object"}
 
 
 _TELLTALES = frozenset(("token_use", "type", "token_type", "at_hash"))

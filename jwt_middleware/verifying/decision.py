@@ -30,6 +30,8 @@ def decide(
 def describe(refusal: Refusal, rules: ClaimRules, header: Header, claims: dict[str, Any]) -> Refusal:
     """Say which provider's ``refusal`` this is, and whom it is about if the signature was good; return it."""
     refusal.provider, refusal.kid = rules.provider, header.kid
+    if isinstance(refusal, AlgorithmNotAllowed):
+        refusal.found = header.algorithm
     if not isinstance(refusal, _UNVERIFIED):
         refusal.subject = rules.subject(claims)
     return refusal

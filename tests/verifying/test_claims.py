@@ -296,6 +296,22 @@ def test_where_a_check_decides_the_token_says_how_it_is_bound(cnf: dict[str, str
             {}, NOW, {"types": frozenset({"at+jwt"})}, {"expected": "at+jwt", "found": "no typ"}, id="no type"
         ),
         pytest.param({"cnf": {"jkt": "t"}}, NOW, {}, {"expected": "no cnf", "found": "jkt"}, id="bound"),
+        pytest.param(
+            {"exp": str(NOW)}, NOW, {}, {"expected": "a number of seconds", "found": "a text"}, id="exp in quotes"
+        ),
+        pytest.param(
+            {"iat": 1e300}, NOW, {}, {"expected": "a number of seconds", "found": "another number"}, id="iat too large"
+        ),
+        pytest.param({"sub": True}, NOW, {}, {"expected": "a text", "found": "a boolean"}, id="sub is true"),
+        pytest.param({"jti": ["a"]}, NOW, {}, {"expected": "a text", "found": "a list"}, id="jti is a list"),
+        pytest.param({"cnf": "jkt"}, NOW, {}, {"expected": "an object", "found": "a text"}, id="cnf is a text"),
+        pytest.param(
+            {"aud": {"orders": 1}},
+            NOW,
+            {},
+            {"expected": "a text or a list of texts", "found": "an object"},
+            id="aud is an object",
+        ),
     ],
 )
 def test_a_refusal_tells_the_operator_what_was_expected_and_found(

@@ -107,3 +107,8 @@ def test_some_refusals_can_change_with_newer_keys_and_some_with_time(
     refusal: Any, newer_keys: bool, later: bool
 ) -> None:
     assert (depends_on_keys(refusal), is_temporary(refusal)) == (newer_keys, later)
+
+
+def test_an_algorithm_that_is_not_allowed_is_named_to_the_operator() -> None:
+    header = decode(token().encode()).header
+    assert describe(AlgorithmNotAllowed(), RULES, header, claims()).found == "HS256"
