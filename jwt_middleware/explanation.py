@@ -7,7 +7,7 @@ import json
 import re
 from base64 import b64decode, urlsafe_b64decode
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final, Literal, Protocol, TypeAlias, TypeGuard
 
@@ -123,7 +123,7 @@ class Explanation:
 class LooseToken:
     """What can be read of a text that should be a token. A representation would show it, so there is none."""
 
-    text: str
+    text: str = field(repr=False)
     """Without the white space around it."""
     header: dict[str, Any] | None
     claims: dict[str, Any] | None

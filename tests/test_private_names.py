@@ -13,23 +13,6 @@ import jwt_middleware
 TESTS = Path(__file__).parent
 PACKAGE = Path(jwt_middleware.__file__).parent
 
-STILL_TO_BE_CLEANED = {
-    "issuing/test_redis_store.py",
-    "issuing/test_session_faults.py",
-    "issuing/test_sessions.py",
-    "issuing/test_sqlite_store.py",
-    "keys/test_remote.py",
-    "live/connecting.py",
-    "live/test_failures.py",
-    "live/test_leftovers.py",
-    "live/test_revoked_connections.py",
-    "live/test_timer.py",
-    "live/test_websockets.py",
-    "revocation/test_view.py",
-    "servers/live.py",
-}
-
-
 BY_NAME = {"getattr", "setattr", "hasattr", "delattr"}
 """What takes the name of an attribute as a text: built in, or a method of pytest's ``monkeypatch``."""
 
@@ -91,8 +74,6 @@ PRIVATE = set().union(*(private_names(ast.parse(path.read_text("utf-8"))) for pa
 
 @pytest.mark.parametrize("path", [path.relative_to(TESTS).as_posix() for path in sorted(TESTS.rglob("*.py"))])
 def test_a_test_touches_no_private_name_without_saying_why(path: str) -> None:
-    if path in STILL_TO_BE_CLEANED:
-        return
     assert unexplained((TESTS / path).read_text("utf-8"), PRIVATE) == []
 
 

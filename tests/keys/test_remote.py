@@ -498,8 +498,8 @@ def test_a_forked_process_fetches_for_itself(moment: str, backend: str) -> None:
     if moment == "after the first use":
         anyio.run(keys.prefetch, backend=backend)
     else:
-        # As if a thread of the parent held both at the moment of the fork. No public name leads to the lock, and a real
-        # thread holds it for too short a time to be met.
+        # Private: as if a thread of the parent held the lock at the moment of the fork. No public name leads to it, and
+        # a real thread holds it for too short a time to be met.
         keys._process.lock.acquire()
 
     async def child() -> bool:

@@ -416,11 +416,12 @@ def test_no_raw_token_reaches_the_log(provider: IdentityProvider, caplog: pytest
 
 
 def test_a_stream_ends_with_its_token(provider: IdentityProvider) -> None:
-    async def listen(url: str, raw: str) -> float:
-        headers = {"authorization": f"Bearer {raw}", "accept": "text/event-stream"}
+    async def listen(url: str) -> float:
         async with session(url, minted(provider, url)) as one, httpx2.AsyncClient(timeout=20) as http:
             assert one is not None
             begun = time.monotonic()
+            raw = minted(provider, url, exp=int(time.time()) + 3)
+            headers = {"authorization": f"Bearer {raw}", "accept": "text/event-stream"}
             initialized = await http.post(
                 url,
                 json=rpc(
@@ -439,5 +440,4 @@ def test_a_stream_ends_with_its_token(provider: IdentityProvider) -> None:
             return time.monotonic() - begun
 
     with protected(sdk_server(), provider, leeway=0) as url:
-        raw = minted(provider, url, exp=int(time.time()) + 3)
-        assert asyncio.run(listen(url, raw)) < 10
+        assert asyncio.run(listen(url)) < 10
