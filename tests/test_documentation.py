@@ -316,3 +316,9 @@ def test_tests_that_the_security_page_names_exist() -> None:
     sources = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("test_*.py"))
     assert len(named) > 40
     assert [name for name in sorted(named) if f"def {name}(" not in sources] == []
+
+
+def test_probes_are_answered_as_shown() -> None:
+    client = TestClient(example("docs/deployment.rst", "health_routes")["app"])
+    assert (client.get("/health/live").status_code, client.get("/health/ready").json()) == (200, {"ready": True})
+    assert len(client.get("/health/ready", headers=token(scope="operator")).json()) > 1
