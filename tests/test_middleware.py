@@ -30,6 +30,7 @@ from jwt_middleware import (
     RemoteKeys,
     Token,
     bearer_header,
+    cookie,
 )
 from jwt_middleware.errors import (
     MissingToken,
@@ -998,3 +999,32 @@ async def test_hooks_see_the_connection_if_they_have_a_second_parameter(is_async
     assert start["status"] == 401
     cookies = JWTMiddleware(echo, **OPTIONS, validate=hooks[0], sources=[lambda scope: token()])
     assert (await sent(cookies, http("/a")))[0]["status"] == 200
+
+
+def test_a_request_with_a_token_in_none_of_the_sources_has_none() -> None:
+    asking = client(sources=[lambda scope: None, cookie("access")])
+    assert asking.get("/", headers=bearer(token())).json()["code"] == "missing_token"
+
+
+@pytest.mark.parametrize("make", [http, websocket], ids=["http", "websocket"])
+@pytest.mark.anyio
+async def test_one_provider_cannot_stand_in_for_another(make: Callable[..., Scope]) -> None:
+    seen: list[tuple[str, str | None, list[str]]] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        held = scope["auth"].token
+        seen.append((held.provider, held.issuer, scope["auth"].scopes))
+
+    providers = [
+        provider(name="staff", issuer="https://staff.example"),
+        provider(name="partners", issuer="https://partners.example", key=SECRET[::-1], may_grant=["orders:read"]),
+    ]
+    both = JWTMiddleware(app, providers=providers, clock=lambda: NOW)
+    for key, iss in ((SECRET, "https://staff.example"), (SECRET[::-1], "https://partners.example")):
+        await sent(both, make("/", f"Bearer {token(key, iss=iss, sub='1', scope='admin orders:read')}".encode()))
+    assert seen == [
+        ("staff", "https://staff.example", ["admin", "orders:read"]),
+        ("partners", "https://partners.example", ["orders:read"]),
+    ]
+    (start, *_) = await sent(both, make("/", f"Bearer {token(SECRET[::-1], iss='https://staff.example')}".encode()))
+    assert start.get("status", 403) in (401, 403)

@@ -474,6 +474,11 @@ def test_another_subject_claim_may_be_nested() -> None:
     assert read(claims(user={"id": 5}), subject_claim="user.id").subject == "5"
 
 
+@pytest.mark.parametrize("user", ["ada", None, {"name": "ada"}, [{"id": "ada"}]])
+def test_a_nested_subject_claim_must_be_there(user: object) -> None:
+    refused(MissingClaim, "user.id", {**claims(), "user": user}, subject_claim="user.id")
+
+
 def test_another_subject_claim_may_not_be_empty() -> None:
     refused(InvalidClaim, "user_id", claims(user_id=""), subject_claim="user_id")
 

@@ -393,3 +393,9 @@ def test_two_tokens_joined_by_a_comma_are_no_encrypted_token() -> None:
 def test_a_kid_may_be_a_number_and_kid_and_typ_may_be_null(parameters: bytes, kid: str | None, typ: str) -> None:
     header = decode_header(b64(b'{"alg":"HS256",' + parameters + b"}"))
     assert (header.kid, header.typ) == (kid, typ)
+
+
+def test_a_repr_shows_nothing_of_the_token() -> None:
+    compact = decode(b".".join((b64(b'{"alg":"HS256","x":"hunter2"}'), b64(b'{"sub":"hunter2"}'), b64(b"hunter2"))))
+    assert "hunter2" not in repr(compact) + repr(compact.header)
+    assert b64(b"hunter2").decode() not in repr(compact)
