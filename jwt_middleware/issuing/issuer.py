@@ -1,4 +1,4 @@
-"""Who makes the tokens, and how do others verify them?"""
+"""Who makes access tokens, and how do others verify them?"""
 
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from .._support.arguments import check_bool, check_callable, check_seconds, check_strings
+from .._support.arguments import check_bool, check_callable, check_seconds, check_strings, show
 from ..errors import ConfigurationError, Refusal, is_scope
 from ..keys.algorithms import ALGORITHMS
 from ..keys.jwk import load_jwk, public_jwk, thumbprint
@@ -29,34 +29,34 @@ from ..verifying.verifier import MAX_TOKEN_SIZE, Clock
 
 
 class TokenIssuer:
-    """Mints access tokens, and tells others how to verify them.
+    """Mints access tokens, and gives others what they need to verify them.
 
     ``key``
-        What signs: a secret (str or bytes), a private key as PEM or as JWK (dict). Its ``kid`` is the JWK's own, else
-        derived from the key, so that it stays the same from start to start.
+        What signs: a secret (str or bytes), or a private key as PEM or as a JWK (dict). Its ``kid`` is the JWK's own,
+        or else derived from the key, so that it is the same after every start.
     ``audience``
         The ``aud`` of every token, one or several.
     ``issuer``
-        The ``iss`` of every token. Default None: none.
+        The ``iss`` of every token. Default None: tokens have none.
     ``access_lifetime``
-        Seconds that a token is good for. Default 900.
+        Seconds that a token is valid. Default 900.
     ``session_lifetime``
-        Seconds from a login in which its tokens can be renewed without ``Sessions``. Default None: they cannot.
+        Without ``Sessions``: seconds from a login during which its tokens can be renewed. Default None: they cannot be.
     ``algorithm``
-        Default: the commonest one of the key: HS256, RS256, ES256 and its kin by curve, EdDSA.
+        Default: the most common one for the key: HS256, RS256, ES256 or the one for its curve, EdDSA.
     ``old_keys``
-        Keys, in any form that ``Provider`` takes, that still verify while their last tokens run out.
+        Keys, in any form that ``Provider`` takes, that still verify until the last tokens signed with them expire.
     ``token_type``
-        The header's ``typ``. Default ``JWT``; ``at+jwt`` makes tokens in the shape of RFC 9068, for which ``issuer``
-        and ``client_id`` are needed.
+        The header's ``typ``. Default ``JWT``. ``at+jwt`` makes tokens as RFC 9068 describes them, which need ``issuer``
+        and ``client_id``.
     ``name``
-        The name of the ``Provider`` that accepts the tokens, under which revocations are kept. Default ``jwt``.
+        The name of the ``Provider`` that accepts the tokens. Revocations are kept under it. Default ``jwt``.
     ``client_id``
-        The ``client_id`` of every token (RFC 8693 4.3). Default None: none.
+        The ``client_id`` of every token (RFC 8693 4.3). Default None: tokens have none.
     ``allow_weak_keys``, ``clock``
         As for ``Provider`` and ``Verifier``.
 
-    Raises ``ConfigurationError`` where an argument cannot work.
+    Raises ``ConfigurationError`` if an argument cannot work.
     """
 
     def __init__(
@@ -86,9 +86,9 @@ class TokenIssuer:
             raise ConfigurationError("session_lifetime must not be shorter than access_lifetime")
         for option, value in (("issuer", issuer), ("client_id", client_id)):
             if value is not None and not (isinstance(value, str) and value):
-                raise ConfigurationError(f"{option} must be a string that is not empty, not {value!r}")
+                raise ConfigurationError(f"{option} must be a string that is not empty, not {show(value)}")
         if not isinstance(token_type, str) or not token_type:
-            raise ConfigurationError(f"token_type must be a string, for instance 'at+jwt', not {token_type!r}")
+            raise ConfigurationError(f"token_type must be a string such as 'at+jwt', not {show(token_type)}")
         if media_type(token_type) == "at+jwt" and (issuer is None or client_id is None):
             raise ConfigurationError("token_type='at+jwt' needs issuer= and client_id= (RFC 9068 2.2)")
         self.audiences = check_strings("audience", audience)
@@ -96,10 +96,10 @@ class TokenIssuer:
         self.name = name
         self._signing_key = material.value
         signing = make_key(material, {self.algorithm}, allow_weak_keys)
-        old_keys = _listed(old_keys)
-        # An old key keeps the kid that it was given, or none: then it fits the tokens of another library, too.
-        self._keys = (replace(signing, kid=_kid(signing)), *_old_keys(old_keys, allow_weak_keys))
-        self._materials = (material, *map(load, _each(old_keys)))
+        old_keys = _list_keys(old_keys)
+        # An old key keeps its kid, or has none: then it also verifies tokens of another library.
+        self._keys = (replace(signing, kid=_find_kid(signing)), *_load_old_keys(old_keys, allow_weak_keys))
+        self._materials = (material, *map(load, _flatten_key_sets(old_keys)))
         self._header = {"typ": token_type, "alg": self.algorithm, "kid": self._keys[0].kid}
         self._claims = {
             **({} if issuer is None else {"iss": issuer}),
@@ -107,18 +107,18 @@ class TokenIssuer:
             **({} if client_id is None else {"client_id": client_id}),
         }
         self._provider_options: ProviderOptions = {
-            "key": [_jwk(key) for key in self._keys],
+            "key": [_make_jwk(key) for key in self._keys],
             "audience": audience,
             "issuer": issuer,
             "name": name,
-            # RFC 7519 5.1: JWT is what other makers may leave out.
+            # RFC 7519 5.1: other issuers may leave out JWT.
             "token_type": None if media_type(token_type) == "jwt" else token_type,
             "allow_weak_keys": allow_weak_keys,
         }
         try:
             self._rules = self.provider().rules
         except ConfigurationError as error:
-            # Each is good by itself: there are too many of them.
+            # Each key is valid by itself, so there are too many of them.
             raise ConfigurationError(f"old_keys, with key, are too many: {str(error).removeprefix('key: ')}") from None
         check_callable("clock", clock)
         check_seconds("clock()", clock())
@@ -138,14 +138,14 @@ class TokenIssuer:
     ) -> str:
         """A new access token for ``subject``.
 
-        It carries ``iss``, ``sub``, ``aud``, ``iat``, ``exp``, ``jti``, ``client_id`` and ``scope`` where there are
-        any, and ``claims`` besides. ``lifetime`` in seconds may be shorter than ``access_lifetime``, not longer; it is
-        counted from ``now``, Unix time, by default the clock's. Raises ``TypeError`` or ``ValueError`` for what would
-        not verify again.
+        It has ``iss``, ``sub``, ``aud``, ``iat``, ``exp``, ``jti``, ``client_id`` and ``scope``, as far as they are
+        known, and ``claims`` besides. ``lifetime``, in seconds, must not be longer than ``access_lifetime``. It starts
+        at ``now``, Unix time, by default the clock's. Raises ``TypeError`` or ``ValueError`` for a token that would not
+        verify again.
         """
         if not isinstance(subject, str):
             raise TypeError(
-                f"subject must be a string (RFC 7519 4.1.2), not {type(subject).__name__}; say str(user.id)"
+                f"subject must be a string (RFC 7519 4.1.2), not {type(subject).__name__}; write str(user.id)"
             )
         if not subject:
             raise ValueError("subject must not be empty")
@@ -156,7 +156,7 @@ class TokenIssuer:
         if reserved := RESERVED.intersection(extra):
             raise ValueError(f"claims: {', '.join(sorted(reserved))} cannot be given; the issuer sets them")
         now = self.clock() if now is None else now
-        scope = _scope(scopes)
+        scope = _join_scopes(scopes)
         minted = {
             **self._claims,
             "sub": subject,
@@ -171,25 +171,25 @@ class TokenIssuer:
         return raw
 
     def jwks(self) -> dict[str, list[dict[str, str]]]:
-        """The JWK Set that others verify with (RFC 7517 5): public keys only, so with a secret it is empty."""
-        return {"keys": [_published(key) for key in self._keys if not isinstance(key.material, bytes)]}
+        """The JWK Set that others verify with (RFC 7517 5). It has public keys only, so with a secret it is empty."""
+        return {"keys": [_publish(key) for key in self._keys if not isinstance(key.material, bytes)]}
 
     def provider(self, **options: Unpack[ProviderOptions]) -> Provider:
-        """The ``Provider`` that accepts these tokens; ``options`` are its other keywords."""
+        """The ``Provider`` that accepts these tokens. ``options`` are its other keywords."""
         name = options.get("name", self.name)
         if name != self.name:
-            # Revocations are kept by that name: under another one, nothing would be revoked.
-            raise ConfigurationError(f"name: give it to TokenIssuer(name={name!r}), which revokes by it")
+            # Revocations are kept under that name. Under another one, nothing would be revoked.
+            raise ConfigurationError("name: give it to TokenIssuer(name=...), which revokes under it")
         merged: ProviderOptions = {**self._provider_options, **options}
         return Provider(**merged)
 
     def derived_keys(self, purpose: str) -> tuple[bytes, ...]:
-        """Secrets for ``purpose`` that only the holder of the signing key has: of ``key``, then of the ``old_keys``.
+        """Secrets for ``purpose`` that only the holder of the signing key has: of ``key``, then of each old key.
 
-        They are derived by HKDF with SHA-256 (RFC 5869), and neither the key nor that of another purpose can be found
-        from them. Public keys among the old ones have none.
+        They are derived by HKDF with SHA-256 (RFC 5869). Neither the key nor a secret for another purpose can be found
+        from them. A public key among the old ones has none.
         """
-        secrets = map(_secret, self._materials)
+        secrets = map(_read_secret, self._materials)
         return tuple(
             HKDF(SHA256(), 32, salt=None, info=f"jwt_middleware {purpose}".encode()).derive(secret)
             for secret in secrets
@@ -200,7 +200,7 @@ class TokenIssuer:
         return ALGORITHMS[self.algorithm].sign(signing_input, self._signing_key)
 
     def _check(self, raw: str, now: float) -> None:
-        # What is minted here must be accepted there; so it goes through the very rules, strict JSON included.
+        # A token that is minted here must be accepted there, so it passes the same rules, strict JSON included.
         if len(raw) > MAX_TOKEN_SIZE:
             raise ValueError(f"claims: the token would have {len(raw)} bytes; at most {MAX_TOKEN_SIZE} are accepted")
         try:
@@ -213,7 +213,7 @@ class TokenIssuer:
 
 
 RESERVED = frozenset({"iss", "sub", "aud", "iat", "exp", "jti", "scope", "client_id"})
-"""Claims that the issuer itself decides."""
+"""Claims that only the issuer sets."""
 
 
 def _signing_algorithm(material: Material, algorithm: str | None) -> str:
@@ -226,11 +226,11 @@ def _signing_algorithm(material: Material, algorithm: str | None) -> str:
     if algorithm is None:
         return suited[0]
     if algorithm not in suited:
-        raise ConfigurationError(f"algorithm: {algorithm!r} does not go with the key; it is for {', '.join(suited)}")
+        raise ConfigurationError(f"algorithm does not fit the key, which is for {', '.join(suited)}")
     return algorithm
 
 
-def _listed(old_keys: Any) -> list[KeyText]:
+def _list_keys(old_keys: Any) -> list[KeyText]:
     if isinstance(old_keys, str | bytes | Mapping | PrivateKey | PublicKey):
         return [old_keys]
     if not isinstance(old_keys, Iterable):
@@ -238,7 +238,7 @@ def _listed(old_keys: Any) -> list[KeyText]:
     return list(old_keys)
 
 
-def _old_keys(old_keys: list[KeyText], allow_weak_keys: bool) -> tuple[Key, ...]:
+def _load_old_keys(old_keys: list[KeyText], allow_weak_keys: bool) -> tuple[Key, ...]:
     if not old_keys:
         return ()
     try:
@@ -247,8 +247,8 @@ def _old_keys(old_keys: list[KeyText], allow_weak_keys: bool) -> tuple[Key, ...]
         raise ConfigurationError(f"old_keys{str(error).removeprefix('key')}") from None
 
 
-def _each(keys: Iterable[KeyText]) -> Iterator[KeyText]:
-    """``keys``, and in the place of a JWK Set those of its keys that verify."""
+def _flatten_key_sets(keys: Iterable[KeyText]) -> Iterator[KeyText]:
+    """``keys``, with the usable keys of a JWK Set in place of the set."""
     for key in keys:
         if isinstance(key, Mapping) and "keys" in key and "kty" not in key:
             for jwk in key["keys"]:
@@ -259,8 +259,8 @@ def _each(keys: Iterable[KeyText]) -> Iterator[KeyText]:
             yield key
 
 
-def _secret(material: Material) -> bytes:
-    """What is secret in a key, however it was written down; empty for a public key."""
+def _read_secret(material: Material) -> bytes:
+    """The secret part of a key, whatever form it came in. Empty for a public key."""
     key = material.value
     if isinstance(key, bytes):
         return key
@@ -275,8 +275,8 @@ def _secret(material: Material) -> bytes:
     return number.to_bytes((number.bit_length() + 7) // 8, "big")
 
 
-def _jwk(key: Key) -> dict[str, str]:
-    """``key`` as a JWK, with its kid if it has one, and its algorithm where there is only one."""
+def _make_jwk(key: Key) -> dict[str, str]:
+    """``key`` as a JWK, with its kid if it has one, and its algorithm if there is only one."""
     if isinstance(key.material, bytes):
         members = {"kty": "oct", "k": compact.base64url_encode(key.material).decode("ascii")}
     else:
@@ -285,21 +285,21 @@ def _jwk(key: Key) -> dict[str, str]:
     return {**members, **alg, **({"kid": key.kid} if key.kid else {})}
 
 
-def _published(key: Key) -> dict[str, str]:
-    return {**_jwk(key), "kid": _kid(key), "use": "sig"}
+def _publish(key: Key) -> dict[str, str]:
+    return {**_make_jwk(key), "kid": _find_kid(key), "use": "sig"}
 
 
-def _kid(key: Key) -> str:
-    """The kid of ``key``: its own, else one that is derived from it."""
+def _find_kid(key: Key) -> str:
+    """The kid of ``key``: its own, or else one that is derived from it."""
     if key.kid:
         return key.kid
     if isinstance(key.material, bytes):
-        # Tells no more of the secret than a token does.
+        # It tells no more about the secret than a token does.
         return compact.base64url_encode(digest(key.material, b"jwt_middleware kid", "sha256")[:12]).decode("ascii")
     return thumbprint(key.material)
 
 
-def _scope(scopes: Iterable[str]) -> str:
+def _join_scopes(scopes: Iterable[str]) -> str:
     if isinstance(scopes, str):
         raise TypeError(f"scopes must be a list, for instance [{scopes!r}]")
     names = list(scopes)

@@ -219,9 +219,10 @@ class Sessions:
     ) -> Grant:
         """Open a session for ``subject``, whom the app has authenticated, and mint its first tokens.
 
-        ``claims`` are further claims of its access tokens. ``device`` is a note for lists of sessions, cut after 256
-        characters. ``lifetime`` is the seconds that this session lives at most, for "remember me" and its opposite;
-        ``session_lifetime`` is the default and the maximum.
+        ``claims`` are further claims of its access tokens. ``auth_time``, ``acr`` and ``amr`` among them say when and
+        how the user logged in (RFC 9470), and a refresh keeps them. ``device`` is a note for lists of sessions, cut
+        after 256 characters. ``lifetime`` is the seconds that this session lives at most, for "remember me" and its
+        opposite; ``session_lifetime`` is the default and the maximum.
 
         Raises ``TypeError`` or ``ValueError`` for what cannot stand in a token, and for a lifetime out of bounds.
         """

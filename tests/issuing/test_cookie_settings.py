@@ -313,6 +313,23 @@ def test_a_login_of_the_apps_own_sets_the_cookies_on_its_response() -> None:
     assert browser.get("/me").status_code == 401
 
 
+def test_the_cookie_lasts_as_long_as_its_session() -> None:
+    # "Remember me", and its opposite: open(..., lifetime=).
+    tokens = TokenIssuer(SECRET, audience="orders")
+    sessions = Sessions(MemoryStore(), tokens, idle_lifetime=30 * 86400, session_lifetime=90 * 86400)
+    cookies = Cookies("refresh", path="/auth")
+    for lifetime, idle in ((None, 30 * 86400), (60 * 86400, 30 * 86400), (86400, 86400)):
+        grant = anyio.run(partial(sessions.open, "ada", lifetime=lifetime))
+        response = Response()
+        cookies.set_cookies(response, grant)
+        kept = cookies_of(TestClientResponse(response))["__Secure-refresh"]
+        assert idle - 2 <= int(kept["max-age"]) <= idle
+        again = Response()
+        cookies.set_cookies(again, anyio.run(sessions.refresh, grant.refresh_token))
+        kept = cookies_of(TestClientResponse(again))["__Secure-refresh"]
+        assert idle - 10 <= int(kept["max-age"]) <= idle
+
+
 def test_the_refresh_cookie_alone_can_be_set_too() -> None:
     sessions = Sessions(MemoryStore(), TokenIssuer(SECRET, audience="orders"))
     grant = anyio.run(sessions.open, "ada")

@@ -169,7 +169,7 @@ async def test_a_token_type_of_ones_own_is_demanded_and_jwt_is_not() -> None:
 @pytest.mark.parametrize(
     ("subject", "error", "message"),
     [
-        pytest.param(42, TypeError, r"not int; say str\(user.id\)", id="a number"),
+        pytest.param(42, TypeError, r"not int; write str\(user.id\)", id="a number"),
         pytest.param(None, TypeError, "NoneType", id="none"),
         pytest.param(b"ada", TypeError, "bytes", id="bytes"),
         pytest.param("", ValueError, "must not be empty", id="empty"),
@@ -464,10 +464,10 @@ def test_the_provider_has_the_name_by_which_its_tokens_are_revoked() -> None:
         ),
         pytest.param({**jwk(RSA, private=True), "alg": "ES256"}, {}, "RSA keys are for", id="JWK of two minds"),
         pytest.param(ec.generate_private_key(ec.SECP224R1()), {}, "secp224r1", id="a curve without an algorithm"),
-        pytest.param(SECRET, {"algorithm": "RS256"}, "^algorithm: 'RS256' does not go", id="algorithm of another key"),
-        pytest.param(RSA, {"algorithm": "HS256"}, "^algorithm: 'HS256' does not go", id="RSA as an HMAC secret"),
-        pytest.param(SECRET, {"algorithm": "none"}, "^algorithm: 'none' does not go", id="algorithm none"),
-        pytest.param(SECRET, {"algorithm": ["HS256"]}, r"^algorithm: \['HS256'\]", id="a list of algorithms"),
+        pytest.param(SECRET, {"algorithm": "RS256"}, "^algorithm does not fit the key", id="algorithm of another key"),
+        pytest.param(RSA, {"algorithm": "HS256"}, "^algorithm does not fit the key", id="RSA as an HMAC secret"),
+        pytest.param(SECRET, {"algorithm": "none"}, "^algorithm does not fit the key", id="algorithm none"),
+        pytest.param(SECRET, {"algorithm": ["HS256"]}, r"^algorithm does not fit the key", id="a list of algorithms"),
         pytest.param(SECRET, {"audience": None}, "^audience", id="audience None"),
         pytest.param(SECRET, {"audience": ""}, "^audience", id="audience empty"),
         pytest.param(SECRET, {"audience": []}, "^audience", id="no audience"),
