@@ -2,20 +2,27 @@
 
 from dataclasses import dataclass
 
+SET_BACK = 5
+"""Seconds by which a clock may go back without having been set: two hosts after a failover, a time server's nudge."""
+
+UNKNOWN = 24 * 3600
+"""Seconds that may have passed, at worst, where a clock was set back."""
+
 
 @dataclass(frozen=True, slots=True)
 class SteadyTime:
-    """A time in seconds that never goes back: where the clock of the store is set back, it goes on from where it was.
+    """A time in seconds that never goes back. Where the clock of the store is set back, this time jumps ahead instead.
 
     ``grace`` is measured by it. By the clock itself, a refresh token that was replaced an hour ago would be good once
-    more, for the time after the clock was set back by an hour. Where the clock jumps ahead, so does this time: a grace
-    may end early, and never comes again. Each store keeps the two numbers.
+    more after the clock was set back by an hour. How much time has really passed when a clock is set, nobody knows, so
+    wherever the clock jumps to, this time jumps ahead: a grace may end early, and never comes again. Each store keeps
+    the two numbers.
     """
 
     seen: float = 0
     """The last reading of the clock."""
     offset: float = 0
-    """The seconds by which the clock was set back, all together."""
+    """What is added to the clock."""
 
     @property
     def time(self) -> float:
@@ -24,4 +31,5 @@ class SteadyTime:
 
     def read(self, now: float, *, latest: float = 0) -> "SteadyTime":
         """The state after a reading of ``now``; ``latest`` is a later reading than ``seen``, where there was one."""
-        return SteadyTime(now, self.offset + max(0.0, self.seen - now, latest - now))
+        back = max(0.0, self.seen - now, latest - now)
+        return SteadyTime(now, self.offset + back + (UNKNOWN if back > SET_BACK else 0))

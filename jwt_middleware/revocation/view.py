@@ -186,6 +186,7 @@ class RevocationView:
     async def _read_on(self, reader: "_Reader") -> None:
         async with anyio.create_task_group() as reads:
             while True:
+                reader.wanted = Event()
                 if reader.under_way < MOST_READS and not self._is_paging:
                     reader.begin(self._clock())
                     reads.start_soon(self._read, reader)
@@ -288,7 +289,6 @@ class _Reader:
     def begin(self, now: float) -> None:
         self.under_way += 1
         self.began_at = now
-        self.wanted = Event()
 
     def finish(self) -> None:
         self.under_way -= 1

@@ -149,7 +149,7 @@ async def test_tables_of_another_release_are_left_alone(path: Path) -> None:
         db.execute("PRAGMA user_version = 9")
     db.close()
     store = SQLiteStore(path)
-    with pytest.raises(StoreUnavailable, match="of version 9, not 2"):
+    with pytest.raises(StoreUnavailable, match="of version 9, not 3"):
         await opened(store)
     await store.aclose()
 

@@ -20,6 +20,7 @@ from ...revocation.log import RevocationPage
 from ...revocation.revoked import RETENTION, Claim, Revocation
 from ..rotation import Opening, Outcome, Realm, RevocationRequest, Rotation, Session
 from ..session_store import SESSION_RETENTION
+from ..steady import SET_BACK, UNKNOWN
 from .redis_errors import explain
 
 SOCKET_SECONDS = 0.9
@@ -254,6 +255,10 @@ def _from_address(address: str) -> MakeClient:
             timeout=SOCKET_SECONDS,
             socket_timeout=SOCKET_SECONDS,
             socket_connect_timeout=SOCKET_SECONDS,
+            # Without greetings: a new connection to a slow server costs no more than its first step.
+            protocol=2,
+            lib_name=None,
+            lib_version=None,
             # Once, because a server that was away leaves dead connections in the pool. Each script knows a step that
             # it has done already by its mark.
             retry=Retry(NoBackoff(), 1, supported_errors=(ConnectionError,)),
@@ -272,8 +277,14 @@ def _scripts() -> dict[str, str]:
     """The scripts by their names, each with what it begins with."""
     folder = files(__package__) / "redis_scripts"
     texts = {file.name.removesuffix(".lua"): file.read_text() for file in folder.iterdir()}
-    retention = f"local RETENTION, SESSION_RETENTION = {RETENTION * 1000}, {SESSION_RETENTION * 1000}\n"
-    common = retention + texts.pop("common")
+    seconds = {
+        "RETENTION": RETENTION,
+        "SESSION_RETENTION": SESSION_RETENTION,
+        "SET_BACK": SET_BACK,
+        "UNKNOWN": UNKNOWN,
+    }
+    constants = (f"local {name} = {_milliseconds(value)}\n" for name, value in seconds.items())
+    common = "".join(constants) + texts.pop("common")
     return {name: common + text for name, text in texts.items()}
 
 

@@ -21,7 +21,7 @@ from typing import TypeAlias
 
 from ...errors import StoreUnavailable
 from ...events import Advice, Events
-from .sqlite_tables import SCHEMA, create
+from .sqlite_tables import PREVIOUS, SCHEMA, create
 
 BUSY_SECONDS = 0.8
 """Seconds that a transaction waits for other processes: less than a caller waits for it."""
@@ -183,7 +183,7 @@ def _prepare(path: Path) -> sqlite3.Connection:
         db.execute("PRAGMA journal_mode = WAL")
         db.execute("PRAGMA synchronous = FULL")
         (version,) = db.execute("PRAGMA user_version").fetchone()
-        if version not in (0, SCHEMA - 1, SCHEMA):
+        if version not in (0, PREVIOUS, SCHEMA):
             raise StoreUnavailable(f"the tables are of version {version}, not {SCHEMA}: another release made them")
         if version != SCHEMA:
             create(db, version)

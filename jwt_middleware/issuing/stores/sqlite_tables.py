@@ -15,8 +15,11 @@ from ..rotation import Realm, Session, revoke_session
 from ..session_store import SESSION_RETENTION
 from ..steady import SteadyTime
 
-SCHEMA = 2
+SCHEMA = 3
 """The version of the layout."""
+
+PREVIOUS = 1
+"""The version of the layout before; 2 was never in use."""
 
 SWEEP = 20
 """Rows of each table that are over and go away with each transaction that writes."""
@@ -79,7 +82,7 @@ DROP TABLE old_head;
 
 def create(db: sqlite3.Connection, version: int) -> None:
     """Make the tables, or bring those of the layout before up to date; in a transaction of its own."""
-    text = UPGRADE if version == SCHEMA - 1 else f"{TABLES}INSERT INTO head VALUES (0, '{token_hex(8)}', 0, 0);"
+    text = UPGRADE if version == PREVIOUS else f"{TABLES}INSERT INTO head VALUES (0, '{token_hex(8)}', 0, 0);"
     db.executescript(f"BEGIN IMMEDIATE;{text}COMMIT;")
 
 

@@ -57,7 +57,9 @@ end
 -- Steady time, and what is to be written if it goes on from now.
 local function steady(latest)
     local state = redis.call('HMGET', prefix .. 'clock', 'seen', 'offset')
-    local offset = tonumber(state[2] or 0) + math.max(0, tonumber(state[1] or 0) - now, tonumber(latest) - now)
+    local back = math.max(0, tonumber(state[1] or 0) - now, tonumber(latest) - now)
+    if back > SET_BACK then back = back + UNKNOWN end
+    local offset = tonumber(state[2] or 0) + back
     return now + offset, offset
 end
 
