@@ -210,9 +210,8 @@ class _Connection:
     def abandon(self) -> None:
         """Begin anew in a forked process, where the thread is not, and a connection must not be touched."""
         self.queue.reset()
-        if self._db is not None:
-            _abandoned.append(self._db)
-            self._db = None
+        _abandoned.append(self._db)
+        self._db = None
 
     def _perform(self, steps: list[Step[Any]]) -> None:
         try:
@@ -260,7 +259,7 @@ class _Connection:
 
 _connections: "weakref.WeakSet[_Connection]" = weakref.WeakSet()
 _held: list[_Connection] = []
-_abandoned: list[sqlite3.Connection] = []
+_abandoned: list[sqlite3.Connection | None] = []
 """What a forked process must neither use nor close."""
 
 

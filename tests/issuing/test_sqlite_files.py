@@ -1,0 +1,380 @@
+"""A SQLite file that is replaced, put back, damaged or slow, while processes use it."""
+
+# ruff: noqa: ASYNC240  # the files are local, and nothing else runs meanwhile
+
+import asyncio
+import os
+import sqlite3
+import sys
+import time
+from collections.abc import AsyncIterator
+from contextlib import closing
+from functools import partial
+from pathlib import Path
+from threading import Event, current_thread
+
+import anyio
+import pytest
+
+from jwt_middleware.errors import StoreUnavailable
+from jwt_middleware.issuing import Session, Sessions, SQLiteStore, TokenIssuer
+from jwt_middleware.issuing.rotation import Outcome
+from jwt_middleware.issuing.stores.sqlite_file import SETTLED_SECONDS
+from jwt_middleware.testing.store_contract import REALM, opening, revocation_request, rotation
+
+from ..support import SECRET
+from ..support.logs import logged
+from ..support.processes import run
+
+pytestmark = pytest.mark.anyio
+OLD = time.time() - 3600
+"""When a backup was made that is not being written any more."""
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "sessions.db"
+
+
+@pytest.fixture
+async def store(path: Path) -> AsyncIterator[SQLiteStore]:
+    store = SQLiteStore(path)
+    yield store
+    await store.aclose()
+
+
+async def opened(store: SQLiteStore, id: str = "s", subject: str = "ada") -> Session:
+    session, _ = await store.open(opening(id, subject), max_sessions=10_000)
+    return session
+
+
+async def found(store: SQLiteStore, *ids: str) -> list[bool]:
+    return [(await store.read(id, REALM))[0] is not None for id in ids]
+
+
+async def backup_of(store: SQLiteStore, path: Path) -> Path:
+    """A backup that has been there for an hour."""
+    backup = path.with_suffix(".backup")
+    await store.back_up(backup)
+    os.utime(backup, (OLD, OLD))
+    return backup
+
+
+def is_sound(path: Path) -> bool:
+    with closing(sqlite3.connect(path)) as db:
+        return bool(db.execute("PRAGMA integrity_check").fetchall() == [("ok",)])
+
+
+# A file in its place
+
+
+@pytest.mark.parametrize("removes_log", [True, False], ids=["and the log removed", "and the log left"])
+async def test_a_backup_that_is_moved_into_place_is_opened_by_all_and_stays_sound(
+    store: SQLiteStore, path: Path, caplog: pytest.LogCaptureFixture, removes_log: bool
+) -> None:
+    other = SQLiteStore(path)
+    await opened(store, "kept")
+    backup = await backup_of(store, path)
+    for number in range(100):
+        await opened(other if number % 2 else store, f"lost {number}")
+    if removes_log:
+        for suffix in ("-wal", "-shm"):
+            path.with_name(path.name + suffix).unlink()
+    backup.rename(path)
+    for number in range(20):
+        await opened(other if number % 2 else store, f"new {number}")
+    for one in (store, other):
+        assert await found(one, "kept", "lost 0", "lost 99", "new 0", "new 19") == [True, False, False, True, True]
+        assert one.problem is None
+    assert f"{path} is another file than before" in caplog.text
+    await other.aclose()
+    await store.aclose()
+    assert is_sound(path)
+
+
+START = """
+import logging, sys, anyio
+from jwt_middleware.issuing import SQLiteStore
+from jwt_middleware.issuing.testing import REALM, opening
+
+async def main():
+    logging.disable()
+    store = SQLiteStore(sys.argv[1])
+    for number in range(3):
+        await store.open(opening(f"new {number}"), max_sessions=9)
+    assert (await store.read("kept", REALM))[0] is not None
+    assert (await store.read("lost 0", REALM))[0] is None
+    await store.aclose()
+
+anyio.run(main)
+"""
+
+
+async def test_a_process_that_starts_after_a_backup_was_moved_into_place_reads_no_log_of_the_old_file(
+    store: SQLiteStore, path: Path
+) -> None:
+    """The process that had the file open was killed, and its log is still there."""
+    await opened(store, "kept")
+    backup = await backup_of(store, path)
+    for number in range(100):
+        await opened(store, f"lost {number}")
+    backup.rename(path)
+    run("-E", "-c", START, str(path))
+    assert is_sound(path)
+    assert [file.name for file in path.parent.iterdir() if "-wal-of-" in file.name]
+
+
+async def test_a_file_that_is_still_being_copied_is_not_opened(store: SQLiteStore, path: Path) -> None:
+    await opened(store, "kept")
+    backup = await backup_of(store, path)
+    os.utime(backup)
+    backup.rename(path)
+    with pytest.raises(StoreUnavailable, match="still being written"):
+        await opened(store, "new")
+    assert store.problem is not None
+    assert "nothing is written until the new one is safe to open" in store.problem
+    os.utime(path, (OLD, OLD))
+    await opened(store, "new")
+    assert store.problem is None
+    assert await found(store, "kept", "new") == [True, True]
+
+
+async def test_a_file_that_was_removed_is_made_anew_a_moment_later(store: SQLiteStore, path: Path) -> None:
+    await opened(store, "lost")
+    path.unlink()
+    with pytest.raises(StoreUnavailable, match="was removed; a new one is made in"):
+        await opened(store, "new")
+    await anyio.sleep(SETTLED_SECONDS)
+    await opened(store, "new")
+    assert await found(store, "lost", "new") == [False, True]
+    assert is_sound(path)
+
+
+async def test_a_write_during_which_the_file_is_replaced_is_not_answered(path: Path) -> None:
+    replaces = False
+
+    def clock() -> float:
+        if replaces and current_thread().name == "sqlite writer":
+            backup.replace(path)
+        return time.time()
+
+    store = SQLiteStore(path, clock=clock)
+    await opened(store, "kept")
+    backup = await backup_of(store, path)
+    replaces = True
+    with pytest.raises(StoreUnavailable, match="was replaced while it was written"):
+        await opened(store, "lost")
+    replaces = False
+    assert await found(store, "kept", "lost") == [True, False]
+    await store.aclose()
+
+
+async def test_without_locks_of_files_a_file_is_opened_all_the_same(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Windows has none."""
+    monkeypatch.setitem(sys.modules, "fcntl", None)
+    store = SQLiteStore(path)
+    await opened(store)
+    await store.aclose()
+
+
+# Backup and restore
+
+
+async def test_a_backup_is_restored_while_processes_run_and_nobody_is_logged_in_again(
+    store: SQLiteStore, path: Path
+) -> None:
+    other = SQLiteStore(path)
+    for id in ("kept", "logged out"):
+        await opened(store, id)
+    await store.revoke(revocation_request("before", claim="jti"))
+    backup = await backup_of(store, path)
+    await opened(other, "lost")
+    await store.revoke(revocation_request("logged out"))
+    await store.rotate(rotation("kept", 1, grace=0))
+    await store.restore(backup)
+    for one in (store, other):
+        assert await found(one, "kept", "logged out", "lost") == [True, False, False]
+    # A client that was given a later generation goes on.
+    assert (await other.rotate(rotation("kept", 2)))[0] is Outcome.AHEAD
+    revoked = (await other.revocations("", 9)).revocations
+    assert sorted(one.value for one in revoked) == ["before", "logged out"]
+    await other.aclose()
+    assert is_sound(path)
+
+
+async def test_a_backup_is_a_new_file_of_its_owner(store: SQLiteStore, path: Path) -> None:
+    await opened(store)
+    backup = await backup_of(store, path)
+    assert backup.stat().st_mode & 0o777 == 0o600
+    with pytest.raises(FileExistsError):
+        await store.back_up(backup)
+    with pytest.raises(FileNotFoundError):
+        await store.restore(path.with_suffix(".none"))
+
+
+async def test_a_file_that_is_no_backup_changes_nothing(store: SQLiteStore, path: Path, tmp_path: Path) -> None:
+    await opened(store, "kept")
+    other = tmp_path / "other.db"
+    with closing(sqlite3.connect(other)) as db:
+        db.execute("PRAGMA user_version = 9")
+    with pytest.raises(StoreUnavailable, match="the backup is of version 9"):
+        await store.restore(other)
+    assert await found(store, "kept") == [True]
+
+
+async def test_a_database_that_cannot_be_read_cannot_be_backed_up(path: Path) -> None:
+    path.write_text("a letter to my mother " * 100)
+    with pytest.raises(StoreUnavailable, match="not a database"):
+        await SQLiteStore(path).back_up(path.with_suffix(".backup"))
+
+
+# Another layout, a damaged file
+
+
+BEFORE = """
+CREATE TABLE sessions (id TEXT PRIMARY KEY, subject TEXT NOT NULL, generation INTEGER NOT NULL, opened_at REAL NOT NULL,
+    rotated_at REAL NOT NULL, used_at REAL NOT NULL, ends_at REAL NOT NULL, expires_at REAL NOT NULL,
+    access_until INTEGER NOT NULL, granted TEXT NOT NULL) WITHOUT ROWID;
+CREATE INDEX sessions_by_subject ON sessions (subject);
+CREATE INDEX sessions_by_end ON sessions (expires_at);
+CREATE TABLE revocations (number INTEGER PRIMARY KEY AUTOINCREMENT, mark TEXT NOT NULL, provider TEXT NOT NULL,
+    ends TEXT NOT NULL, value TEXT NOT NULL, until REAL NOT NULL, UNIQUE (provider, ends, value));
+CREATE INDEX revocations_by_end ON revocations (until);
+CREATE TABLE head (number INTEGER NOT NULL, mark TEXT NOT NULL);
+INSERT INTO head VALUES (1, 'm');
+INSERT INTO revocations VALUES (1, 'm', 'jwt', 'jti', 'token', 4e9);
+PRAGMA user_version = 1;
+"""
+
+
+async def test_tables_of_the_layout_before_are_brought_up_to_date(store: SQLiteStore, path: Path) -> None:
+    now, granted = time.time(), '{"scopes": ["a"], "claims": {}, "device": ""}'
+    with closing(sqlite3.connect(path)) as db:
+        db.executescript(BEFORE)
+        for id in ("old", "stale"):
+            row = (id, "ada", 3, now - 9, now - 9, now - 9, now + 900, now + 900, now + 60, granted)
+            db.execute("INSERT INTO sessions VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
+        db.commit()
+    assert len(await store.sessions("ada", REALM)) == 2
+    assert (await store.rotate(rotation("old", 3, grace=0)))[0] is Outcome.NEXT
+    assert (await store.rotate(rotation("stale", 2, grace=0)))[0] is Outcome.THEFT
+    assert len(await store.revoke_subject("ada", REALM)) == 1
+    revoked = (await store.revocations("", 9)).revocations
+    assert [(one.claim, one.value) for one in revoked] == [("jti", "token"), ("sid", "stale"), ("sid", "old")]
+
+
+async def test_a_damaged_file_says_what_to_do(store: SQLiteStore, path: Path) -> None:
+    for number in range(50):
+        await opened(store, f"{number}")
+    backup = await backup_of(store, path)
+    await store.aclose()
+    data = bytearray(path.read_bytes())
+    data[4096:] = os.urandom(len(data) - 4096)
+    path.write_bytes(data)
+    with pytest.raises(StoreUnavailable, match=r"damaged: move .*sessions.db away and call SQLiteStore.restore"):
+        await opened(store, "new")
+    path.rename(path.with_suffix(".damaged"))
+    await anyio.sleep(SETTLED_SECONDS)
+    with pytest.raises(StoreUnavailable):
+        await opened(store, "new")
+    await anyio.sleep(SETTLED_SECONDS)
+    await store.restore(backup)
+    assert await found(store, "0", "49") == [True, True]
+
+
+# A slow disk
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_256_logins_at_once_on_a_disk_that_takes_20_ms_are_all_answered(path: Path) -> None:
+    """The clock is read once in each transaction, so it can stand for the time that a disk takes."""
+
+    def clock() -> float:
+        if current_thread().name == "sqlite writer":
+            time.sleep(0.02)
+        return time.time()
+
+    store = SQLiteStore(path, clock=clock)
+    sessions = Sessions(store, TokenIssuer(SECRET, audience="orders"))
+    await sessions.open("warm")
+    began = time.monotonic()
+    grants = await asyncio.gather(*(sessions.open(f"user {number}") for number in range(256)))
+    assert len({grant.session_id for grant in grants}) == 256
+    # One after the other, they would take more than five seconds.
+    assert time.monotonic() - began < 3
+    await sessions.stop()
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_what_a_disk_cannot_do_in_time_is_refused_at_once(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    hangs = Event()
+    store = SQLiteStore(path, clock=lambda: time.time() if hangs.wait(5) else 0)
+    hangs.set()
+    await opened(store)
+    hangs.clear()
+    # Two readers: one that hangs, and one that waits for it in vain.
+    with anyio.move_on_after(0.9):
+        async with anyio.create_task_group() as together:
+            together.start_soon(partial(store.read, "s", REALM))
+            await anyio.sleep(0.05)
+            together.start_soon(partial(store.read, "s", REALM))
+    began = time.monotonic()
+    for _ in range(10):
+        with pytest.raises(StoreUnavailable, match="a transaction takes"):
+            await store.read("s", REALM)
+    assert time.monotonic() - began < 0.5
+    hangs.set()
+    await store.aclose()
+    assert await found(store, "s") == [True]
+    assert logged(caplog) == []
+    await store.aclose()
+
+
+async def test_only_so_many_steps_wait(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("jwt_middleware.issuing.stores.sqlite_queue.MAX_WAITING", 3)
+    hangs = Event()
+    store = SQLiteStore(path, clock=lambda: time.time() if hangs.wait(5) else 0)
+    refused = 0
+
+    async def read() -> None:
+        nonlocal refused
+        try:
+            await store.read("s", REALM)
+        except StoreUnavailable as error:
+            refused += "steps wait already" in str(error)
+
+    async with anyio.create_task_group() as together:
+        together.start_soon(read)
+        await anyio.sleep(0.1)
+        for _ in range(5):
+            together.start_soon(read)
+        await anyio.sleep(0.1)
+        hangs.set()
+    assert refused == 2
+    await store.aclose()
+
+
+# A process that ends
+
+
+LEAVE = """
+import asyncio, sys
+from jwt_middleware.issuing import SQLiteStore
+from jwt_middleware.issuing.testing import opening
+
+# A server that stops its loop and does not end it, as daphne does.
+loop = asyncio.new_event_loop()
+store = SQLiteStore(sys.argv[1])
+task = loop.create_task(store.open(opening("s"), max_sessions=9))
+task.add_done_callback(lambda task: loop.stop())
+loop.run_forever()
+"""
+
+
+def test_a_process_whose_event_loop_is_never_ended_exits(path: Path) -> None:
+    began = time.monotonic()
+    run("-E", "-W", "ignore", "-c", LEAVE, str(path))
+    assert time.monotonic() - began < 30
+    assert is_sound(path)
