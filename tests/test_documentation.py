@@ -29,6 +29,7 @@ from jwt_middleware import (
     testing,
 )
 from jwt_middleware.issuing import Cookies, Sessions, Throttle
+from jwt_middleware.testing import headers_for
 from jwt_middleware.testing.identity_provider import IdentityProvider
 
 from .support.clients import bearer, echo
@@ -134,11 +135,26 @@ def test_starlette_apps_see_the_user_and_demand_scopes() -> None:
     assert client.post("/orders", headers=token(scope="orders:write")).status_code == 201
 
 
-def test_fastapi_apps_demand_scopes_and_show_the_authorize_button() -> None:
-    client = TestClient(example("docs/fastapi.rst", "OAuth2PasswordBearer")["app"])
-    assert client.get("/orders", headers=token(scope="orders:read")).json() == ["an order of ada"]
-    assert client.get("/orders", headers=token()).status_code == 403
-    assert "OAuth2PasswordBearer" in client.get("/openapi.json").json()["components"]["securitySchemes"]
+def test_fastapi_apps_know_who_is_calling() -> None:
+    app = example("docs/fastapi.rst", "docs_client_id")
+    headers = {"headers": headers_for(app["auth"], "ada", scopes=["orders:write"])}
+    client = TestClient(app["app"])
+    assert client.get("/me", **headers).json() == "ada"
+    assert client.post("/orders", **headers).json() == "an order of ada"
+    assert client.get("/me").status_code == 401
+    assert '"clientId": "orders-docs"' in client.get("/docs").text
+
+
+def test_fastapi_apps_log_users_in() -> None:
+    client = TestClient(example("docs/fastapi.rst", "check_password")["app"])
+    answers = [client.post("/auth/login", data={"username": "ada", "password": word}) for word in ("lovelace", "x")]
+    assert [answer.status_code for answer in answers] == [200, 400]
+
+
+def test_fastapi_apps_are_tested_with_fake_users() -> None:
+    tests = example("docs/fastapi.rst", "headers_for")
+    tests["test_without_keys"]()
+    tests["test_the_honest_way"]()
 
 
 @pytest.mark.anyio
