@@ -137,10 +137,10 @@ def test_starlette_apps_see_the_user_and_demand_scopes() -> None:
 
 def test_fastapi_apps_know_who_is_calling() -> None:
     app = example("docs/fastapi.rst", "docs_client_id")
-    headers = {"headers": headers_for(app["auth"], "ada", scopes=["orders:write"])}
+    headers = headers_for(app["auth"], "ada", scopes=["orders:write"])
     client = TestClient(app["app"])
-    assert client.get("/me", **headers).json() == "ada"
-    assert client.post("/orders", **headers).json() == "an order of ada"
+    assert client.get("/me", headers=headers).json() == "ada"
+    assert client.post("/orders", headers=headers).json() == "an order of ada"
     assert client.get("/me").status_code == 401
     assert '"clientId": "orders-docs"' in client.get("/docs").text
 

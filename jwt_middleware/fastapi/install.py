@@ -62,7 +62,7 @@ class _Gate:
     def __init__(self, auth: Authority, app: FastAPI, public: PublicPaths, docs: bool) -> None:
         self.auth = auth
         self.app = app
-        also = auth.options.get("public", ())
+        also: Any = auth.options.get("public", ())
         self._public = (public, PublicRequests(also) if callable(also) else PublicPaths(also))
         self._docs = docs
         self._anonymous = auth.options.get("allow_anonymous", False)

@@ -16,7 +16,8 @@ WRITER = bearer(token(scope="orders:write"))
 
 def make_auth(**options: Any) -> Auth:
     """An ``Auth`` for the tokens of ``support.token``."""
-    return Auth(**{"key": SECRET, "audience": "orders", "clock": lambda: NOW, **options})
+    given: dict[str, Any] = {"key": SECRET, "audience": "orders", "clock": lambda: NOW, **options}
+    return Auth(**given)
 
 
 def serve(auth: Auth, declare: Callable[[FastAPI], object], *, backend: str = "asyncio", **options: Any) -> TestClient:

@@ -1,5 +1,7 @@
 """Where the middleware stands, what it leaves open, and what an app must not do."""
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Annotated, Any
 
 import pytest
@@ -246,7 +248,8 @@ def test_requires_below_a_route_works() -> None:
 def test_lifespan_starts_and_stops_the_app() -> None:
     seen: list[str] = []
 
-    async def lifespan(app: FastAPI) -> Any:
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         seen.append("started")
         yield
         seen.append("stopped")

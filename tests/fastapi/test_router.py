@@ -41,7 +41,8 @@ def make_app(
     **router_options: Any,
 ) -> FastAPI:
     sessions = sessions or make_sessions()
-    auth = Auth(sessions=sessions, **(options or {}))
+    given: dict[str, Any] = {"sessions": sessions, **(options or {})}
+    auth = Auth(**given)
     app = FastAPI()
     auth.install(app)
     app.include_router(auth_router(sessions, authenticate=authenticate, **router_options), prefix=prefix)

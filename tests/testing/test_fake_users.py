@@ -37,7 +37,8 @@ def make_app(auth: Auth) -> TestClient:
 
 
 def make_auth(**options: Any) -> Auth:
-    return Auth(**{"key": SECRET, "audience": "orders", "clock": lambda: NOW, **options})
+    given: dict[str, Any] = {"key": SECRET, "audience": "orders", "clock": lambda: NOW, **options}
+    return Auth(**given)
 
 
 PROVIDERS = [
