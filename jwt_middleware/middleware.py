@@ -193,7 +193,7 @@ class JWTMiddleware:
             events=self.events,
         )
         """Answers refusals in this middleware's name, as ``scope["auth"].refuser``."""
-        # Nobody else sees such a refusal, so one can serve for all requests without an Authorization header.
+        # If no code of the app's sees refusals, one can serve for all requests without an Authorization header.
         self._is_default = self.refuser.is_default
         # None if there are none: to ask an empty one costs a call.
         self._public = PublicRequests(public) if callable(public) else PublicPaths(public) or None

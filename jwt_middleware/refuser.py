@@ -71,7 +71,7 @@ class Refuser:
         self._log = logger_of(RequestRefused.about)
         self._refusal_response = refusal_response
         self.is_default = refusal_response is None
-        """Whether nobody but this object gets to see a refusal."""
+        """Whether no ``refusal_response`` gets to see the refusals."""
         self._answers: dict[type[Refusal], _Answer] = {}
         self._missing = self._json(MISSING)
 

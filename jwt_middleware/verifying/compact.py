@@ -157,7 +157,7 @@ _LAST_CHARACTERS = {2: frozenset(_ALPHABET[::16]), 3: frozenset(_ALPHABET[::4])}
 def _object_without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     value = dict(pairs)
     if len(value) != len(pairs):
-        raise ValueError("a name stands twice")
+        raise ValueError("a name occurs twice")
     return value
 
 

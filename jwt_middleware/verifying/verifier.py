@@ -99,7 +99,7 @@ class Verifier:
         self.max_token_size = check_count("max_token_size", max_token_size, minimum=1)
         self._events = Events() if events is None else events
         # Providers by their indices.
-        self._by_issuer = _by_issuer(self.providers)
+        self._by_issuer = _index_issuers(self.providers)
         self._without_issuer = tuple(index for index, provider in enumerate(self.providers) if not provider.issuers)
         self._rules = {provider.name: provider.rules for provider in self.providers}
         self._validators = {provider.name: provider.validators for provider in self.providers if provider.validators}
@@ -404,38 +404,39 @@ def _check_revocations(revocations: Revocations, providers: Sequence[Provider]) 
                 f"revocations must have a method {name}(); a {type(revocations).__name__} has none"
             )
     names = [provider.name for provider in providers]
-    # Sessions say whose tokens they end. Under another name nothing would be refused.
+    # Sessions say whose tokens they revoke. Under another name, nothing would be refused.
     ended = getattr(revocations, "provider", None)
     if isinstance(ended, str) and ended not in names:
         raise ConfigurationError(
-            f"revocations: they are for the provider {ended!r}, and there are {', '.join(map(repr, names))}; give both "
-            "one name, with TokenIssuer(name=...)"
+            f"revocations: they are for the provider {ended!r}, but the providers are {', '.join(map(repr, names))}; "
+            "give both the same name, with TokenIssuer(name=...)"
         )
     for provider in providers:
         if provider.rules.leeway > MARGIN:
-            # Revocations are forgotten that long after what they end.
+            # A revocation is forgotten that long after the last token that it revokes.
             raise ConfigurationError(
-                f"leeway: beside revocations= it must be {MARGIN} or less, not {provider.rules.leeway!r}"
+                f"leeway must be {MARGIN} or less together with revocations=, not {provider.rules.leeway!r}"
             )
     return revocations
 
 
-def _by_issuer(providers: tuple[Provider, ...]) -> dict[str, int]:
+def _index_issuers(providers: tuple[Provider, ...]) -> dict[str, int]:
+    """Return the index of the provider of each issuer."""
     if not providers:
         raise ConfigurationError("providers: at least one Provider is needed")
     names: set[str] = set()
     by_issuer: dict[str, int] = {}
-    for place, provider in enumerate(providers):
+    for index, provider in enumerate(providers):
         if not isinstance(provider, Provider):
             raise ConfigurationError(f"providers must be Provider objects, not {type(provider).__name__}")
         if provider.name in names:
-            raise ConfigurationError(f"providers: the name {provider.name!r} stands twice; give each its own name=")
+            raise ConfigurationError(f"providers: the name {provider.name!r} is used twice; give each its own name=")
         names.add(provider.name)
         for issuer in provider.issuers:
             if issuer in by_issuer:
                 raise ConfigurationError(
                     f"providers: {providers[by_issuer[issuer]].name!r} and {provider.name!r} both have the issuer "
-                    f"{issuer!r}; make them one Provider with all keys and audiences"
+                    f"{issuer!r}; make one Provider of them, with all keys and audiences"
                 )
-            by_issuer[issuer] = place
+            by_issuer[issuer] = index
     return by_issuer

@@ -78,8 +78,8 @@ def test_a_wrong_argument_of_a_provider_is_named(options: dict[str, Any], messag
         pytest.param([], {}, "at least one Provider is needed", id="no providers"),
         pytest.param([SECRET], {}, "must be Provider objects, not str", id="a secret"),
         pytest.param([by("a"), None], {}, "must be Provider objects, not NoneType", id="None"),
-        pytest.param([by("a"), by("a")], {}, "the name 'a' stands twice", id="one name twice"),
-        pytest.param([provider(), provider()], {}, "the name 'jwt' stands twice", id="no names"),
+        pytest.param([by("a"), by("a")], {}, "the name 'a' is used twice", id="one name twice"),
+        pytest.param([provider(), provider()], {}, "the name 'jwt' is used twice", id="no names"),
         pytest.param(
             [by("a", issuer=["x", "y"]), by("b", issuer="y")],
             {},
