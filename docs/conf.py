@@ -36,5 +36,3 @@ html_title = project
 html_static_path = ["_static"]
 html_copy_source = False
 html_show_sourcelink = False
-pygments_style = "sphinx"
-pygments_dark_style = "monokai"

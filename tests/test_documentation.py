@@ -280,7 +280,7 @@ def test_every_refusal_is_explained() -> None:
     explained = text("docs/refusals.rst").partition("Every code\n")[2].partition("Challenges\n")[0]
     leaves = [kind for kind in vars(errors).values() if inspect.isclass(kind) and issubclass(kind, errors.Refusal)]
     codes = {kind.code for kind in leaves if not kind.__subclasses__()}
-    assert set(re.findall(r"^    \* - ``([a-z_]+)``$", explained, re.MULTILINE)) == codes, "see docs/refusals.rst"
+    assert set(re.findall(r"^``([a-z_]+)`` \(\d{3}\)$", explained, re.MULTILINE)) == codes, "see docs/refusals.rst"
 
 
 def test_there_are_two_set_up_commands_and_both_work_from_nothing() -> None:
