@@ -1007,7 +1007,7 @@ async def test_nobody_waits_for_whoever_hears_of_events(make: Make) -> None:
 
 
 async def test_sessions_of_a_provider_that_there_is_not_are_said_at_construction(make: Make) -> None:
-    with pytest.raises(ConfigurationError, match="for the provider 'jwt', and there are 'main'"):
+    with pytest.raises(ConfigurationError, match="for the provider 'jwt', but the providers are 'main'"):
         Verifier(Provider(name="main", key=SECRET, audience="orders"), revocations=make())
     Verifier(Provider(name="main", key=SECRET, audience="orders"), revocations=make(issuer={"name": "main"}))
 
