@@ -222,6 +222,11 @@ class JWTMiddleware:
         return self._public.entries if isinstance(self._public, PublicPaths) else ()
 
     @property
+    def connections(self) -> Connections:
+        """What the open connections share, for integrations that have connections of their own kind."""
+        return self._connections
+
+    @property
     def open_connections(self) -> int:
         """The number of open connections that end with their token: WebSockets, and streams if they are closed."""
         return len(self._connections)

@@ -133,6 +133,11 @@ class Refuser:
             return WebSocketException(_close_code(refusal), refusal.code)
         return HTTPException(refusal.status, refusal.description, dict(self._headers(refusal)))
 
+    def plain(self, refusal: Refusal, scope: Scope) -> tuple[int, dict[str, str], int]:
+        """Status, headers and close code of ``refusal``, for a framework that makes its own responses."""
+        self.tell(refusal, scope)
+        return refusal.status, dict(self._headers(refusal)), _close_code(refusal)
+
     async def response(self, refusal: Refusal, scope: Scope) -> Response:
         """The response that says ``refusal``."""
         self.tell(refusal, scope)

@@ -24,6 +24,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from starlette.websockets import WebSocket, WebSocketState
 
 from .demand import Demand, middleware_of
+from .frameworks import call_in_framework, find_foreign_request, refuse_in_framework, takes_foreign_request
+from .glue import check
 
 Endpoint = TypeVar("Endpoint", bound=Callable[..., Any])
 
@@ -159,7 +161,13 @@ def _guarded_function(function: Callable[..., Any], demand: Demand) -> Callable[
             return await _GuardedApp(function, demand)(*args)
         connection = next((arg for arg in (given, *args, *kwargs.values()) if isinstance(arg, HTTPConnection)), None)
         if connection is None:
-            raise RuntimeError("requires() found no request among the endpoint's arguments")
+            request = find_foreign_request((*args, *kwargs.values()))
+            if request is None:
+                raise RuntimeError("requires() found no request among the endpoint's arguments")
+            answer = check(demand, request.scope)
+            if answer is not None:
+                return await refuse_in_framework(answer, request)
+            return await (function if is_async else call_in_framework(function, request))(*args, **kwargs)
         refusal = demand.refusal(connection.scope)
         if refusal is None:
             return await function(*args, **kwargs) if is_async else await run_in_threadpool(function, *args, **kwargs)
@@ -176,6 +184,7 @@ def _guarded_function(function: Callable[..., Any], demand: Demand) -> Callable[
 
     signed = signature(function)
     injected = not any(_is_connection(parameter, original) for parameter in signed.parameters.values())
+    injected = injected and not takes_foreign_request(original)
     if injected:
         guarded.__signature__ = _with_connection(signed)  # type: ignore[attr-defined]  # inspect reads it
     return guarded

@@ -32,12 +32,15 @@ import sys, {PACKAGE}
 print("import asyncio", *(name for name in sys.modules if name.partition(".")[0] in ("jwt", "starlette")), sep=", ")
 """
 
+INTEGRATIONS = ("blacksheep", "django", "fastapi", "litestar", "mcp", "metrics", "quart", "socketio", "strawberry")
+"""Modules and folders that are about another package."""
+
 # Every module, in an environment that holds nothing but what the package asks for; some are about another package.
 IMPORT_ALL = f"""
 import importlib, pkgutil, {PACKAGE}
 for module in pkgutil.walk_packages({PACKAGE}.__path__, "{PACKAGE}."):
     name = module.name.removeprefix("{PACKAGE}.")
-    if not name.startswith(("fastapi", "mcp")) and not name.endswith(
+    if name.partition(".")[0] not in {INTEGRATIONS} and not name.endswith(
         ("__main__", "pytest_plugin", "issuing.testing", "store_contract")
     ):
         importlib.import_module(module.name)

@@ -25,12 +25,18 @@ ALWAYS_THERE = {"anyio", "cryptography", "jwt", "jwt_middleware", "starlette", *
 """What any file may import at its top: the package's declared dependencies and the standard library."""
 
 INTEGRATIONS = {
+    "jwt_middleware.blacksheep": {"blacksheep", "guardpost"},
+    "jwt_middleware.django": {"asgiref", "django"},
     "jwt_middleware.fastapi": {"fastapi", "pydantic", "typing_extensions"},
     "jwt_middleware.issuing.testing": {"pytest"},
+    "jwt_middleware.litestar": {"litestar"},
     "jwt_middleware.mcp": {"mcp", "pydantic"},
     "jwt_middleware.metrics.opentelemetry": {"opentelemetry"},
     "jwt_middleware.metrics.prometheus": {"prometheus_client"},
     "jwt_middleware.pytest_plugin": {"pytest"},
+    "jwt_middleware.quart": {"quart", "werkzeug"},
+    "jwt_middleware.socketio": {"socketio"},
+    "jwt_middleware.strawberry": {"graphql", "strawberry"},
     "jwt_middleware.testing.store_contract": {"pytest"},
 }
 """Files and folders that are about an optional package, and what they may import at their top."""

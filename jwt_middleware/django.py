@@ -1,0 +1,123 @@
+"""How does a Django app on ASGI see its user, and how are its views guarded?
+
+``UserMiddleware`` in ``MIDDLEWARE`` sets ``request.user`` and ``request.auser``. ``requires`` guards views. A consumer
+of Channels is an ASGI app: ``jwt_middleware.requires`` guards it, and its ``scope["user"]`` needs nothing.
+"""
+
+from collections.abc import Awaitable, Callable, Iterable
+from functools import wraps
+from inspect import isclass
+from typing import Any, TypeVar, cast
+
+from asgiref.sync import iscoroutinefunction, markcoroutinefunction
+from django.apps import apps
+from django.http import HttpRequest, HttpResponse
+from django.views import View
+from starlette.types import Scope
+
+from .demand import Demand
+from .glue import Answer, check
+
+Guarded = TypeVar("Guarded", bound=Callable[..., Any])
+GetResponse = Callable[[HttpRequest], Any]
+
+
+class UserMiddleware:
+    """Sets ``request.user`` and ``request.auser`` to the user of the token.
+
+    An anonymous user is Django's ``AnonymousUser`` where ``django.contrib.auth`` is installed. In ``MIDDLEWARE`` this
+    class stands in the place of Django's ``AuthenticationMiddleware``, or below it.
+    """
+
+    sync_capable = True
+    async_capable = True
+
+    def __init__(self, get_response: GetResponse) -> None:
+        self._get_response = get_response
+        self._anonymous: Callable[[], Any] | None = None
+        if apps.is_installed("django.contrib.auth"):
+            from django.contrib.auth.models import AnonymousUser
+
+            self._anonymous = AnonymousUser
+        if iscoroutinefunction(get_response):
+            markcoroutinefunction(self)
+
+    def __call__(self, request: HttpRequest) -> HttpResponse | Awaitable[HttpResponse]:
+        """Answer ``request``; the result is awaitable where the rest of Django's middleware is."""
+        scope = _scope(request)
+        user = scope["user"]
+        if self._anonymous is not None and scope["auth"].token is None:
+            user = self._anonymous()
+
+        async def auser() -> Any:
+            return user
+
+        request.user, request.auser = user, auser
+        response: HttpResponse | Awaitable[HttpResponse] = self._get_response(request)
+        return response
+
+
+def requires(
+    *scopes: str,
+    any_of: str | Iterable[str] | None = None,
+    provider: str | Iterable[str] | None = None,
+    acr: str | Iterable[str] | None = None,
+    max_age: float | None = None,
+) -> Callable[[Guarded], Guarded]:
+    """A decorator for views: functions, sync or async, and class-based views.
+
+    The arguments are those of ``jwt_middleware.requires``. A refusal is an ``HttpResponse`` with our status, challenge
+    and JSON. Sync views stay sync.
+    """
+    demand = Demand(scopes, any_of, provider, acr, max_age)
+
+    def decorate(view: Guarded) -> Guarded:
+        if isclass(view) and issubclass(view, View):
+            guarded: Any = _guarded_class(view, demand)
+        elif iscoroutinefunction(view):
+
+            @wraps(view)
+            async def guarded(request: HttpRequest, *args: Any, **kwargs: Any) -> Any:
+                return _refusal(demand, request) or await view(request, *args, **kwargs)
+
+        else:
+
+            @wraps(view)
+            def guarded(request: HttpRequest, *args: Any, **kwargs: Any) -> Any:
+                return _refusal(demand, request) or view(request, *args, **kwargs)
+
+        return cast(Guarded, guarded)
+
+    return decorate
+
+
+def _guarded_class(view: type[View], demand: Demand) -> type[View]:
+    def dispatch(self: View, request: HttpRequest, *args: Any, **kwargs: Any) -> Any:
+        refusal = _refusal(demand, request)
+        if refusal is None:
+            return view.dispatch(self, request, *args, **kwargs)
+        return _awaitable(refusal) if self.view_is_async else refusal
+
+    names = ("__module__", "__qualname__", "__doc__")
+    return type(view.__name__, (view,), {"dispatch": dispatch, **{name: getattr(view, name) for name in names}})
+
+
+async def _awaitable(response: HttpResponse) -> HttpResponse:
+    return response
+
+
+def refuse(answer: Answer, request: HttpRequest) -> HttpResponse:
+    """The response by which Django gives ``answer``."""
+    return HttpResponse(answer.body, status=answer.status, content_type="application/json", headers=answer.headers)
+
+
+def _refusal(demand: Demand, request: HttpRequest) -> HttpResponse | None:
+    answer = check(demand, _scope(request))
+    return None if answer is None else refuse(answer, request)
+
+
+def _scope(request: HttpRequest) -> Scope:
+    scope: Scope | None = getattr(request, "scope", None)
+    if scope is None:
+        raise RuntimeError("this request has no ASGI scope: put JWTMiddleware around get_asgi_application()")
+    return scope

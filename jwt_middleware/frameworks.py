@@ -1,0 +1,95 @@
+"""Which framework calls a function that ``requires`` guards, and what can a guard do there?"""
+
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from functools import partial
+from importlib import import_module
+from inspect import Parameter, isawaitable, ismodule, signature
+from types import FunctionType, MethodType
+from typing import Any, get_origin
+
+from starlette.concurrency import run_in_threadpool
+
+from .glue import Answer
+
+_PASSING = frozenset({"blacksheep", "django", "litestar"})
+"""Frameworks that pass a request with the ASGI scope. For each there is a module of ours with ``refuse``."""
+
+_INSTEAD = {
+    "blacksheep": "let it take the request, or use requires of jwt_middleware.blacksheep",
+    "litestar": "let it take the request, or write guards=[requires(...)] with requires of jwt_middleware.litestar",
+    "quart": "use requires of jwt_middleware.quart",
+    "sanic": 'check request.transport.scope["auth"].scopes in it',
+    "strawberry": "write permission_classes=[requires(...)] with requires of jwt_middleware.strawberry",
+}
+"""What to write where a function of a framework gets nothing that has the ASGI scope."""
+
+
+def takes_foreign_request(function: Callable[..., Any]) -> bool:
+    """Whether ``function`` asks a framework other than Starlette for its request.
+
+    Raises ``TypeError``, which says what to write instead, where its framework will pass nothing with an ASGI scope.
+    The framework shows in the annotations of the parameters. Where no parameter can be a request, it shows in the names
+    that the function's module has imported.
+    """
+    names = getattr(function, "__globals__", {})
+    parameters = signature(function).parameters.values()
+    annotated = {_package(_resolve(parameter.annotation, names)) for parameter in parameters}
+    if annotated & _PASSING:
+        return True
+    around = {_package(value) for value in list(names.values())}
+    if around & {"fastapi", "starlette"}:
+        around = set()
+    if any(map(_may_be_request, parameters)):
+        return bool(around & _PASSING)
+    for framework, instead in _INSTEAD.items():
+        if framework in annotated | around:
+            raise TypeError(f"requires(...) finds no request in this function of {framework}: {instead}")
+    return False
+
+
+def find_foreign_request(arguments: Iterable[Any]) -> Any:
+    """The first of ``arguments`` that is a request of such a framework, or None."""
+    for argument in arguments:
+        if _package(argument) in _PASSING and isinstance(getattr(argument, "scope", None), MutableMapping):
+            return argument
+    return None
+
+
+def call_in_framework(function: Callable[..., Any], request: Any) -> Callable[..., Awaitable[Any]]:
+    """A sync ``function`` as the framework of ``request`` calls one from a coroutine."""
+    if _package(request) == "django":
+        from asgiref.sync import sync_to_async
+
+        # Django keeps one database connection per thread, and closes that of its own thread alone.
+        called: Callable[..., Awaitable[Any]] = sync_to_async(function, thread_sensitive=True)
+        return called
+    return partial(run_in_threadpool, function)
+
+
+async def refuse_in_framework(answer: Answer, request: Any) -> Any:
+    """Give ``answer`` as the framework of ``request`` does: the response to return, or an exception."""
+    refused = import_module(f"jwt_middleware.{_package(request)}").refuse(answer, request)
+    return await refused if isawaitable(refused) else refused
+
+
+def _may_be_request(parameter: Parameter) -> bool:
+    """Whether a framework may pass its request here without being asked by an annotation."""
+    return parameter.annotation is Parameter.empty and parameter.name not in ("self", "root")
+
+
+def _resolve(annotation: Any, names: dict[str, Any]) -> Any:
+    if isinstance(annotation, str):
+        annotation = names.get(annotation.partition("[")[0])
+    return get_origin(annotation) or annotation
+
+
+def _package(value: Any) -> str:
+    """The package that a module, a class, a function or an object comes from."""
+    # Only these are asked themselves: a proxy may raise whatever it is asked.
+    if isinstance(value, MethodType):
+        value = value.__func__
+    if ismodule(value):
+        name: Any = value.__name__
+    else:
+        name = value.__module__ if isinstance(value, type | FunctionType) else type(value).__module__
+    return name.partition(".")[0] if isinstance(name, str) else ""

@@ -1,0 +1,104 @@
+"""How does a client of python-socketio authenticate, and when does its connection end?
+
+A Socket.IO connection can be many HTTP requests, and its client sends a header with the first one alone. So the paths
+of the server are public for the middleware, and ``authenticate`` in the ``connect`` handler decides.
+"""
+
+from functools import partial
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import anyio
+from socketio.exceptions import ConnectionRefusedError as SocketIORefusal
+
+from .demand import middleware_of
+from .errors import MalformedToken, MissingToken, Refusal
+from .live.connections import Connections
+from .verifying.token import Token
+
+
+async def authenticate(server: Any, sid: str, environ: dict[str, Any], auth: Any, *, namespace: str = "/") -> Token:
+    """The verified token of a client that connects, for the ``connect`` handler of a Socket.IO server.
+
+    The token is that of the handshake (header, cookie or any other source of the middleware), else ``auth["token"]``,
+    which clients send as ``auth={"token": ...}``. The client is disconnected when its token expires or is revoked. The
+    session of the client gets ``user`` and ``token``: ``(await server.get_session(sid))["user"]``.
+
+    Raises ``socketio.exceptions.ConnectionRefusedError``, which refuses the connection with our code as its message.
+    """
+    scope = environ["asgi.scope"]
+    connections = middleware_of(scope).connections
+    token, user = scope["auth"].token, scope["user"]
+    try:
+        if token is None:
+            raw = auth.get("token") if isinstance(auth, dict) else None
+            if raw is None:
+                raise MissingToken
+            if not isinstance(raw, str | bytes):
+                # It comes from the client and can be any JSON value.
+                raise MalformedToken
+            token, user = await connections.authenticate(raw, scope)
+    except Refusal as refusal:
+        raise SocketIORefusal(refusal.code) from None
+    async with server.session(sid, namespace=namespace) as session:
+        session["user"], session["token"] = user, token
+    verified: Token = token
+    _clients.setdefault(server, _Clients()).add(_Client(server, sid, namespace, verified, connections))
+    return verified
+
+
+_SETTLED_AFTER = 60
+"""Seconds that a ``connect`` handler may take before its client counts as gone."""
+
+
+class _Client:
+    """A client as the timer of open connections sees it."""
+
+    def __init__(self, server: Any, sid: str, namespace: str, token: Token, connections: Connections) -> None:
+        self.token: Token | None = token
+        self.good_until = connections.good_until(token)
+        self._background = connections.background
+        self._disconnect = partial(server.disconnect, sid, namespace=namespace)
+        self._is_connected = partial(server.manager.is_connected, sid, namespace)
+        self._began = anyio.current_time()
+        self._timer = connections.timer()
+        self._number: int | None = self._timer.watch(self)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing is left to end. A client is not connected before its ``connect`` handler has returned."""
+        is_settled = anyio.current_time() > self._began + _SETTLED_AFTER
+        return self._number is None or (is_settled and not self._is_connected())
+
+    def forget(self) -> None:
+        """Leave the timer."""
+        if self._number is not None:
+            self._timer.forget(self._number)
+            self._number = None
+
+    def block(self, refusal: Refusal) -> None:
+        """Nothing: ``close`` follows at once, and no message of the client is on the way through here."""
+
+    def close(self) -> None:
+        """Disconnect the client."""
+        self.forget()
+        self._background.start(self._disconnect)
+
+
+class _Clients:
+    """The clients of one server. It does not tell when one has gone, so they are swept as their number doubles."""
+
+    def __init__(self) -> None:
+        self._clients: list[_Client] = []
+        self._sweep_at = 64
+
+    def add(self, client: _Client) -> None:
+        if len(self._clients) >= self._sweep_at:
+            for gone in filter(lambda client: client.is_over, self._clients):
+                gone.forget()
+            self._clients = [client for client in self._clients if not client.is_over]
+            self._sweep_at = max(64, 2 * len(self._clients))
+        self._clients.append(client)
+
+
+_clients: WeakKeyDictionary[Any, _Clients] = WeakKeyDictionary()

@@ -1,0 +1,247 @@
+"""``requires`` finds the request that another framework passes, or says at decoration what to write instead."""
+
+import sys
+from collections.abc import Iterator
+from types import ModuleType
+from typing import Any
+
+import pytest
+from websockets.exceptions import InvalidStatus
+
+from ..support.frameworks import CHALLENGE, OTHER, READER, Served, served
+
+HEAD = """
+from jwt_middleware import JWTMiddleware, requires
+options = {"key": "a secret that has thirty-two bytes or more", "audience": "orders", "allow_anonymous": True}
+"""
+
+PROGRAMS = {
+    "litestar": """
+from litestar import Litestar, Request, WebSocket, get, websocket
+
+@get("/orders")
+@requires("orders:read")
+async def orders(request: Request[object, object, object]) -> list[str]:
+    return ["an order"]
+
+@get("/sync", sync_to_thread=False)
+@requires("orders:read")
+def sync(request: "Request") -> list[str]:
+    return ["an order"]
+
+@websocket("/feed")
+@requires("orders:read")
+async def feed(socket: WebSocket) -> None:
+    await socket.accept()
+    await socket.close()
+
+app = JWTMiddleware(Litestar([orders, sync, feed]), **options)
+""",
+    "django": """
+from asyncio import get_running_loop
+from threading import current_thread
+from django.conf import settings
+from django.core.asgi import get_asgi_application
+from django.http import JsonResponse
+from django.urls import path
+from django.utils.decorators import method_decorator
+from django.views import View
+
+settings.configure(
+    ALLOWED_HOSTS=["*"], MIDDLEWARE=["jwt_middleware.django.UserMiddleware"], ROOT_URLCONF=__name__, SECRET_KEY="s"
+)
+django_app = get_asgi_application()
+
+from jwt_middleware.django import requires as django_requires
+
+@requires("orders:read")
+async def orders(request):
+    user = await request.auser()
+    return JsonResponse(["an order"], safe=False)
+
+@requires("orders:read")
+def sync(request):
+    return JsonResponse(["an order"], safe=False)
+
+@django_requires("orders:read")
+async def own(request):
+    return JsonResponse(["an order"], safe=False)
+
+@django_requires("orders:read")
+class Orders(View):
+    def get(self, request):
+        return JsonResponse(["an order"], safe=False)
+
+@django_requires("orders:read")
+class AsyncOrders(View):
+    async def get(self, request):
+        return JsonResponse(["an order"], safe=False)
+
+async def me(request):
+    return JsonResponse({"user": request.user.identity, "same": (await request.auser()) is request.user})
+
+urlpatterns = [
+    path("orders", orders), path("sync", sync), path("own", own), path("me", me),
+    path("class", Orders.as_view()), path("async-class", AsyncOrders.as_view()),
+]
+app = JWTMiddleware(django_app, **options)
+""",
+    "blacksheep": """
+from blacksheep import Application, Request, WebSocket, get, ws
+from jwt_middleware.blacksheep import requires as blacksheep_requires
+
+blacksheep_app = Application()
+
+@get("/orders")
+@requires("orders:read")
+async def orders(request: Request):
+    return ["an order"]
+
+@get("/sync")
+@requires("orders:read")
+def sync(request):
+    return ["an order"]
+
+@get("/own/{number}")
+@blacksheep_requires("orders:read")
+def own(number: int, request: Request):
+    return [number, request.scope["user"].identity]
+
+@get("/unannotated")
+@blacksheep_requires("orders:read")
+async def unannotated(request):
+    return [request.scope["user"].identity]
+
+@ws("/feed")
+@requires("orders:read")
+async def feed(socket: WebSocket):
+    await socket.accept()
+    await socket.close()
+
+app = JWTMiddleware(blacksheep_app, **options)
+""",
+    "quart": """
+from quart import Quart
+from jwt_middleware.quart import requires
+
+quart_app = Quart(__name__)
+
+@quart_app.get("/orders")
+@requires("orders:read")
+def orders():
+    return ["an order"]
+
+app = JWTMiddleware(quart_app, **options)
+""",
+}
+
+
+@pytest.fixture(scope="module")
+def app(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    with served(request.param, HEAD + PROGRAMS[request.param], tmp_path_factory.mktemp("app")) as running:
+        yield running
+
+
+@pytest.mark.parametrize(
+    ("app", "path"),
+    [
+        *(("litestar", path) for path in ("/orders", "/sync")),
+        *(("django", path) for path in ("/orders", "/sync", "/own", "/class", "/async-class")),
+        *(("blacksheep", path) for path in ("/orders", "/sync")),
+        ("quart", "/orders"),
+    ],
+    indirect=["app"],
+)
+def test_a_function_is_guarded_by_the_request_that_its_framework_passes(app: Served, path: str) -> None:
+    assert app.client.get(path, headers=READER).json() == ["an order"]
+    anonymous, other = app.client.get(path), app.client.get(path, headers=OTHER)
+    assert (anonymous.status_code, anonymous.headers["www-authenticate"]) == (401, 'Bearer realm="api"')
+    assert (other.status_code, other.headers["www-authenticate"]) == (403, CHALLENGE)
+
+
+@pytest.mark.parametrize("app", ["litestar", "blacksheep"], indirect=True)
+def test_a_websocket_of_another_framework_is_guarded(app: Served) -> None:
+    with app.websocket("/feed", additional_headers=READER):
+        pass
+    with pytest.raises(InvalidStatus), app.websocket("/feed", additional_headers=OTHER):
+        pass
+
+
+@pytest.mark.parametrize("app", ["blacksheep"], indirect=True)
+def test_a_blacksheep_handler_gets_what_it_asks_for(app: Served) -> None:
+    assert app.client.get("/own/5", headers=READER).json() == [5, "ada"]
+    assert app.client.get("/unannotated", headers=READER).json() == ["ada"]
+    assert app.client.get("/own/5", headers=OTHER).status_code == 403
+
+
+@pytest.mark.parametrize("app", ["django"], indirect=True)
+def test_a_django_view_sees_its_user_without_djangos_own(app: Served) -> None:
+    assert app.client.get("/me", headers=READER).json() == {"user": "ada", "same": True}
+    assert app.client.get("/me").json() == {"user": "", "same": True}
+
+
+def test_django_without_asgi_is_an_error_and_not_a_way_in() -> None:
+    from jwt_middleware.django import requires
+
+    @requires("orders:read")
+    def view(request: Any) -> None:
+        raise AssertionError("the view was reached")
+
+    with pytest.raises(RuntimeError, match="put JWTMiddleware around get_asgi_application"):
+        view(object())
+
+
+def define(source: str) -> None:
+    """Run ``source`` as a module of an app."""
+    module = ModuleType("an_app")
+    module.__dict__["requires"] = __import__("jwt_middleware").requires
+    exec(source, module.__dict__)
+
+
+@pytest.mark.parametrize(
+    ("source", "instead"),
+    [
+        pytest.param("from quart import Quart\n@requires()\nasync def view(): ...", "jwt_middleware.quart", id="Quart"),
+        pytest.param(
+            "from litestar import get\n@requires()\nasync def handler(n: int) -> None: ...",
+            r"guards=\[requires",
+            id="Litestar, without a request",
+        ),
+        pytest.param(
+            "from blacksheep import get\n@requires()\nasync def handler(n: int): ...",
+            "jwt_middleware.blacksheep",
+            id="BlackSheep, without a request",
+        ),
+        pytest.param(
+            "import strawberry\n@requires()\ndef field(self) -> str: ...", r"permission_classes=\[", id="Strawberry"
+        ),
+        pytest.param(
+            "import strawberry\nfrom starlette.routing import Route\n"
+            "@requires()\ndef field(root, info: strawberry.Info) -> str: ...",
+            r"permission_classes=\[",
+            id="Strawberry, by its info",
+        ),
+        pytest.param("import sanic\n@requires()\nasync def handler(n: int): ...", "request.transport", id="Sanic"),
+    ],
+)
+def test_a_function_that_gets_no_scope_says_at_decoration_what_to_write(
+    source: str, instead: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "sanic", ModuleType("sanic"))
+    with pytest.raises(TypeError, match=instead):
+        define(source)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        pytest.param("import strawberry\n@requires()\nasync def endpoint(request): ...", id="an unannotated request"),
+        pytest.param(
+            "import strawberry\nfrom fastapi import FastAPI\n@requires()\nasync def endpoint(n: int): ...",
+            id="a module with FastAPI, too",
+        ),
+        pytest.param("from quart import request\n@requires()\nasync def endpoint(request): ...", id="a proxy"),
+    ],
+)
+def test_a_module_may_use_another_framework_beside_starlette(source: str) -> None:
+    define(source)
