@@ -436,7 +436,7 @@ def test_the_provider_takes_the_other_keywords_of_a_provider() -> None:
 
 
 def test_the_provider_has_the_name_by_which_its_tokens_are_revoked() -> None:
-    with pytest.raises(ConfigurationError, match="^name: give it to TokenIssuer"):
+    with pytest.raises(ConfigurationError, match=r"^name: give it to TokenIssuer"):
         issuer().provider(name="own")
 
 
