@@ -104,7 +104,7 @@ async def test_where_tokens_have_no_subject_the_client_must_be_the_same(
     before: Any, after: Any, claim: str | None
 ) -> None:
     app, came = renewing()
-    async with running(app, opened(token(sub=None, client_id=before, exp=NOW + 1))) as run:
+    async with running(app, opened(token(sub=None, client_id=before, exp=NOW + 1)), subject_claim=None) as run:
         await renewed(run, came, token(sub=None, client_id=after, exp=NOW + 100))
     assert (came[0].claim if isinstance(came[0], Refusal) else None) == claim
 
