@@ -1,5 +1,6 @@
 """JWT bearer authentication for any ASGI app."""
 
+from .current import current_token
 from .errors import ConfigurationError, KeysUnavailable, Refusal
 from .identity import JWTCredentials, JWTUser
 from .keys.key_set import KeySet
@@ -41,6 +42,7 @@ __all__ = [
     "Verifier",
     "bearer_header",
     "cookie",
+    "current_token",
     "health",
     "health_routes",
     "renew",

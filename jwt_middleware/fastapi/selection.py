@@ -30,11 +30,15 @@ def select(app: FastAPI, scope: Scope) -> Selected | None:
     """The route of ``app``, or of an app mounted in it, that answers the request of ``scope``, with its method.
 
     None where there is none, and wherever that cannot be told for certain: where only another method would match,
-    where a route is inside an app that is not FastAPI's, and where a middleware that may change the path comes first.
+    where a route is inside an app that is not FastAPI's, where a middleware that may change the path comes first, and
+    where a convertor of a path parameter fails.
     ``scope`` is what the router of ``app`` will see; it stays as it is.
     """
     seen = {**scope, "fastapi": dict(scope.get("fastapi") or ())}
-    return _select(app, seen, "")
+    try:
+        return _select(app, seen, "")
+    except Exception:  # noqa: BLE001  # a convertor may raise anything, `int` for 5,000 digits does
+        return None
 
 
 def _select(app: FastAPI, scope: Scope, prefix: str) -> Selected | None:

@@ -583,3 +583,17 @@ def test_an_override_that_opens_nothing_is_not_logged(caplog: pytest.LogCaptureF
     service.get("/me")
     assert service.get("/me", headers=READER).json() == "ada of another class"
     assert "dependency_overrides" not in caplog.text
+
+
+def test_a_path_that_no_convertor_can_read_is_refused_like_any_other() -> None:
+    app = FastAPI()
+    auth.install(app, docs=True)
+
+    @app.get("/numbers/{number:int}", dependencies=[Depends(auth)])
+    def number(number: int) -> None: ...
+
+    app.dependency_overrides[auth] = admin
+    path = f"/numbers/{'9' * 5000}"
+    assert bare_client(app).get(path).status_code == 401
+    assert bare_client(app).get(path, headers=bearer("x")).status_code == 401
+    assert bare_client(app).get("/numbers/7").status_code == 200
