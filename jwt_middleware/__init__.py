@@ -12,6 +12,7 @@ from .probes import Health, health, health_routes
 from .provider import ANY, Provider
 from .reading.sources import bearer_header, cookie, subprotocol
 from .requires import requires
+from .resolver import ProviderResolver
 from .resource import ProtectedResource
 from .revocation.revoked import Revocation, Revocations
 from .revocation.view import RevocationView
@@ -33,6 +34,7 @@ __all__ = [
     "KeysUnavailable",
     "ProtectedResource",
     "Provider",
+    "ProviderResolver",
     "Refusal",
     "RemoteKeys",
     "Revocation",

@@ -24,6 +24,7 @@ from .reading.access import PublicPaths, PublicRequests, ScopeTest, ask, check_s
 from .reading.origins import Origins
 from .reading.sources import BEARER, Custom, Source, Sources, authorization_line, bearer_header, read_line
 from .refuser import MISSING, RefusalResponse, Refuser, WebSocketRefusals
+from .resolver import ProviderResolver
 from .resource import ProtectedResource, ServedResource
 from .revocation.revoked import Revocations
 from .verifying.token import Token
@@ -57,8 +58,8 @@ class JWTMiddleware:
     ``app``
         Any ASGI application.
     ``providers``
-        A ``Provider`` or several. Without it, the keywords of ``Provider`` (``key``, ``audience``, ...) are taken here
-        and make the only one.
+        A ``Provider`` or several, and at most one ``ProviderResolver``. Without it, the keywords of ``Provider``
+        (``key``, ``audience``, ...) are taken here and make the only one.
     ``allow_anonymous``
         True: a request without a token passes, and its user is anonymous. A request with a bad token is refused all the
         same. Or a plain function of the ASGI scope, which decides for one request at a time; only True lets it pass.
@@ -112,7 +113,7 @@ class JWTMiddleware:
         self,
         app: ASGIApp,
         *,
-        providers: Provider | Iterable[Provider] | None = None,
+        providers: Provider | ProviderResolver | Iterable[Provider | ProviderResolver] | None = None,
         allow_anonymous: bool | ScopeTest = False,
         public: Iterable[str] | ScopeTest = (),
         allow_preflight: bool = False,
@@ -171,7 +172,7 @@ class JWTMiddleware:
         self._resource = None
         challenge_401: dict[str, str] = {}
         if resource is not None:
-            issuers = [issuer for one in self.verifier.providers for issuer in one.issuers]
+            issuers = [issuer for one in self.verifier.providers if one.template is None for issuer in one.issuers]
             app = self._resource = ServedResource(app, resource, issuers, self._sources.bearer_methods)
             challenge = {"resource_metadata": resource.metadata_url, **(challenge or {})}
             if resource.first_scopes:
@@ -419,8 +420,8 @@ def _answering(answer: str, offered: Collection[str], send: Send) -> Send:
 
 
 def _providers(
-    providers: Provider | Iterable[Provider] | None, options: ProviderOptions
-) -> Provider | Iterable[Provider]:
+    providers: Provider | ProviderResolver | Iterable[Provider | ProviderResolver] | None, options: ProviderOptions
+) -> Provider | ProviderResolver | Iterable[Provider | ProviderResolver]:
     known = ProviderOptions.__optional_keys__
     for name in options:
         if name not in known:

@@ -1,6 +1,7 @@
 """Whose tokens are accepted, with which keys, and by which rules?"""
 
 from collections.abc import Awaitable, Callable, Collection, Mapping
+from dataclasses import replace
 from enum import Enum
 from functools import partial
 from inspect import isawaitable, isclass
@@ -12,6 +13,7 @@ from starlette.requests import HTTPConnection
 from ._support.arguments import check_bool, check_callables, check_seconds, check_strings, check_token_hook, show
 from .errors import ConfigurationError, SenderConstrained
 from .events import Events, KeySkipped
+from .issuers import IssuerTemplate, check_tenants, is_template
 from .keys.addresses import is_address
 from .keys.algorithms import check_algorithms
 from .keys.key_set import load_keys_and_skipped
@@ -45,6 +47,7 @@ class ProviderOptions(TypedDict, total=False):
     jwks: str | PathLike[str] | KeySource | None
     audience: str | Collection[str] | Literal[Audience.ANY]
     issuer: str | Collection[str] | None
+    tenants: Collection[str] | Literal[Audience.ANY] | None
     name: str
     algorithms: Collection[str] | None
     allow_weak_keys: bool
@@ -79,6 +82,11 @@ class Provider:
     ``issuer``
         The ``iss`` that a token must have (RFC 7519 4.1.1), one or several, compared to the letter. None: not checked.
         Without ``key`` and ``jwks``, a single https address also leads to the metadata that names the JWK Set.
+    ``tenants``
+        Required where ``issuer`` is a template, such as ``https://login.microsoftonline.com/{tenantid}/v2.0``: the
+        GUIDs of the tenants whose tokens are accepted, or ``ANY`` for every customer of the identity provider. The
+        token's ``tid`` must be the tenant of its issuer. A key whose JWK names an ``issuer`` verifies tokens of that
+        one only.
     ``name``
         A name of its own among providers. Tokens, refusals and logs say it. Default ``jwt``.
     ``algorithms``
@@ -137,6 +145,7 @@ class Provider:
         jwks: str | PathLike[str] | KeySource | None = None,
         audience: str | Collection[str] | Literal[Audience.ANY] | None = None,
         issuer: str | Collection[str] | None = None,
+        tenants: Collection[str] | Literal[Audience.ANY] | None = None,
         name: str = "jwt",
         algorithms: Collection[str] | None = None,
         allow_weak_keys: bool = False,
@@ -170,8 +179,10 @@ class Provider:
             raise ConfigurationError("audience_claim: with audience=ANY no audience is checked; name the audience")
         self.name = name
         self.issuers = () if issuer is None else check_strings("issuer", issuer)
+        self.template = _make_template(self.issuers, tenants)
+        """The template of the issuers, if they are the tenants of one identity provider."""
         allowed = None if algorithms is None else check_algorithms(algorithms)
-        static = _load_static_keys(name, key, allowed, allow_weak_keys)
+        static = _load_static_keys(name, key, allowed, allow_weak_keys, by_issuer=self.template is not None)
         source = _find_source(jwks, () if static.current.keys else self.issuers, allow_weak_keys)
         self.remote = source if isinstance(source, RemoteKeys) else None
         """The keys that are fetched, if there are any."""
@@ -183,10 +194,10 @@ class Provider:
                     "of a JWK Set; or issuer=, a single https address that leads to it"
                 )
             self.keys = static
-        elif self.remote is not None and not static.current.keys and allowed is None:
+        elif self.remote is not None and not static.current.keys and allowed is None and self.template is None:
             self.keys = self.remote
         else:
-            self.keys = ProviderKeys(source, static, allowed)
+            self.keys = ProviderKeys(source, static, allowed, by_issuer=self.template is not None)
         # Integrations may put others in their place.
         self._own_keys = self.keys
         self.rules = ClaimRules(
@@ -256,8 +267,20 @@ def _confirmations(methods: object) -> frozenset[str]:
     return several
 
 
+def _make_template(issuers: tuple[str, ...], tenants: object) -> IssuerTemplate | None:
+    if not any(map(is_template, issuers)):
+        if tenants is not None:
+            raise ConfigurationError(
+                "tenants needs a template as issuer=, for instance https://login.microsoftonline.com/{tenantid}/v2.0"
+            )
+        return None
+    if len(issuers) > 1:
+        raise ConfigurationError("issuer: a template stands alone; give other issuers a Provider of their own")
+    return IssuerTemplate(issuers[0], check_tenants(tenants, ANY))
+
+
 def _load_static_keys(
-    provider: str, key: object, algorithms: Collection[str] | None, allow_weak_keys: bool
+    provider: str, key: object, algorithms: Collection[str] | None, allow_weak_keys: bool, *, by_issuer: bool
 ) -> StaticKeys:
     if key is None:
         return StaticKeys(())
@@ -265,6 +288,8 @@ def _load_static_keys(
     events = Events()
     for one in skipped:
         events.tell(KeySkipped(source=f"provider {provider!r}", reason=one.reason, is_broken=one.is_broken))
+    if by_issuer:
+        keys = tuple(replace(key, issuer=key.published_issuer) for key in keys)
     return StaticKeys(keys, (one.reason for one in skipped))
 
 

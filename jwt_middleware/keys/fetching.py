@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 from .._support.arguments import check_callable, show
 from .._support.redaction import redact_address
 from ..errors import ConfigurationError
+from ..issuers import IssuerTemplate, is_template
 from .addresses import Hosts, check_hosts, host_of, is_address, issuer_of_metadata, origin_of, well_known_addresses
 from .documents import MAX_BODY, DocumentError, check_size, read_jwks_uri, read_login_endpoints, read_max_age
 from .http import Answer, Ask, Client, Fetch, FetchError, OwnClient, UserClient, in_thread
@@ -43,6 +44,10 @@ class Source(Protocol):
         """Do what must be done before anything is asked."""
         ...
 
+    def confine(self, hosts: Hosts) -> None:
+        """Ask no private network but ``hosts``. Raises ``ConfigurationError`` where nothing could be asked then."""
+        ...
+
     async def fetch(self, validator: Validator | None) -> Document:
         """The document as it is now. Raises ``FetchError``, ``DocumentError``, or what the fetcher raises."""
         ...
@@ -71,9 +76,8 @@ def make_source(
     elif (fault := hosts.find_fault(address)) is not None:
         raise ConfigurationError(f"jwks: {fault}")
     url = str(address)
-    hosts = replace(hosts, named=hosts.named | {host_of(url)})
-    client = _make_client(url, fetch, hosts, ca_file, token_file)
-    return Address(url, client) if issuer is None else Discovery(url, client, hosts)
+    client = _make_client(url, fetch, _with_host(hosts, url), ca_file, token_file)
+    return Address(url, client, hosts) if issuer is None else Discovery(url, client, hosts)
 
 
 def _make_file(jwks: object, **unused: object) -> "File":
@@ -116,10 +120,11 @@ class Address:
 
     published = True
 
-    def __init__(self, url: str, client: Client) -> None:
+    def __init__(self, url: str, client: Client, hosts: Hosts) -> None:
         self.host = host_of(url)
         self._url = url
         self._client = client
+        self._hosts = hosts
 
     def __str__(self) -> str:
         return redact_address(self._url)
@@ -127,6 +132,10 @@ class Address:
     async def prepare(self) -> None:
         """Prepare the client."""
         await self._client.prepare()
+
+    def confine(self, hosts: Hosts) -> None:
+        """The address comes from a resolver: its host is not named by the configuration."""
+        self._client.confine(_confine(self._url, self._hosts, hosts))
 
     async def fetch(self, validator: Validator | None) -> Document:
         """The document at the address."""
@@ -143,8 +152,11 @@ class Discovery:
         self.host = host_of(issuer)
         self._issuer = issuer
         self._client = client
-        self._hosts = hosts
-        self._addresses = well_known_addresses(issuer)
+        self._declared = hosts
+        self._hosts = _with_host(hosts, issuer)
+        # The metadata of a template is about all tenants, and names the template as issuer.
+        place = IssuerTemplate(issuer, None).common if is_template(issuer) else issuer
+        self._addresses = well_known_addresses(place)
         self.login_endpoints: tuple[str, str] | None = None
         """What ``read_login_endpoints`` found in the metadata that was fetched last."""
 
@@ -154,6 +166,11 @@ class Discovery:
     async def prepare(self) -> None:
         """Prepare the client."""
         await self._client.prepare()
+
+    def confine(self, hosts: Hosts) -> None:
+        """The issuer comes from a resolver: its host is not named by the configuration."""
+        self._hosts = _confine(self._issuer, self._declared, hosts)
+        self._client.confine(self._hosts)
 
     async def fetch(self, validator: Validator | None) -> Document:
         """The JWK Set that the metadata names now."""
@@ -194,6 +211,9 @@ class File:
     async def prepare(self) -> None:
         """Nothing needs to be prepared."""
 
+    def confine(self, hosts: Hosts) -> None:
+        """Nothing: a file is no host."""
+
     async def fetch(self, validator: Validator | None) -> Document:
         """The file as it is now."""
         return await in_thread(self.read, validator)
@@ -217,6 +237,19 @@ class File:
         # Within one tick of the file system's clock, a second change leaves no trace.
         is_settled = self._clock() - max(stat.st_mtime, stat.st_ctime) >= _TICK
         return Document(body, found if is_settled else None)
+
+
+def _with_host(hosts: Hosts, url: str) -> Hosts:
+    """``hosts`` and the host of ``url``, which the configuration names."""
+    return replace(hosts, named=hosts.named | {host_of(url)})
+
+
+def _confine(url: str, declared: Hosts, hosts: Hosts) -> Hosts:
+    """Both, without the host of ``url``. Raises ``ConfigurationError`` where ``url`` may not be asked then."""
+    both = Hosts(named=declared.named | hosts.named, http=declared.http | hosts.http)
+    if (fault := both.find_fault_of_foreign(url)) is not None:
+        raise ConfigurationError(f"resolve: {fault}")
+    return both
 
 
 def check_issuer(issuer: str, hosts: Hosts) -> None:

@@ -63,6 +63,10 @@ class Client(Protocol):
         """Ask on the running event loop. Nothing stays open afterwards."""
         ...
 
+    def confine(self, hosts: Hosts) -> None:
+        """Ask no private network but ``hosts`` from now on."""
+        ...
+
 
 class OwnClient:
     """HTTP by httpcore2, with connections for one attempt only: nothing outlives it, whatever the event loop does.
@@ -116,6 +120,10 @@ class OwnClient:
         async with self._httpcore2.AsyncConnectionPool(ssl_context=context, network_backend=backend) as pool:
             yield partial(self._ask, pool)
 
+    def confine(self, hosts: Hosts) -> None:
+        """Ask no private network but ``hosts`` from now on."""
+        self._hosts = hosts
+
     async def _ask(self, pool: Any, url: str, etag: str | None) -> Answer:
         headers = {
             "accept": "application/json, application/jwk-set+json;q=0.9, */*;q=0.1",
@@ -159,6 +167,9 @@ class UserClient:
     async def open(self) -> AsyncIterator[Ask]:
         """Ask through the fetcher."""
         yield self._ask
+
+    def confine(self, hosts: Hosts) -> None:
+        """Nothing: only the fetcher knows what a name resolves to."""
 
     async def _ask(self, url: str, etag: str | None) -> Answer:
         here, home = current_token().native_token, _HOMES.get(self._owner)

@@ -30,6 +30,10 @@ class Key:
     material: bytes | PublicKey = field(repr=False)
     algorithms: tuple[str, ...]
     kid: str | None = None
+    issuer: str | None = None
+    """The only issuer whose tokens it verifies, perhaps with a placeholder. None: any."""
+    published_issuer: str | None = None
+    """The issuer that its JWK names. It counts only where issuers share keys: see ``issuer``."""
     _prepared: dict[str, Verify] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def verifies(self, algorithm: str, signing_input: bytes, signature: bytes) -> bool:
@@ -161,8 +165,9 @@ def make_key(material: Material, algorithms: Collection[str] | None, allow_weak_
     allowed = tuple(name for name in suited if algorithms is None or name in algorithms)
     if not allowed:
         raise UnusableKey(f"key: it verifies {', '.join(suited)}, none of which algorithms= allows")
-    kid = material.jwk.get("kid")
-    return Key(material.public, _check_strength(material.public, allowed, allow_weak_keys), kid)
+    kid, issuer = material.jwk.get("kid"), material.jwk.get("issuer")
+    algorithms = _check_strength(material.public, allowed, allow_weak_keys)
+    return Key(material.public, algorithms, kid, published_issuer=issuer if isinstance(issuer, str) else None)
 
 
 def suited_algorithms(material: Material) -> tuple[str, ...]:

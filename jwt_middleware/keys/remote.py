@@ -19,6 +19,7 @@ from .._support.background import Background, Signal
 from .._support.redaction import describe_error
 from ..errors import ConfigurationError, KeysUnavailable
 from ..events import Events, FetchFinished, KeysExpired, KeysFailed, KeysFetched, KeySkipped
+from .addresses import Hosts
 from .algorithms import ALGORITHMS
 from .documents import DocumentError, read_keys
 from .fetching import Discovery, Document, File, make_source
@@ -200,6 +201,19 @@ class RemoteKeys:
         None before the first good fetch, and where the metadata names none. Asking begins nothing.
         """
         return self._source.login_endpoints if isinstance(self._source, Discovery) else None
+
+    @property
+    def host(self) -> str:
+        """The host that is configured; empty for a file."""
+        return self._source.host
+
+    def confine(self, hosts: Hosts) -> None:
+        """Ask no private network but ``hosts`` and those of ``allow_hosts`` and ``allow_http``.
+
+        For keys whose address was not configured: a resolver takes it from a token. Raises ``ConfigurationError`` where
+        it leads to a private network.
+        """
+        self._source.confine(hosts)
 
     @property
     def health(self) -> KeysHealth:

@@ -62,10 +62,21 @@ class StaticKeys:
 
 
 class ProviderKeys:
-    """A source as one provider sees it: narrowed to its algorithms, and with its static keys beside it."""
+    """A source as one provider sees it: narrowed to its algorithms, and with its static keys beside it.
 
-    def __init__(self, source: KeySource, static: StaticKeys, algorithms: Collection[str] | None) -> None:
+    ``by_issuer``: issuers share the keys, so a key whose JWK names an issuer verifies tokens of that one only.
+    """
+
+    def __init__(
+        self,
+        source: KeySource,
+        static: StaticKeys,
+        algorithms: Collection[str] | None,
+        *,
+        by_issuer: bool = False,
+    ) -> None:
         self._source = source
+        self._by_issuer = by_issuer
         self._static = static
         self._algorithms = algorithms
         self._seen: tuple[KeySet | None, KeySet] = (None, static.current)
@@ -79,7 +90,7 @@ class ProviderKeys:
             return self._static.current
         seen, keys = self._seen
         if source is not seen:
-            keys = KeySet((*self._static.current.keys, *_narrow(source.keys, self._algorithms)))
+            keys = KeySet((*self._static.current.keys, *_narrow(source.keys, self._algorithms, self._by_issuer)))
             self._seen = (source, keys)
         return keys
 
@@ -110,8 +121,8 @@ def health_of(source: KeySource) -> KeysHealth:
     return health if isinstance(health, KeysHealth) else KeysHealth(len(source.current.keys))
 
 
-def _narrow(keys: Iterable[Key], algorithms: Collection[str] | None) -> Iterable[Key]:
+def _narrow(keys: Iterable[Key], algorithms: Collection[str] | None, by_issuer: bool) -> Iterable[Key]:
     for key in keys:
         allowed = tuple(name for name in key.algorithms if algorithms is None or name in algorithms)
         if allowed:
-            yield replace(key, algorithms=allowed)
+            yield replace(key, algorithms=allowed, issuer=key.published_issuer if by_issuer else None)

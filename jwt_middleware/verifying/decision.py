@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from ..errors import AlgorithmNotAllowed, BadSignature, NotYetValid, Refusal, Unavailable, UnknownKey
+from ..issuers import fits_issuer
 from ..keys.key_set import KeySet
 from .claims import ClaimRules
 from .compact import Compact, Header
@@ -22,6 +23,8 @@ def decide(
     algorithm = header.algorithm
     found = keys.find(header.kid, algorithm)[:max_checks]
     for key in found:
+        if key.issuer is not None and not fits_issuer(key.issuer, claims):
+            continue
         if key.verifies(algorithm, signing_input, signature):
             return rules.check(header, payload, claims, now)
     raise BadSignature(tried=len(found))

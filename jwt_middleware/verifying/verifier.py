@@ -13,6 +13,7 @@ from .._support.background import Background
 from ..errors import (
     ConfigurationError,
     InvalidClaim,
+    KeysUnavailable,
     MalformedToken,
     MissingClaim,
     Refusal,
@@ -26,6 +27,7 @@ from ..events import Advice, Events, escape
 from ..keys.key_set import MAX_TRIES, KeySet
 from ..keys.source import KeysHealth, StaticKeys
 from ..provider import Provider
+from ..resolver import ProviderResolver, ResolvedProviders
 from ..revocation.revoked import MARGIN, Revocations
 from .compact import Compact, Header, decode, json_object
 from .decision import decide, depends_on_keys, describe, is_temporary, last_word
@@ -87,7 +89,7 @@ class Verifier:
 
     def __init__(
         self,
-        providers: Provider | Iterable[Provider],
+        providers: Provider | ProviderResolver | Iterable[Provider | ProviderResolver],
         *,
         max_token_size: int = MAX_TOKEN_SIZE,
         cache_size: int = CACHE_SIZE,
@@ -95,11 +97,17 @@ class Verifier:
         events: Events | None = None,
         clock: Clock = time.time,
     ) -> None:
-        self.providers: tuple[Provider, ...] = tuple(providers) if isinstance(providers, Iterable) else (providers,)
+        self.providers, resolver = _split(providers)
+        # Resolved providers, and their keys, are put behind the configured ones.
+        self._providers = list(self.providers)
+        self._keys = [provider.keys for provider in self.providers]
         self.max_token_size = check_count("max_token_size", max_token_size, minimum=1)
         self._events = Events() if events is None else events
         # Providers by their indices.
-        self._by_issuer = _index_issuers(self.providers)
+        self._by_issuer = _by_issuer(self.providers)
+        self._templates = tuple(
+            (index, provider.template) for index, provider in enumerate(self.providers) if provider.template is not None
+        )
         self._without_issuer = tuple(index for index, provider in enumerate(self.providers) if not provider.issuers)
         self._rules = {provider.name: provider.rules for provider in self.providers}
         self._validators = {provider.name: provider.validators for provider in self.providers if provider.validators}
@@ -114,14 +122,25 @@ class Verifier:
         self._memory = TokenMemory(check_count("cache_size", cache_size))
         # Looked up once instead of with each request.
         self._find = self._memory.find
-        self._keys = tuple(provider.keys for provider in self.providers)
+        self._resolved = (
+            None
+            if resolver is None
+            else ResolvedProviders(
+                resolver,
+                providers=self._providers,
+                keys=self._keys,
+                check=self._check_resolved,
+                events=self._events,
+            )
+        )
         self._mention_too_many_keys()
         self._mention_unlimited_grants()
         for provider in self.providers:
             provider.rules.scopes.tell = self._tell_of_scopes
-        self.sees_connection = any(provider.sees_connection for provider in self.providers)
+        self.sees_connection = resolver is not None or any(provider.sees_connection for provider in self.providers)
         """Whether a ``validate`` takes the connection."""
-        self.must_admit = bool(self._validators) or self.revocations is not None
+        self._must_validate = bool(self._validators) or resolver is not None
+        self.must_admit = self._must_validate or self.revocations is not None
         """Whether ``admit`` asks anything. If not, a token that is recalled is good."""
 
     async def verify(self, raw: str | bytes, *, key: bytes | None = None, connection: object | None = None) -> Token:
@@ -171,6 +190,26 @@ class Verifier:
         """Do what ``judge`` does, for a token that is not remembered and not too large."""
         compact = decode(raw, self._memory.headers)
         claims = json_object(compact.payload)
+        if self._resolved is not None and (issuer := self._find_unresolved(claims)) is not None:
+            return self._decide_resolved(self._resolved, issuer, compact, claims, key, connection)
+        return self._decide(compact, claims, key, connection)
+
+    async def _decide_resolved(
+        self,
+        resolved: ResolvedProviders,
+        issuer: str,
+        compact: Compact,
+        claims: dict[str, Any],
+        key: bytes,
+        connection: object | None,
+    ) -> Token:
+        await resolved.resolve(issuer)
+        outcome = self._decide(compact, claims, key, connection)
+        return outcome if isinstance(outcome, Token) else await outcome
+
+    def _decide(
+        self, compact: Compact, claims: dict[str, Any], key: bytes, connection: object | None
+    ) -> Token | Coroutine[Any, Any, Token]:
         candidates = self._choose(claims)
         refusals: list[Refusal] = []
         token = self._try(candidates, key, compact, claims, refusals)
@@ -218,7 +257,7 @@ class Verifier:
                 return self._admit_later(token, self.revocations, connection)
             if is_revoked is not False:
                 raise Revoked().about(token)
-        return self._validate(token, connection) if self._validators else token
+        return self._validate(token, connection) if self._must_validate else token
 
     async def _admit_later(self, token: Token, revocations: Revocations, connection: object | None) -> Token:
         try:
@@ -233,7 +272,7 @@ class Verifier:
 
     async def _validate(self, token: Token, connection: object | None) -> Token:
         try:
-            for validate in self._validators.get(token.provider, ()):
+            for validate in self._find_validators(token):
                 result = validate(token, connection)
                 if isawaitable(result):
                     result = await result
@@ -253,7 +292,8 @@ class Verifier:
 
     def login_age(self, token: Token) -> float | None:
         """Seconds since the login behind ``token``, verified here; see ``ClaimRules.login_age``."""
-        return self._rules[token.provider].login_age(token.claims, self._clock())
+        rules = self._rules.get(token.provider) or self._find_resolved(token).rules
+        return rules.login_age(token.claims, self._clock())
 
     async def start(self) -> None:
         """Fetch remote keys and revocations before they are needed. Keep keys fresh on this event loop until ``stop``.
@@ -274,6 +314,8 @@ class Verifier:
         await self._background.stop()
         for keys in self.remote:
             await keys.stop()
+        if self._resolved is not None:
+            await self._resolved.stop()
         if self.revocations is not None:
             await self.revocations.stop()
 
@@ -293,6 +335,15 @@ class Verifier:
             index = self._by_issuer.get(iss)
             if index is not None:
                 return ((index, self._keys[index].current),)
+            for index, template in self._templates:
+                tenant = template.find_tenant(iss)
+                if tenant is not None:
+                    template.check_tenant(claims, tenant)
+                    return ((index, self._keys[index].current),)
+            if self._resolved is not None:
+                resolved = self._resolved.recall(iss)
+                if resolved is not None and resolved.index is not None:
+                    return ((resolved.index, self._keys[resolved.index].current),)
             self._mention_slash(iss)
         if self._without_issuer:
             return [(index, self._keys[index].current) for index in self._without_issuer]
@@ -300,10 +351,36 @@ class Verifier:
             raise MissingClaim(claim="iss")
         if not isinstance(iss, str):
             raise InvalidClaim(claim="iss")
-        if len(self.providers) == 1:
+        if len(self.providers) == 1 and self._resolved is None:
             provider = self.providers[0]
             raise WrongIssuer(provider=provider.name, expected=", ".join(provider.issuers), found=iss)
         raise UnknownIssuer(found=iss)
+
+    def _find_unresolved(self, claims: Mapping[str, Any]) -> str | None:
+        """The issuer that the resolver must be asked about first. None: there is none."""
+        iss = claims.get("iss")
+        if not isinstance(iss, str) or iss in self._by_issuer or self._resolved is None:
+            return None
+        if self._resolved.recall(iss) is not None:
+            return None
+        return None if any(template.find_tenant(iss) is not None for _, template in self._templates) else iss
+
+    def _find_resolved(self, token: Token) -> Provider:
+        resolved = None if self._resolved is None or token.issuer is None else self._resolved.recall(token.issuer)
+        if resolved is None or resolved.index is None:
+            # Its answer has just expired.
+            raise KeysUnavailable(retry_after=1)
+        return self._providers[resolved.index]
+
+    def _find_validators(self, token: Token) -> Sequence[Callable[[Token, object | None], Any]]:
+        if self._resolved is None or token.provider in self._rules:
+            return self._validators.get(token.provider, ())
+        return self._find_resolved(token).validators
+
+    def _check_resolved(self, provider: Provider) -> None:
+        if self.revocations is not None:
+            _check_leeway(provider)
+        provider.rules.scopes.tell = self._tell_of_scopes
 
     def _mention_slash(self, iss: str) -> None:
         near = self._without_slash.get(iss.rstrip("/"))
@@ -350,7 +427,7 @@ class Verifier:
         """Return the token if one of ``candidates`` accepts it, and remember it; else add each one's refusal."""
         checks = MAX_CHECKS
         for index, keys in candidates:
-            rules = self.providers[index].rules
+            rules = self._providers[index].rules
             try:
                 good_from, facts = decide(compact, claims, keys, rules, self._clock(), checks)
             except Refusal as refusal:
@@ -375,7 +452,7 @@ class Verifier:
                 keys = await self._keys[index].refreshed(header.kid, header.algorithm)
             except Refusal as refusal:
                 # Without its traceback, which holds this frame.
-                described = describe(refusal, self.providers[index].rules, header, claims)
+                described = describe(refusal, self._providers[index].rules, header, claims)
                 refusals.append(described.with_traceback(None))
             else:
                 if keys is not before:
@@ -404,39 +481,52 @@ def _check_revocations(revocations: Revocations, providers: Sequence[Provider]) 
                 f"revocations must have a method {name}(); a {type(revocations).__name__} has none"
             )
     names = [provider.name for provider in providers]
-    # Sessions say whose tokens they revoke. Under another name, nothing would be refused.
+    # Sessions say whose tokens they end. Under another name nothing would be refused.
     ended = getattr(revocations, "provider", None)
     if isinstance(ended, str) and ended not in names:
         raise ConfigurationError(
-            f"revocations: they are for the provider {ended!r}, but the providers are {', '.join(map(repr, names))}; "
-            "give both the same name, with TokenIssuer(name=...)"
+            f"revocations: they are for the provider {ended!r}, and there are {', '.join(map(repr, names))}; give both "
+            "one name, with TokenIssuer(name=...)"
         )
     for provider in providers:
-        if provider.rules.leeway > MARGIN:
-            # A revocation is forgotten that long after the last token that it revokes.
-            raise ConfigurationError(
-                f"leeway must be {MARGIN} or less together with revocations=, not {provider.rules.leeway!r}"
-            )
+        _check_leeway(provider)
     return revocations
 
 
-def _index_issuers(providers: tuple[Provider, ...]) -> dict[str, int]:
-    """Return the index of the provider of each issuer."""
-    if not providers:
+def _check_leeway(provider: Provider) -> None:
+    if provider.rules.leeway > MARGIN:
+        # Revocations are forgotten that long after what they end.
+        raise ConfigurationError(
+            f"leeway: beside revocations= it must be {MARGIN} or less, not {provider.rules.leeway!r}"
+        )
+
+
+def _split(
+    given: Provider | ProviderResolver | Iterable[Provider | ProviderResolver],
+) -> tuple[tuple[Provider, ...], ProviderResolver | None]:
+    several = tuple(given) if isinstance(given, Iterable) else (given,)
+    resolvers = [one for one in several if isinstance(one, ProviderResolver)]
+    if len(resolvers) > 1:
+        raise ConfigurationError("providers: one ProviderResolver is enough; it can ask several places itself")
+    if not several:
         raise ConfigurationError("providers: at least one Provider is needed")
+    return tuple(one for one in several if not isinstance(one, ProviderResolver)), next(iter(resolvers), None)
+
+
+def _by_issuer(providers: tuple[Provider, ...]) -> dict[str, int]:
     names: set[str] = set()
     by_issuer: dict[str, int] = {}
-    for index, provider in enumerate(providers):
+    for place, provider in enumerate(providers):
         if not isinstance(provider, Provider):
             raise ConfigurationError(f"providers must be Provider objects, not {type(provider).__name__}")
         if provider.name in names:
-            raise ConfigurationError(f"providers: the name {provider.name!r} is used twice; give each its own name=")
+            raise ConfigurationError(f"providers: the name {provider.name!r} stands twice; give each its own name=")
         names.add(provider.name)
-        for issuer in provider.issuers:
+        for issuer in () if provider.template is not None else provider.issuers:
             if issuer in by_issuer:
                 raise ConfigurationError(
                     f"providers: {providers[by_issuer[issuer]].name!r} and {provider.name!r} both have the issuer "
-                    f"{issuer!r}; make one Provider of them, with all keys and audiences"
+                    f"{issuer!r}; make them one Provider with all keys and audiences"
                 )
-            by_issuer[issuer] = index
+            by_issuer[issuer] = place
     return by_issuer

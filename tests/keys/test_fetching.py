@@ -43,7 +43,7 @@ ISSUER = "https://login.example"
 
 def address(url: str, fetch: Fetch | None = None) -> Address:
     hosts = Hosts(named=frozenset({host_of(url)}))
-    return Address(url, OwnClient(hosts) if fetch is None else UserClient(fetch))
+    return Address(url, OwnClient(hosts) if fetch is None else UserClient(fetch), hosts)
 
 
 def discovery(issuer: str, fetch: Fetch) -> Discovery:
