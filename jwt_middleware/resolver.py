@@ -87,7 +87,6 @@ class ResolvedProviders:
     def __init__(
         self,
         resolver: ProviderResolver,
-        *,
         providers: MutableSequence[Provider],
         keys: MutableSequence[KeySource],
         check: Callable[[Provider], None],

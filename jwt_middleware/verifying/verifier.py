@@ -11,7 +11,6 @@ import anyio
 from .._support.arguments import check_callable, check_count, check_seconds
 from .._support.background import Background
 from ..errors import (
-    ConfigurationError,
     InvalidClaim,
     KeysUnavailable,
     MalformedToken,
@@ -24,12 +23,13 @@ from ..errors import (
     WrongIssuer,
 )
 from ..events import Advice, Events, escape
-from ..keys.key_set import MAX_TRIES, KeySet
+from ..keys.key_set import KeySet
 from ..keys.source import KeysHealth, StaticKeys
 from ..provider import Provider
 from ..resolver import ProviderResolver, ResolvedProviders
-from ..revocation.revoked import MARGIN, Revocations
+from ..revocation.revoked import Revocations
 from .compact import Compact, Header, decode, json_object
+from .configuration import check_leeway, check_revocations, find_doubts, index_issuers, split_providers
 from .decision import decide, depends_on_keys, describe, is_temporary, last_word
 from .memory import END, TokenMemory
 from .token import Token
@@ -97,14 +97,14 @@ class Verifier:
         events: Events | None = None,
         clock: Clock = time.time,
     ) -> None:
-        self.providers, resolver = _split(providers)
+        self.providers, resolver = split_providers(providers)
         # Resolved providers, and their keys, are put behind the configured ones.
         self._providers = list(self.providers)
         self._keys = [provider.keys for provider in self.providers]
         self.max_token_size = check_count("max_token_size", max_token_size, minimum=1)
         self._events = Events() if events is None else events
         # Providers by their indices.
-        self._by_issuer = _by_issuer(self.providers)
+        self._by_issuer = index_issuers(self.providers)
         self._templates = tuple(
             (index, provider.template) for index, provider in enumerate(self.providers) if provider.template is not None
         )
@@ -113,7 +113,7 @@ class Verifier:
         self._validators = {provider.name: provider.validators for provider in self.providers if provider.validators}
         remote = (provider.remote for provider in self.providers)
         self.remote = tuple(dict.fromkeys(keys for keys in remote if keys is not None))
-        self.revocations = None if revocations is None else _check_revocations(revocations, self.providers)
+        self.revocations = None if revocations is None else check_revocations(revocations, self.providers)
         self._background = Background("keeping keys fresh")
         self._without_slash = {issuer.rstrip("/"): issuer for issuer in self._by_issuer}
         check_callable("clock", clock)
@@ -122,19 +122,12 @@ class Verifier:
         self._memory = TokenMemory(check_count("cache_size", cache_size))
         # Looked up once instead of with each request.
         self._find = self._memory.find
-        self._resolved = (
-            None
-            if resolver is None
-            else ResolvedProviders(
-                resolver,
-                providers=self._providers,
-                keys=self._keys,
-                check=self._check_resolved,
-                events=self._events,
-            )
-        )
-        self._mention_too_many_keys()
-        self._mention_unlimited_grants()
+        self._resolved: ResolvedProviders | None = None
+        if resolver is not None:
+            check = self._check_resolved
+            self._resolved = ResolvedProviders(resolver, self._providers, self._keys, check, self._events)
+        for once, text in find_doubts(self.providers, MAX_CHECKS):
+            self._events.tell(Advice(text=text), once=once)
         for provider in self.providers:
             provider.rules.scopes.tell = self._tell_of_scopes
         self.sees_connection = resolver is not None or any(provider.sees_connection for provider in self.providers)
@@ -379,7 +372,7 @@ class Verifier:
 
     def _check_resolved(self, provider: Provider) -> None:
         if self.revocations is not None:
-            _check_leeway(provider)
+            check_leeway(provider)
         provider.rules.scopes.tell = self._tell_of_scopes
 
     def _mention_slash(self, iss: str) -> None:
@@ -393,28 +386,6 @@ class Verifier:
 
     def _tell_of_scopes(self, text: str, error: BaseException | None) -> None:
         self._events.tell(Advice(text=text), once=text, exc_info=error)
-
-    def _mention_unlimited_grants(self) -> None:
-        unlimited = [provider.name for provider in self.providers if provider.rules.scopes.may_grant is None]
-        if len(self.providers) > 1 and unlimited:
-            text = (
-                f"tokens of {', '.join(map(repr, unlimited[:8]))} can grant any scope; where providers are not trusted "
-                'alike, name the scopes that each can grant, for instance Provider(..., may_grant=["orders:read"])'
-            )
-            self._events.tell(Advice(text=text), once="may_grant")
-
-    def _mention_too_many_keys(self) -> None:
-        # Only these: to look at keys that are fetched begins a fetch, which needs an event loop.
-        sources = [self._keys[index] for index in self._without_issuer]
-        static = [source.current for source in sources if isinstance(source, StaticKeys)]
-        for algorithm in sorted({algorithm for keys in static for key in keys.keys for algorithm in key.algorithms}):
-            tried = sum(min(MAX_TRIES, sum(algorithm in key.algorithms for key in keys.keys)) for keys in static)
-            if tried > MAX_CHECKS:
-                text = (
-                    f"providers without issuer= have {tried} keys for {algorithm}, but a token is tried with "
-                    f"{MAX_CHECKS} at most; give each Provider its issuer="
-                )
-                self._events.tell(Advice(text=text), once="too many keys")
 
     def _try(
         self,
@@ -472,61 +443,3 @@ async def _prefetch(revocations: Revocations) -> None:
     # Requests will say what is wrong.
     with suppress(RevocationsUnavailable):
         await revocations.catch_up()
-
-
-def _check_revocations(revocations: Revocations, providers: Sequence[Provider]) -> Revocations:
-    for name in ("is_revoked", "catch_up", "stop"):
-        if not callable(getattr(revocations, name, None)):
-            raise ConfigurationError(
-                f"revocations must have a method {name}(); a {type(revocations).__name__} has none"
-            )
-    names = [provider.name for provider in providers]
-    # Sessions say whose tokens they end. Under another name nothing would be refused.
-    ended = getattr(revocations, "provider", None)
-    if isinstance(ended, str) and ended not in names:
-        raise ConfigurationError(
-            f"revocations: they are for the provider {ended!r}, and there are {', '.join(map(repr, names))}; give both "
-            "one name, with TokenIssuer(name=...)"
-        )
-    for provider in providers:
-        _check_leeway(provider)
-    return revocations
-
-
-def _check_leeway(provider: Provider) -> None:
-    if provider.rules.leeway > MARGIN:
-        # Revocations are forgotten that long after what they end.
-        raise ConfigurationError(
-            f"leeway: beside revocations= it must be {MARGIN} or less, not {provider.rules.leeway!r}"
-        )
-
-
-def _split(
-    given: Provider | ProviderResolver | Iterable[Provider | ProviderResolver],
-) -> tuple[tuple[Provider, ...], ProviderResolver | None]:
-    several = tuple(given) if isinstance(given, Iterable) else (given,)
-    resolvers = [one for one in several if isinstance(one, ProviderResolver)]
-    if len(resolvers) > 1:
-        raise ConfigurationError("providers: one ProviderResolver is enough; it can ask several places itself")
-    if not several:
-        raise ConfigurationError("providers: at least one Provider is needed")
-    return tuple(one for one in several if not isinstance(one, ProviderResolver)), next(iter(resolvers), None)
-
-
-def _by_issuer(providers: tuple[Provider, ...]) -> dict[str, int]:
-    names: set[str] = set()
-    by_issuer: dict[str, int] = {}
-    for place, provider in enumerate(providers):
-        if not isinstance(provider, Provider):
-            raise ConfigurationError(f"providers must be Provider objects, not {type(provider).__name__}")
-        if provider.name in names:
-            raise ConfigurationError(f"providers: the name {provider.name!r} stands twice; give each its own name=")
-        names.add(provider.name)
-        for issuer in () if provider.template is not None else provider.issuers:
-            if issuer in by_issuer:
-                raise ConfigurationError(
-                    f"providers: {providers[by_issuer[issuer]].name!r} and {provider.name!r} both have the issuer "
-                    f"{issuer!r}; make them one Provider with all keys and audiences"
-                )
-            by_issuer[issuer] = place
-    return by_issuer
