@@ -1,0 +1,64 @@
+"""Every server stops as fast as with a bare app, and without a traceback of ours."""
+
+import signal
+import time
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jwt_middleware.testing import IdentityProvider
+
+from ..support import bearer
+from .running import SERVERS, Server, started
+from .stopping import tokens
+
+STOP_SECONDS = 20
+
+
+@pytest.fixture(scope="module")
+def identity_provider() -> Iterator[IdentityProvider]:
+    with IdentityProvider() as provider:
+        yield provider
+
+
+def stop(server: Server, app: str, raw: str, log: Path, how: signal.Signals) -> tuple[float, str]:
+    """The seconds that ``server`` takes to stop once it has answered a request, and its output."""
+    with started(server, f"tests.servers.stopping:{app}", log) as running:
+        assert running.client.get("/", headers=bearer(raw)).text == "hello"
+        # Otherwise servers wait for the connection to end.
+        running.client.close()
+        began = time.monotonic()
+        running.process.send_signal(how)
+        running.process.wait(STOP_SECONDS)
+        return time.monotonic() - began, log.read_text()
+
+
+@cache
+def bare_seconds(server: Server, folder: Path) -> float:
+    return stop(server, "bare", tokens.mint("ada"), folder / "bare", signal.SIGTERM)[0]
+
+
+APPS = ["memory", "sqlite", "sqlite_without_lifespan", "remote"]
+
+
+@pytest.mark.parametrize("server", SERVERS)
+@pytest.mark.parametrize("app", APPS)
+def test_a_server_stops_no_later_than_with_a_bare_app(
+    server: Any,
+    app: str,
+    identity_provider: IdentityProvider,
+    tmp_path: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("STORE", str(tmp_path / "sessions.db"))
+    monkeypatch.setenv("ISSUER", identity_provider.issuer)
+    raw = identity_provider.mint(aud="orders") if app == "remote" else tokens.mint("ada")
+    seconds, output = stop(server, app, raw, tmp_path / "log", signal.SIGTERM)
+    assert seconds <= bare_seconds(server, tmp_path_factory.getbasetemp()) + 1
+    assert "Traceback" not in output
+    assert "CancelledError" not in output
+    assert "never awaited" not in output
