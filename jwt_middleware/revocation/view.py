@@ -184,15 +184,15 @@ class RevocationView:
         return reader
 
     async def _read_on(self, reader: "_Reader") -> None:
-        async with anyio.create_task_group() as reads:
-            while True:
-                reader.wanted = Event()
-                if reader.under_way < MOST_READS and not self._is_paging:
-                    reader.begin(self._clock())
-                    reads.start_soon(self._read, reader)
-                is_patient = self._is_out or reader.under_way >= MANY_READS
-                with anyio.move_on_after(PATIENT_INTERVAL if is_patient else INTERVAL):
-                    await reader.wanted.wait()
+        while True:
+            reader.wanted = Event()
+            if reader.under_way < MOST_READS and not self._is_paging:
+                reader.begin(self._clock())
+                # Not in a task group of this task: a read whose loop ends before it began must leave nothing behind.
+                self._background.start(partial(self._read, reader), ended=reader.finish)
+            is_patient = self._is_out or reader.under_way >= MANY_READS
+            with anyio.move_on_after(PATIENT_INTERVAL if is_patient else INTERVAL):
+                await reader.wanted.wait()
 
     async def _read(self, reader: "_Reader") -> None:
         try:
@@ -207,8 +207,6 @@ class RevocationView:
         else:
             reader.misses = 0
             self._take(began)
-        finally:
-            reader.finish()
 
     async def _read_pages(self) -> float:
         """Read to the end of the log; when the read of the last page began.

@@ -136,6 +136,7 @@ async def test_after_the_event_loop_was_held_a_read_begins_at_once(log: Log) -> 
     await view.stop()
 
 
+@pytest.mark.virtual_time
 async def test_a_long_log_is_read_in_pieces(log: Log) -> None:
     view = view_of(log)
     log.ended = [str(number) for number in range(2 * BATCH + 1)]

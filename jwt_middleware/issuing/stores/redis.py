@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import cache
 from importlib.resources import files
+from inspect import signature
 from math import ceil
 from secrets import token_hex
 from typing import Any, TypeAlias
@@ -238,6 +239,7 @@ class _Client:
 
 def _from_address(address: str) -> MakeClient:
     from redis.asyncio import BlockingConnectionPool, Redis
+    from redis.asyncio.connection import AbstractConnection
     from redis.asyncio.retry import Retry
     from redis.backoff import NoBackoff
     from redis.exceptions import ConnectionError
@@ -248,6 +250,10 @@ def _from_address(address: str) -> MakeClient:
         raise ConfigurationError("server must be an address, redis://host:6379/0 for instance, or make a client")
     address = f"{scheme.replace('valkey', 'redis')}://{rest}"
 
+    # Releases of redis-py differ in how a client is told not to introduce itself.
+    is_new = "driver_info" in signature(AbstractConnection.__init__).parameters
+    silent: dict[str, Any] = {"driver_info": None} if is_new else {"lib_name": None, "lib_version": None}
+
     def make_client() -> Any:
         pool = BlockingConnectionPool.from_url(
             address,
@@ -257,8 +263,7 @@ def _from_address(address: str) -> MakeClient:
             socket_connect_timeout=SOCKET_SECONDS,
             # Without greetings: a new connection to a slow server costs no more than its first step.
             protocol=2,
-            lib_name=None,
-            lib_version=None,
+            **silent,
             # Once, because a server that was away leaves dead connections in the pool. Each script knows a step that
             # it has done already by its mark.
             retry=Retry(NoBackoff(), 1, supported_errors=(ConnectionError,)),
