@@ -178,7 +178,10 @@ def renewing() -> tuple[ASGIApp, list[Any]]:
                 assert (scope["auth"].token, scope["user"]) == before
                 came.append(refusal)
             else:
-                came.append((scope["user"].identity, scope["auth"].token.expires_at, scope["auth"].scopes))
+                held = scope["auth"].token
+                # A user without a subject has no identity to read.
+                identity = None if held.subject is None else scope["user"].identity
+                came.append((identity, held.expires_at, scope["auth"].scopes))
 
     return app, came
 

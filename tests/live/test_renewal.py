@@ -15,6 +15,7 @@ from jwt_middleware.errors import (
     Expired,
     InvalidClaim,
     MalformedToken,
+    MissingClaim,
     Refusal,
     Revoked,
     UserRefused,
@@ -53,7 +54,7 @@ OURS: dict[str, Any] = {"iss": "https://ours.example"}
     ("new_token", "refusal"),
     [
         pytest.param(token(**OURS, sub="bob", exp=NOW + 100), InvalidClaim, id="another subject"),
-        pytest.param(token(**OURS, sub=None, exp=NOW + 100), InvalidClaim, id="no subject"),
+        pytest.param(token(**OURS, sub=None, exp=NOW + 100), MissingClaim, id="no subject"),
         pytest.param(token("x" * 32, iss="https://theirs.example", exp=NOW + 100), WrongIssuer, id="another provider"),
         pytest.param(token(iss="https://sister.example", exp=NOW + 100), WrongIssuer, id="another issuer"),
         pytest.param(token(**OURS, exp=NOW - LEEWAY), Expired, id="expired"),
