@@ -20,7 +20,7 @@ from zipfile import ZipFile
 ROOT = Path(__file__).parent.parent
 PACKAGE = "jwt_middleware"
 
-MAX_WHEEL = 300 * 1024
+MAX_WHEEL = 340 * 1024
 """Bytes. What makes it larger than this is worth a second look."""
 
 MAX_IMPORT = 0.15
