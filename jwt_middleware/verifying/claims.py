@@ -113,7 +113,7 @@ class ClaimRules:
         if session_id.__class__ is not str:
             session_id = None
         # In the order of ``Facts``.
-        return good_from, (
+        return good_from, (  # pyright: ignore[reportReturnType]  # Comparing a class narrows nothing.
             self.provider,
             header.json,
             payload,

@@ -154,7 +154,7 @@ def _check_function(function: ScopeFunction) -> ScopeFunction:
 
 
 def _check_paths(claim: object) -> tuple[ClaimPath, ...]:
-    paths = tuple(claim) if isinstance(claim, list) else (claim,)
+    paths: tuple[Any, ...] = tuple(claim) if isinstance(claim, list) else (claim,)
     for path in paths:
         steps = path if isinstance(path, tuple) else (path,)
         if not steps or not all(isinstance(step, str) and step for step in steps):

@@ -234,6 +234,7 @@ async def test_what_was_measured_on_one_event_loop_counts_on_the_next() -> None:
             except LoginRefused:
                 refused.append("refused")
 
+        at_once = 0
         async with anyio.create_task_group() as tasks:
             for _ in range(20):
                 tasks.start_soon(one)

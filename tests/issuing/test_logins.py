@@ -273,8 +273,9 @@ async def test_a_cancelled_login_counts_for_its_address_only_and_only_after_its_
 
     throttle = Throttle(account_failures=1, address_failures=2)
     starlette = app(authenticate, routes={"throttle": throttle})
+    first = anyio.CancelScope()
     async with anyio.create_task_group() as tasks:
-        with anyio.CancelScope() as first:
+        with first:
 
             async def hang_up() -> None:
                 await to_thread.run_sync(started.wait, 10)

@@ -407,8 +407,8 @@ async def test_a_step_waits_for_a_place_for_a_while_and_only_so_many_wait() -> N
         except StoreUnavailable:
             refused.append(anyio.current_time())
 
+    began = anyio.current_time()
     async with anyio.create_task_group() as together:
-        began = anyio.current_time()
         for _ in range(AT_ONCE + MOST_WAITING + 1):
             together.start_soon(wait)
     assert len(refused) == MOST_WAITING + 1

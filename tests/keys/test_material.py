@@ -14,6 +14,7 @@ from jwt_middleware.keys.jwk import public_jwk
 from jwt_middleware.keys.key_set import load_foreign_keys, load_keys
 from jwt_middleware.keys.material import PublicKey
 
+from ..support import b64
 from ..support.keys import ED448, ED25519, RSA, jwk, pem
 
 # The encodings of the eight points of small order on edwards25519, with both signs, and those that are not canonical.
@@ -59,7 +60,7 @@ MODULI = {
 
 def rsa_jwk(n: int) -> dict[str, Any]:
     data = n.to_bytes((n.bit_length() + 7) // 8, "big")
-    return {"kty": "RSA", "n": jwt.utils.base64url_encode(data).decode(), "e": "AQAB"}
+    return {"kty": "RSA", "n": b64(data).decode(), "e": "AQAB"}
 
 
 @pytest.mark.parametrize("key", [pytest.param(key, id=name) for name, key in DEGENERATE.items()])
