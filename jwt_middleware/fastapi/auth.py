@@ -11,6 +11,7 @@ from starlette.types import Receive, Scope, Send
 
 from .._support.arguments import check_bool
 from ..errors import ConfigurationError
+from ..events import Handler
 from ..identity import JWTCredentials, JWTUser
 from ..issuing import Sessions, TokenIssuer
 from ..middleware import JWTMiddleware, LoadUser
@@ -45,6 +46,8 @@ class MiddlewareOptions(ProviderOptions, total=False):
     websocket_refusals: WebSocketRefusals
     challenge: Mapping[str, str] | None
     resource: ProtectedResource | None
+    on_event: Handler | None
+    debug: bool
     max_token_size: int
     cache_size: int
     clock: Clock
@@ -217,5 +220,4 @@ def _with_sessions(sessions: Sessions | TokenIssuer, options: dict[str, Any]) ->
     }
 
 
-async def _no_app(scope: Scope, receive: Receive, send: Send) -> None:
-    raise RuntimeError("this middleware only checks its arguments")
+async def _no_app(scope: Scope, receive: Receive, send: Send) -> None: ...

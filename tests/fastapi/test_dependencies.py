@@ -15,6 +15,7 @@ from jwt_middleware import ConfigurationError, JWTMiddleware, JWTUser, Refusal, 
 from jwt_middleware.errors import UserRefused
 from jwt_middleware.fastapi import Auth
 from jwt_middleware.fastapi.auth import MiddlewareOptions
+from jwt_middleware.issuing import TokenIssuer
 from jwt_middleware.provider import ProviderOptions
 
 from ..support import bare_client, bearer, token
@@ -548,3 +549,8 @@ def test_it_takes_every_keyword_of_the_middleware() -> None:
 def test_an_argument_that_cannot_work_is_refused_at_construction(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigurationError, match=message):
         Auth(**options)
+
+
+def test_sessions_say_whose_tokens_are_accepted() -> None:
+    with pytest.raises(ConfigurationError, match="audience cannot stand beside sessions="):
+        Auth(sessions=TokenIssuer("a secret of thirty-two bytes, yes", "orders"), audience="others")
