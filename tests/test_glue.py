@@ -1,0 +1,61 @@
+"""What the modules for other frameworks do where no real client gets to."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import anyio
+import pytest
+
+from jwt_middleware import JWTMiddleware
+from jwt_middleware.socketio import authenticate
+from jwt_middleware.strawberry import scope_of
+
+from .support import NOW, SECRET, Clock, http, sent, token
+
+
+def test_the_scope_of_a_strawberry_context_is_found_wherever_it_is() -> None:
+    scope = {"type": "http"}
+    holder = SimpleNamespace(scope=scope)
+    for connection in (holder, SimpleNamespace(consumer=holder)):
+        for name in ("request", "ws", "websocket", "connection"):
+            assert scope_of({name: connection}) is scope
+            assert scope_of(SimpleNamespace(**{name: connection})) is scope
+    with pytest.raises(RuntimeError, match="give it the request"):
+        scope_of({})
+
+
+class Server:
+    """A Socket.IO server on which no client stays."""
+
+    def __init__(self) -> None:
+        self.manager = SimpleNamespace(is_connected=lambda sid, namespace: False)
+        self.left: list[str] = []
+
+    async def disconnect(self, sid: str, namespace: str) -> None:
+        self.left.append(sid)
+
+    def session(self, sid: str, namespace: str) -> Any:
+        class Session:
+            async def __aenter__(self) -> dict[str, Any]:
+                return {}
+
+            async def __aexit__(self, *_: object) -> None: ...
+
+        return Session()
+
+
+@pytest.mark.anyio
+@pytest.mark.virtual_time
+async def test_socketio_clients_that_have_gone_are_swept_once_they_are_settled() -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        server = Server()
+        for number in range(200):
+            await authenticate(server, str(number), {"asgi.scope": scope}, None)
+        assert middleware.open_connections == 200
+        await anyio.sleep(61)
+        for number in range(200, 264):
+            await authenticate(server, str(number), {"asgi.scope": scope}, None)
+        assert middleware.open_connections < 200
+
+    middleware = JWTMiddleware(app, key=SECRET, audience="orders", clock=Clock())
+    await sent(middleware, http("/", f"Bearer {token(exp=NOW + 900)}".encode()))
