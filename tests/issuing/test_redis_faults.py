@@ -136,7 +136,7 @@ async def losing_store(server: RedisServer) -> Any:
         pool = redis.asyncio.ConnectionPool(
             connection_class=Losing, host="127.0.0.1", port=server.port, protocol=2, retry=retry
         )
-        return redis.asyncio.Redis(connection_pool=pool, retry=retry)
+        return redis.asyncio.Redis.from_pool(pool)
 
     store = RedisStore(make_client, prefix=token_hex(4))
     await store.read("s", REALM)

@@ -25,7 +25,7 @@ def explain(error: BaseException, prefix: str) -> str:
             f"{name}: this server does not know scripts, as a Sentinel does not; for Sentinels give the store a "
             "function that makes the master's client: RedisStore(lambda: Sentinel([...]).master_for(name))"
         )
-    if name == "NoPermissionError" or "NOPERM" in reply or "ACL failure" in reply or "no permissions" in reply:
+    if name == "NoPermissionError" or "NOPERM" in reply or "ACL failure" in reply or "can't run this command" in reply:
         return f"{name}: the ACL of this user must allow ~{prefix}* {COMMANDS}"
     if "SSL" in name or "SSL" in reply or "SSL" in type(error.__cause__).__name__:
         reason = getattr(error, "reason", None) or getattr(error.__cause__, "reason", None) or "SSLError"
