@@ -265,16 +265,16 @@ class JWTMiddleware:
                 is_missing = False
                 # Its traceback holds this frame, which holds the refusal: a circle for the garbage collector.
                 refusal = raised.with_traceback(None)
-            # 5. Refuse, or ignore the refusal.
+            # 5. Refuse, or ignore the refusal. pyright cannot tell that is_missing comes with every refusal.
             if refusal is not None:
-                if not self._may_pass(scope, is_missing):
+                if not self._may_pass(scope, is_missing):  # pyright: ignore[reportPossiblyUnboundVariable]
                     await self.refuser(refusal, scope, receive, send)
                     return
-                if not is_missing:
+                if not is_missing:  # pyright: ignore[reportPossiblyUnboundVariable]
                     self.refuser.tell(refusal, scope, ignored=True)
                 token, scope["user"] = None, JWTUser(None)
             # 6. In place, as Starlette's own middleware does: outer tracing reads what routers add to this dict.
-            scope["auth"] = JWTCredentials(token, self.refuser)
+            scope["auth"] = JWTCredentials(token, self.refuser)  # pyright: ignore[reportPossiblyUnboundVariable]
             scope[SCOPE_KEY] = self
             if kind == "websocket":
                 app = self._serve_websocket

@@ -99,7 +99,7 @@ def look_at_revocations(revocations: object) -> tuple[RevocationsHealth | None, 
     ask = getattr(revocations, "health", None)
     if not callable(ask):
         return None, None
-    found = ask()
+    found: Any = ask()
     described = _described(found.revocations_usable, found.revocations_age, found.revocations_error)
     return described, found.store_error
 

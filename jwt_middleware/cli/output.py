@@ -11,8 +11,8 @@ _COLOURS: Final = {"green": "32", "red": "31", "yellow": "33", "dim": "2", "bold
 
 def paint(text: str, colour: str, stream: TextIO | None = None) -> str:
     """``text`` in ``colour`` where ``stream`` is a terminal and NO_COLOR is not set (https://no-color.org)."""
-    stream = stream or sys.stdout
-    if not stream.isatty() or os.environ.get("NO_COLOR"):
+    shown_on: TextIO = stream or sys.stdout
+    if not shown_on.isatty() or os.environ.get("NO_COLOR"):
         return text
     return f"\x1b[{_COLOURS[colour]}m{text}\x1b[0m"
 

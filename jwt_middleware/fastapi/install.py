@@ -63,7 +63,8 @@ class _Gate:
         self.auth = auth
         self.app = app
         also: Any = auth.options.get("public", ())
-        self._public = (public, PublicRequests(also) if callable(also) else PublicPaths(also))
+        more = PublicRequests(also) if callable(also) else PublicPaths(also)  # pyright: ignore[reportArgumentType]
+        self._public = (public, more)
         self._docs = docs
         self._anonymous = auth.options.get("allow_anonymous", False)
         self._events = Events()

@@ -280,7 +280,7 @@ def _from_address(address: str) -> MakeClient:
 @cache
 def _scripts() -> dict[str, str]:
     """The scripts by their names, each with what it begins with."""
-    folder = files(__package__) / "redis_scripts"
+    folder = files(__name__.rpartition(".")[0]) / "redis_scripts"
     texts = {file.name.removesuffix(".lua"): file.read_text() for file in folder.iterdir()}
     seconds = {
         "RETENTION": RETENTION,

@@ -138,8 +138,8 @@ class StepQueue:
                 self._usual += (taken - self._usual) / 4
             for step in steps:
                 step.done.set()
-            # A step refers to its store, which must not live as long as this thread.
-            del step, steps
+            # A step refers to its store, which must not live as long as this thread. There was at least one step.
+            del step, steps  # pyright: ignore[reportPossiblyUnboundVariable]
 
     def _do(self, steps: "list[Step[Any]]") -> None:
         now = monotonic()
