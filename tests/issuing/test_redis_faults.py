@@ -2,7 +2,7 @@
 
 import asyncio
 import ssl
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from secrets import token_hex
@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import redis
 import redis.asyncio
+import redis.exceptions
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
@@ -128,7 +129,7 @@ class Losing(redis.asyncio.Connection):
 
 
 @asynccontextmanager
-async def losing_store(server: RedisServer) -> Any:
+async def losing_store(server: RedisServer) -> AsyncIterator[RedisStore]:
     """A store whose client sends a step again when the connection breaks, as redis-py does by itself."""
 
     def make_client() -> Any:

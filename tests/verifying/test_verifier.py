@@ -152,7 +152,9 @@ async def test_a_check_decides_about_each_request_with_a_token_that_is_bound(is_
     assert len(asked) == 3
 
 
-@pytest.mark.parametrize("result", [False, None, 1, "yes", (True, "yes"), object()], ids=repr)
+@pytest.mark.parametrize(
+    "result", [False, None, 1, "yes", (True, "yes"), pytest.param(object(), id="an object")], ids=repr
+)
 async def test_a_check_of_a_bound_token_accepts_with_true_alone(result: Any) -> None:
     await refused(SenderConstrained, token(**BOUND), accept_cnf=lambda token: result)
     await refused(SenderConstrained, token(**BOUND), accept_cnf=lambda token: result, validate=lambda token: True)
