@@ -88,7 +88,7 @@ def _read_network(number: int, name: str) -> IPv4Network | IPv6Network:
     try:
         network = ip_network(name)
     except ValueError:
-        # Its text may be anything, a secret in the wrong place included.
+        # The text may be anything, even a secret in the wrong place.
         raise ConfigurationError(
             f"{entry} must be an address such as '10.0.0.1', a network such as '10.0.0.0/8' (no bits set behind the "
             "prefix), or 'unix'"

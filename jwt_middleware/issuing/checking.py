@@ -23,12 +23,12 @@ CLIENT: ContextVar[str] = ContextVar("jwt_middleware.client", default="")
 class CheckQueue:
     """Calls the sync ``function`` in worker threads, ``threads`` at once, one client address after the other.
 
-    ``seconds`` is what a call takes, as far as that is known; 0 if it is not. ``Turns`` decides who is next. A call
+    ``seconds`` is how long a call takes; 0 if that is not known. ``Turns`` decides who is next. A call
     that cannot start within a second is refused at once, or at the latest after that second, with ``LoginRefused``
     (503). A call that has started runs to its end and keeps its thread until then, even if its request is cancelled:
     otherwise, clients that hang up would get more threads than there are.
 
-    Each event loop has a queue of its own.
+    Each event loop has its own queue.
     """
 
     def __init__(self, function: Callable[..., Any], *, threads: int, seconds: float = 0.0) -> None:
@@ -36,7 +36,7 @@ class CheckQueue:
         self._seconds = seconds
         self._background = Background("password checks")
         self._turns: PerLoop[Turns[_Check]] = PerLoop(lambda: Turns(threads=threads, seconds=self._seconds))
-        # `Turns` counts the threads. anyio's default limit is the one of the app's sync endpoints.
+        # `Turns` counts the threads. anyio's default limit is shared with the app's sync endpoints.
         self._limiter: PerLoop[CapacityLimiter] = PerLoop(lambda: CapacityLimiter(inf))
 
     def check_admission(self) -> None:
@@ -63,7 +63,7 @@ class CheckQueue:
         try:
             await check.ended.wait()
         except get_cancelled_exc_class():
-            # The caller learns of it only when the thread is free again: what counts until then still counts.
+            # The caller learns of it only when the thread is free again. Until then, the call still counts.
             with CancelScope(shield=True):
                 await check.ended.wait()
             raise
@@ -74,7 +74,7 @@ class CheckQueue:
         while (check := turns.start()) is not None:
             check.has_started = True
             check.decided.set()
-            # Whatever becomes of the task, nobody waits for it forever.
+            # Whatever becomes of the task, no request waits for it forever.
             self._background.start(partial(self._run, turns, check), ended=check.ended.set)
 
     async def _run(self, turns: "Turns[_Check]", check: "_Check") -> None:
@@ -94,7 +94,7 @@ class _Check:
     call: Callable[[], Any] = field(repr=False)
     """Holds the password."""
     decided: Event = field(default_factory=Event)
-    """Whether it starts or is refused is known."""
+    """Set when it is known whether the check starts or is refused."""
     has_started: bool = False
     ended: Event = field(default_factory=Event)
     result: Any = field(default=None, repr=False)

@@ -25,7 +25,7 @@ MAX_COOKIE_SIZE = 4096
 """Bytes of name and value. Browsers drop larger cookies (RFC 6265bis 5.5)."""
 
 MAX_LOGOUT_TOKENS = 16
-"""Tokens in cookies that one logout looks at."""
+"""The most tokens in cookies that one logout looks at."""
 
 
 class Cookies:
@@ -54,8 +54,8 @@ class Cookies:
         ``__Secure-access``. Without ``secure``: ``refresh`` and ``access``. Give the middleware the same name:
         ``sources=[bearer_header(), cookie(cookies.access_name)]``.
 
-    Cookies that browsers would drop are refused here, as far as the settings tell. What only a request can tell is
-    logged at login, once: plain http, another host than the ``domain``, a page of another site, a token that is too
+    Cookies that browsers would drop are refused here, if the settings show it. What only a request can show is
+    logged once, at login: plain http, another host than the ``domain``, a page of another site, a token that is too
     large.
 
     Raises ``ConfigurationError`` if an argument cannot work.
@@ -126,7 +126,7 @@ class Cookies:
             )
 
     def check(self, scope: Scope) -> None:
-        """Raise ``CrossSite`` unless the request comes from an allowed origin: all that these routes do, cookies do."""
+        """Raise ``CrossSite`` unless the request comes from an allowed origin: these routes work by cookies alone."""
         if not self._origins.vouched_for(scope):
             raise CrossSite
 
@@ -156,10 +156,10 @@ class Cookies:
         return response
 
     def set_cookies(self, response: Response, grant: Grant) -> None:
-        """Put the tokens of ``grant`` into cookies of ``response``, any response of a login of your own.
+        """Put the tokens of ``grant`` into cookies of ``response``, the response to a login of yours.
 
-        The settings need a ``path`` for it, that of the routes which refresh and log out. The check of origins is
-        yours: a login that another site's page can send logs its victim into the attacker's account. Raises
+        The settings must have a ``path``: that of the routes for refresh and logout. Checking origins is up to you: a
+        page of another site that can send the login can log its victim into the attacker's account. Raises
         ``ConfigurationError`` without a ``path``.
         """
         if self._path is None:
@@ -209,7 +209,8 @@ class Cookies:
         site = headers.get(b"sec-fetch-site")
         scheme, page = _read_origin(headers.get(b"origin", ""))
         _, host = _read_origin(f"//{headers.get(b'host', '')}")
-        # A proxy may speak plain http to us, so only the browser can tell. Those that trust a host say Sec-Fetch-Site.
+        # A proxy may speak plain http to us, so only the browser can tell. To hosts that they
+        # trust, browsers send Sec-Fetch-Site.
         if self._secure and site is None and scheme == "http" and not _is_loopback(host):
             self._advise_once(
                 "plain http",

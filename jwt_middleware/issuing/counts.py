@@ -78,7 +78,7 @@ class MemoryCounts:
 
 
 SLOTS = 2**20
-"""Counts that ``MemoryCounts`` holds at most."""
+"""The most counts that ``MemoryCounts`` holds."""
 
 MAX_COUNT = 256 ** array("I").itemsize - 1
 """The highest count in memory. It is kept from there on."""

@@ -41,7 +41,7 @@ class TokenIssuer:
     ``access_lifetime``
         Seconds that a token is valid. Default 900.
     ``session_lifetime``
-        Without ``Sessions``: seconds from a login during which its tokens can be renewed. Default None: they cannot be.
+        Without ``Sessions``: seconds from a login during which its tokens can be renewed. Default None: never.
     ``algorithm``
         Default: the most common one for the key: HS256, RS256, ES256 or the one for its curve, EdDSA.
     ``old_keys``
@@ -97,7 +97,7 @@ class TokenIssuer:
         self._signing_key = material.value
         signing = make_key(material, {self.algorithm}, allow_weak_keys)
         old_keys = _list_keys(old_keys)
-        # An old key keeps its kid, or has none: then it also verifies tokens of another library.
+        # An old key keeps its kid. One without a kid also verifies tokens made by another library.
         self._keys = (replace(signing, kid=_find_kid(signing)), *_load_old_keys(old_keys, allow_weak_keys))
         self._materials = (material, *map(load, _flatten_key_sets(old_keys)))
         self._header = {"typ": token_type, "alg": self.algorithm, "kid": self._keys[0].kid}
@@ -139,7 +139,7 @@ class TokenIssuer:
         """A new access token for ``subject``.
 
         It has ``iss``, ``sub``, ``aud``, ``iat``, ``exp``, ``jti``, ``client_id`` and ``scope``, as far as they are
-        known, and ``claims`` besides. ``lifetime``, in seconds, must not be longer than ``access_lifetime``. It starts
+        known, and also ``claims``. ``lifetime``, in seconds, must not be longer than ``access_lifetime``. It starts
         at ``now``, Unix time, by default the clock's. Raises ``TypeError`` or ``ValueError`` for a token that would not
         verify again.
         """
@@ -184,10 +184,10 @@ class TokenIssuer:
         return Provider(**merged)
 
     def derived_keys(self, purpose: str) -> tuple[bytes, ...]:
-        """Secrets for ``purpose`` that only the holder of the signing key has: of ``key``, then of each old key.
+        """Secrets for ``purpose`` that only the holder of the signing key has: from ``key``, then from each old key.
 
-        They are derived by HKDF with SHA-256 (RFC 5869). Neither the key nor a secret for another purpose can be found
-        from them. A public key among the old ones has none.
+        They are derived by HKDF with SHA-256 (RFC 5869). Neither the key nor a secret for another purpose can be
+        derived from them. An old key that is public yields none.
         """
         secrets = map(_read_secret, self._materials)
         return tuple(
@@ -200,7 +200,7 @@ class TokenIssuer:
         return ALGORITHMS[self.algorithm].sign(signing_input, self._signing_key)
 
     def _check(self, raw: str, now: float) -> None:
-        # A token that is minted here must be accepted there, so it passes the same rules, strict JSON included.
+        # A minted token must be accepted when it comes back, so it passes the same rules, strict JSON included.
         if len(raw) > MAX_TOKEN_SIZE:
             raise ValueError(f"claims: the token would have {len(raw)} bytes; at most {MAX_TOKEN_SIZE} are accepted")
         try:

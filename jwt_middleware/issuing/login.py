@@ -1,4 +1,4 @@
-"""Who logs in? The throttle decides whether the login may be tried, and then the app whether it is a good one."""
+"""Who logs in? The throttle decides whether the login may be tried, and then the app decides whether it is good."""
 
 from collections.abc import Callable, Mapping
 from inspect import iscoroutinefunction
@@ -21,7 +21,7 @@ Authenticate: TypeAlias = Callable[[str, str], Any]
 
 
 class Login:
-    """What every login goes through, whatever comes of it afterwards.
+    """What every login goes through, whatever kind of tokens follow.
 
     ``authenticate`` is the app's. ``throttle`` is None if failed logins are not counted; ``secret`` is for its counts.
     """
@@ -49,10 +49,10 @@ class Login:
         try:
             user = await self._find_throttled(username, password, scope)
         except LoginRefused as refused:
-            # What is wrong with the storage is told by the throttle, once.
+            # The throttle itself reports, once, what is wrong with the storage.
             if refused.by != "storage":
                 self._events.tell(LoginThrottled(by=refused.by, client=escape(client), retry_after=refused.retry_after))
-            # RFC 6749 5.2 has no code for it, 4.1.2.1 has.
+            # RFC 6749 5.2 has no code for it, but 4.1.2.1 has.
             raise OAuthError(
                 "temporarily_unavailable",
                 refused.description,
@@ -91,7 +91,7 @@ class Login:
 
 
 def _is_answer(error: Exception) -> bool:
-    """Whether an app that raises ``error`` says no to the password, rather than that something is broken."""
+    """Whether ``error``, raised by the app, rejects the password, rather than reports that something is broken."""
     if isinstance(error, HTTPException):
         return error.status_code < 500
     return isinstance(error, Refusal) and error.status < 500

@@ -28,11 +28,11 @@ def password_check(
     *,
     hash_of: Callable[[Any], str | None] = attrgetter("password_hash"),
 ) -> Callable[[str, str], Coroutine[Any, Any, Any]]:
-    """Returns an ``authenticate`` for ``auth_routes`` under which an unknown user costs the time of a wrong password.
+    """Return an ``authenticate`` for ``auth_routes`` that takes as long for an unknown user as for a wrong password.
 
     ``find_user(username)``, sync (then in a worker thread) or async, returns your user or None. ``hasher`` verifies the
     password against ``hash_of(user)``, by default ``user.password_hash``. A user whose hash is None or empty has no
-    password. For such users, and for unknown ones, ``hasher`` verifies a hash of its own that no password fits.
+    password. For such users, and for unknown ones, ``hasher`` verifies a dummy hash that no password fits.
 
     One hash per processor is verified at a time; more at once would be no faster, and would take more memory. Others
     wait, for a second at most, and the client addresses take turns. A login that would have to wait longer is refused
@@ -40,8 +40,8 @@ def password_check(
     stop the hash that it started.
 
     Times are equal only if your stored hashes have the parameters of ``hasher``. When a login finds a hash with old
-    parameters, store a new one (OWASP Password Storage Cheat Sheet). The time that ``find_user`` takes is yours: look
-    users up by an index, and ask no further tables about users that exist.
+    parameters, store a new one (OWASP Password Storage Cheat Sheet). The time that ``find_user`` takes is up to you:
+    look users up by an index, and ask no further tables about users that exist.
 
     A hash that ``hasher`` cannot read is logged, and no password fits it. Raises ``ConfigurationError`` if an argument
     cannot work.

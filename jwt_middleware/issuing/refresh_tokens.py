@@ -29,8 +29,8 @@ class PresentedToken:
 class RefreshTokens:
     """Mints and reads the refresh tokens that belong to the access tokens of ``tokens``.
 
-    They are signed with a key that is derived from the issuer's, have a type and an audience of their own, and live for
-    ``lifetime`` seconds at most: no verifier of access tokens takes them for one.
+    They are signed with a key that is derived from the issuer's, have their own type and audience, and live for
+    ``lifetime`` seconds at most. No verifier accepts them as access tokens.
     """
 
     def __init__(self, tokens: TokenIssuer, lifetime: float) -> None:
@@ -60,7 +60,7 @@ class RefreshTokens:
         return self._issuer.mint(session.subject, claims=claims, lifetime=lifetime, now=now)
 
     async def read(self, raw: str) -> PresentedToken:
-        """What ``raw`` says, expired or not. Raises ``Refusal`` where it is not a refresh token of ours."""
+        """What ``raw`` says, expired or not. Raises ``Refusal`` if it is not a refresh token of ours."""
         token = await self._verifier.verify(raw)
         generation, issued_at = token.claims.get("gen"), token.claims.get("iat")
         if token.session_id is None or type(generation) is not int or type(issued_at) is not int:
@@ -69,5 +69,5 @@ class RefreshTokens:
 
 
 def verifier_of(tokens: TokenIssuer) -> Verifier:
-    """What verifies the tokens of ``tokens``, expired or not."""
+    """The verifier of the tokens of ``tokens``, expired or not."""
     return Verifier(tokens.provider(leeway=NEVER), cache_size=0, clock=tokens.clock)

@@ -9,7 +9,7 @@ from ..revocation.revoked import RETENTION, Claim, Revocation
 
 
 class Realm(NamedTuple):
-    """Who gave the identifiers: another provider, or another issuer, may use the same ones for somebody else."""
+    """Who assigned the identifiers: another provider or issuer may use the same ones for somebody else."""
 
     provider: str
     issuer: str | None = None
@@ -33,17 +33,17 @@ class Session:
     rotated_at: float = field(repr=False)
     """When the current generation was made, by the store's steady time (see ``SteadyTime``)."""
     used_at: float
-    """When it was last refreshed, or else opened."""
+    """When it was last refreshed, or opened if it has never been refreshed."""
     ends_at: float
     """When it ends, however often it is refreshed."""
     expires_at: float
-    """When it ends unless it is refreshed before."""
+    """When it ends unless it is refreshed before then."""
     access_until: float = field(repr=False)
     """The latest ``exp`` of its access tokens."""
     scopes: tuple[str, ...] = ()
     """What was granted at login."""
     claims: Mapping[str, Any] = field(default_factory=dict, repr=False)
-    """The further claims of its access tokens."""
+    """Further claims of its access tokens."""
     device: str = ""
     """The app's note about the device."""
 
@@ -63,7 +63,7 @@ def revoke_session(id: str, realm: Realm, access_until: float) -> Revocation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Opening:
-    """A session that is to begin. The store adds the moment. Durations are seconds."""
+    """A session that is about to begin. The store adds the time. Durations are seconds."""
 
     id: str
     realm: Realm
@@ -108,20 +108,20 @@ class Rotation:
     access_lifetime: float
     """The lifetime of the access token that is given for it."""
     deadline: float
-    """By the store's clock. Nobody waits for an answer after it, so what is done later looks like theft."""
+    """By the store's clock. No request waits for an answer after it, so a later rotation would look like theft."""
     reuse_until_used: bool = False
     """Whether the parent is good until the current generation has been presented."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RevocationRequest:
-    """What is to be revoked. The store adds the moment."""
+    """A session or token that is to be revoked. The store adds the time."""
 
     realm: Realm
     claim: Claim
     value: str
     lifetime: float
-    """Seconds for which its tokens are good at most."""
+    """The most seconds for which its tokens are still good."""
 
     def begin(self, now: float) -> Revocation:
         """The revocation that begins at ``now``."""
@@ -155,18 +155,18 @@ def rotate(session: Session | None, rotation: Rotation, now: float, steady: floa
     2. No session, one of another realm, or one past its end: ``GONE``.
     3. A higher generation than the current one: ``AHEAD``.
     4. The current one: ``AGAIN`` within ``grace`` of its making, else ``NEXT``.
-    5. Its parent: ``AGAIN`` within ``grace``; later ``REISSUED``, where that is allowed and the current one is unused.
+    5. Its parent: ``AGAIN`` within ``grace``; later ``REISSUED``, if that is allowed and the current one is unused.
     6. Any other: ``THEFT``. The session is returned as it was; the store ends it.
 
-    One generation is given to whoever asks for at most ``grace`` seconds. Two holders of one token can therefore not
-    take turns unnoticed: sooner or later one of them presents a generation that is neither current nor its parent.
+    A generation is given out again for at most ``grace`` seconds. Two holders of one token therefore cannot take
+    turns unnoticed: sooner or later one of them presents a generation that is neither current nor its parent.
     """
     if now > rotation.deadline:  # 1
         return Outcome.LATE, session
     if session is None or not session.is_alive(rotation.realm, now):  # 2
         return Outcome.GONE, None
     presented, current = rotation.generation, session.generation
-    # Steady time is behind only where the store has lost it; then nothing is known of how long ago that was.
+    # Steady time is behind only if the store has lost it; how long ago the rotation was is then unknown.
     is_graced = 0 <= steady - session.rotated_at < rotation.grace
     changes: dict[str, Any]
     if presented > current:  # 3

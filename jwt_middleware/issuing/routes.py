@@ -33,7 +33,7 @@ def auth_routes(
     refusal_response: RefusalResponse | None = None,
     on_event: Handler | None = None,
 ) -> list[Route]:
-    """Returns Starlette routes, for a ``Mount`` at a path of your choice.
+    """Return Starlette routes, for a ``Mount`` at a path of your choice.
 
     With ``Sessions`` there are four, and all of them may be public:
 
@@ -44,7 +44,7 @@ def auth_routes(
     ``POST /refresh``
         Takes ``refresh_token`` (RFC 6749 6) in the same ways, and ``scope`` to ask for fewer scopes. Answers as the
         login does. Clients that know only one token endpoint can use either address for both; ``grant_type`` tells
-        which it is.
+        which request it is.
     ``POST /logout``
         Takes ``token`` (RFC 7009 2.1), which is a refresh token or an access token, or the token in a Bearer header or
         in a cookie. Ends its session, even if the token has expired, and even if the body cannot be read. Unknown
@@ -57,13 +57,14 @@ def auth_routes(
     login, while the token is still good. The issuer's own rules are checked there. If those of the middleware
     (``validate``, ``load_user``) must be checked as well, do not make this route public.
 
-    ``authenticate(username, password)``, sync (then in a worker thread) or async, is yours. It returns None if the user
-    is unknown or the password is wrong, else a subject (str), or a user with ``identity`` (str) and, if it has them,
-    ``scopes`` (list of str: those that may be granted), ``claims`` (dict: further claims of the tokens), ``acr`` (str)
-    and ``amr`` (list of str): how the user logged in, for ``requires(acr=...)``. Tokens also say when: ``auth_time``. A
-    refresh keeps all three. An unknown user should cost the time of a wrong password, as under ``password_check``.
+    ``authenticate(username, password)``, sync (then in a worker thread) or async, is your function. It returns None if
+    the user is unknown or the password is wrong, else a subject (str), or a user with ``identity`` (str) and, if it has
+    them, ``scopes`` (list of str: those that may be granted), ``claims`` (dict: further claims of the tokens), ``acr``
+    (str) and ``amr`` (list of str): how the user logged in, for ``requires(acr=...)``. ``auth_time`` in the tokens says
+    when. A refresh keeps all three. An unknown user should take as long as a wrong password, as with
+    ``password_check``.
 
-    An exception from ``authenticate`` is the app's to answer. It counts as a failed login only if it says so itself:
+    The app answers an exception from ``authenticate``. It counts as a failed login only if it says so itself:
     Starlette's ``HTTPException`` or a ``Refusal`` with a status below 500.
 
     ``throttle`` refuses logins after too many failed ones. Default None: they are not counted.

@@ -94,11 +94,11 @@ class SessionEndpoints:
             return error.response
         except Refusal as refusal:
             return await self._refuser.response(refusal, request.scope)
-        # RFC 7009 2.2: also if the token was not a good one. Either way, the client does not want it any more.
+        # RFC 7009 2.2: even if the token was not a good one. Either way, the client does not want it any more.
         return JSONResponse({}, headers=NO_STORE)
 
     async def _end_session_of_header(self, request: Request, *, is_needed: bool) -> bool:
-        """Whether the header named a session. Raises an error if it ``is_needed`` and did not."""
+        """Whether the header named a session. Raises an error if it did not and ``is_needed`` is true."""
         try:
             raw = read_bearer(request.scope["headers"], MAX_TOKEN_SIZE)
             if raw is not None:
@@ -160,7 +160,7 @@ class SessionEndpoints:
         if refresh_token is None and self._cookies is not None:
             refresh_token = self._cookies.read_refresh_token(scope)
             if refresh_token is None:
-                # The page did nothing wrong: nobody is logged in.
+                # The page did nothing wrong: the user is not logged in.
                 raise OAuthError("invalid_grant", "There is no refresh token: log in.")
         if refresh_token is None:
             raise OAuthError("invalid_request", "The parameter refresh_token is required.")

@@ -15,16 +15,16 @@ class SessionStore(RevocationLog, Protocol):
     """Where sessions and revocations are kept. Each method is atomic.
 
     All moments are by one clock that all processes of the store share: the store's, which is never the caller's.
-    Sessions and revocations that are over go away by themselves.
+    Sessions and revocations that are over are removed without being asked for.
 
-    Methods raise ``StoreUnavailable`` where they cannot do their work. They may be cancelled at any moment; the work is
-    then done or not. Authors of stores find the rules in ``jwt_middleware.issuing.testing.StoreContract``.
+    Methods raise ``StoreUnavailable`` if they cannot do their work. They may be cancelled at any moment; the work may
+    then be done or not. Authors of stores find the rules in ``jwt_middleware.issuing.testing.StoreContract``.
     """
 
     async def open(self, opening: Opening, *, max_sessions: int) -> tuple[Session, Sequence[Revocation]]:
         """Begin a session.
 
-        Where the subject has ``max_sessions`` already, its least recently used ones end; their revocations are returned
+        If the subject has ``max_sessions`` already, its least recently used ones end; their revocations are returned
         as well. Opening the same ``id`` twice gives the session of the first time.
         """
         ...
@@ -36,16 +36,16 @@ class SessionStore(RevocationLog, Protocol):
     async def rotate(self, rotation: Rotation) -> tuple[Outcome, Session | None]:
         """Do what ``rotation.rotate`` says; on ``THEFT``, revoke the session.
 
-        Gives the session as it is now, or, on ``THEFT``, as it was.
+        Returns the session as it is now, or, on ``THEFT``, as it was.
         """
         ...
 
     async def revoke(self, request: RevocationRequest) -> Revocation:
-        """Write a revocation, and end the session that it is about. Gives the revocation that is in force now.
+        """Write a revocation, and end the session that it is about. Returns the revocation in force now.
 
-        Where the store knows the session, ``Session.revoke`` says for how long. Nothing is written where the same is
-        revoked already for as long, or, for a session that the store does not know, for any time: it got no token
-        since.
+        If the store knows the session, ``Session.revoke`` says for how long it is revoked. Nothing is written if the
+        same is already revoked for as long. For a session that the store does not know, a revocation of any length is
+        enough: the session has got no token since.
         """
         ...
 
@@ -54,7 +54,7 @@ class SessionStore(RevocationLog, Protocol):
         ...
 
     async def sessions(self, subject: str, realm: Realm) -> Sequence[Session]:
-        """The sessions of ``subject`` that have not ended, the last used first."""
+        """The sessions of ``subject`` that have not ended, most recently used first."""
         ...
 
     async def aclose(self) -> None:

@@ -39,7 +39,7 @@ STORE_SECONDS = 1
 """Seconds within which a store must answer."""
 
 DEVICE_LENGTH = 256
-"""Characters that are kept of a note about a device; clients often choose them."""
+"""How many characters of a note about a device are kept; clients often choose the note."""
 
 LATEST = 2.0**42
 """Unix time in seconds; a token that expires later is revoked until then. Its milliseconds are exact in any store."""
@@ -66,7 +66,7 @@ class Grant:
     scopes: tuple[str, ...]
     session_id: str
     refresh_expires_in: int
-    """Seconds until the session ends unless it is refreshed before."""
+    """Seconds until the session ends unless it is refreshed before then."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,16 +84,16 @@ class SessionEvent:
 
 @dataclass(frozen=True, slots=True)
 class SessionsHealth:
-    """How sessions and their store are, for health checks."""
+    """The state of sessions and their store, for health checks."""
 
     store_error: str | None
-    """Why the store could not do its last step, or what is wrong with it. None: it could."""
+    """Why the store could not do its last step, or what is wrong with it. None if all is well."""
     revocations_error: str | None
-    """Why revocations cannot be read. None: they can."""
+    """Why revocations cannot be read. None if they can."""
     revocations_age: float
-    """Seconds since they were read; infinite where they never were."""
+    """Seconds since they were read; infinite if they never were."""
     revocations_usable: bool
-    """Whether tokens can be judged. False: they are answered with 503."""
+    """Whether tokens can be judged. If not, they are answered with 503."""
 
 
 class InvalidGrant(Exception):
@@ -105,40 +105,40 @@ class InvalidGrant(Exception):
 
 
 class Sessions:
-    """Opens, renews and ends sessions. As ``JWTMiddleware(revocations=)`` it refuses the tokens of ended ones.
+    """Opens, renews and ends sessions. As ``JWTMiddleware(revocations=)`` it refuses the tokens of ended sessions.
 
     ``store``
         ``SQLiteStore`` for one machine, ``RedisStore`` for several, ``MemoryStore`` for one process and for tests, or a
         ``SessionStore`` of your own.
     ``tokens``
         The ``TokenIssuer`` of the access tokens. Refresh tokens are signed with a key that is derived from its key, and
-        have another type and audience: no verifier of access tokens takes them for one.
+        have another type and audience: no verifier accepts them as access tokens.
     ``idle_lifetime``
         Seconds that a session lives without a refresh. Default 14 days.
     ``session_lifetime``
         Seconds that a session lives at most. Default 90 days.
     ``grace``
-        Seconds in which a refresh token that was replaced gives the same successor again: parallel tabs, and clients
-        that did not get the answer, are no thieves. Default 10.
+        Seconds during which a refresh token that was replaced gives the same successor again: parallel tabs, and
+        clients that did not get the answer, are not thieves. Default 10.
     ``reuse``
         ``"within_grace"``, the default. ``"until_used"`` serves clients that lose an answer for longer, for instance
-        telephones in tunnels: the replaced token stays good until its successor has been presented, and gives a new
-        successor each time; the unused one is dead. The trade: somebody who has stolen a token can use it until the
+        phones in tunnels: the replaced token stays good until its successor has been presented, and gives a new
+        successor each time; the unused one is dead. The price: somebody who has stolen a token can use it until the
         owner refreshes, and is found out only then.
     ``max_sessions``
         Sessions that a subject may have; one more ends the one that was used least recently. Default 100.
     ``reload_user``
         ``reload_user(subject)``, sync (in a worker thread) or async, runs at every refresh and returns what
-        ``authenticate`` returned at login, or True. None or False ends the session, scopes that are gone are taken
-        away, claims are replaced. Default None: what was granted at login goes on.
+        ``authenticate`` returned at login, or True. None or False ends the session. Scopes that are gone are
+        withdrawn, and claims are replaced. Default None: a session keeps what was granted at login.
     ``on_event``
         ``on_event(event)``, sync (in a worker thread) or async, gets each ``SessionEvent``. No request waits for it; an
         exception in it is logged. ``events`` logs all of them in any case.
     ``revocations_max_stale``, ``revocations_unavailable``
         ``max_stale`` and ``when_unavailable`` of the ``RevocationView``. Defaults: 60 seconds, ``"refuse"``.
 
-    Raises ``ConfigurationError`` for an argument that cannot work. Its methods raise ``StoreUnavailable`` where the
-    store gave no answer within a second: nothing is known then, and the same may be asked again.
+    Raises ``ConfigurationError`` for an argument that cannot work. Its methods raise ``StoreUnavailable`` if the
+    store gives no answer within a second: what it did is then unknown, and the call may be repeated.
     """
 
     def __init__(
@@ -224,7 +224,7 @@ class Sessions:
         after 256 characters. ``lifetime`` is the seconds that this session lives at most, for "remember me" and its
         opposite; ``session_lifetime`` is the default and the maximum.
 
-        Raises ``TypeError`` or ``ValueError`` for what cannot stand in a token, and for a lifetime out of bounds.
+        Raises ``TypeError`` or ``ValueError`` for values that no token can hold, and for a lifetime out of bounds.
         """
         if isinstance(scopes, str):
             raise TypeError(f"scopes must be a list, for instance [{scopes!r}]")
@@ -262,17 +262,17 @@ class Sessions:
         3. ``reload_user`` finds its user, or else ``InvalidGrant``, and the session ends.
         4. Its generation is one that ``rotation.rotate`` accepts, or else ``InvalidGrant``, and the session ends.
 
-        Raises ``ScopeNotGranted`` where none of ``scope`` was granted. Unless 3 or 4 refuses it, the token stays as
-        good as before. Where the store lost its answer, this process remembers for how long.
+        Raises ``ScopeNotGranted`` if none of ``scope`` was granted. Unless step 3 or 4 refuses it, the token stays as
+        good as before. If an answer of the store was lost, this process remembers since when.
         """
         presented = await self._read(refresh_token)  # 1
         id = presented.session_id
         if self.is_revoked(presented.token):
-            # A store that was put back, for instance by a failover, may have forgotten.
+            # A store that was put back, for instance by a failover, may have forgotten that.
             raise InvalidGrant("session is over")
         now = self.tokens.clock()
         session, store_now = await self._ask_for(id, lambda: self._store.read(id, self._realm))  # 2
-        # From here, not from before: the store must not get more time than it is waited for.
+        # Measured from here, not from before: the store must not get more time than we wait for it.
         read_at = time.monotonic()
         self._compare_clocks(store_now, now)
         if session is None:
@@ -282,8 +282,8 @@ class Sessions:
         expires_in = int(min(self.tokens.access_lifetime, session.ends_at - store_now))
         if expires_in < 1:
             raise InvalidGrant("session is over")
-        # A thief must learn nothing about scopes, and not stay unnoticed by asking for wrong ones: where it may be one,
-        # the store decides first.
+        # A thief must not learn anything about scopes, nor stay unnoticed by asking for wrong ones. If the client may
+        # be a thief, the store decides first.
         is_newest = presented.generation >= session.generation
         kept = _keep(session.scopes, user.scopes)
         claims = session.claims if user.claims is None else {**user.claims, **login_claims(session.claims)}
@@ -298,8 +298,8 @@ class Sessions:
             grace=self._grace + self._unanswered.seconds(id, presented.generation),
             idle_lifetime=self.idle_lifetime,
             access_lifetime=expires_in,
-            # A store that answers too late must not have done it: nobody would know of the new generation, and the old
-            # one would come again as a thief's.
+            # A store that answers too late must not have done it: no client would know the new generation, and the old
+            # one would come back as if from a thief.
             deadline=store_now + (time.monotonic() - read_at) + STORE_SECONDS,
             reuse_until_used=self._reuse_until_used,
         )
@@ -312,7 +312,7 @@ class Sessions:
         return Grant(access_token, refresh_token, expires_in, scopes, id, int(moved.expires_at - store_now))
 
     async def logout(self, raw: str) -> bool:
-        """End the session of a refresh token or an access token of ours, expired or not; whether it was one.
+        """End the session of a refresh token or an access token of ours, expired or not. Returns whether it was one.
 
         An access token that belongs to no session is revoked alone.
         """
@@ -340,15 +340,15 @@ class Sessions:
         provider: str | None = None,
         issuer: str | None = None,
     ) -> int:
-        """End one ``session``, all sessions of a ``subject``, or one token by its ``jti``; how many ended.
+        """End one ``session``, all sessions of a ``subject``, or one token by its ``jti``. Returns how many ended.
 
-        A verified ``token`` of ours stands for its session, or, where it belongs to none, for itself;
+        A verified ``token`` of ours stands for its session, or, if it belongs to none, for itself;
         ``subject=token`` stands for its subject. ``jti`` needs the token's ``expires_at`` (Unix time), and for a token
-        of another issuer ``provider``, the name of its provider, and ``issuer``, where that provider has several.
+        of another issuer ``provider``, the name of its provider, and ``issuer``, if that provider has several.
 
         All tokens of a session end with it: they are refused here at once, and within a second everywhere. A session or
-        token that the store does not know counts as one that ended. Raises ``TypeError`` and ``ValueError`` for what
-        can be none, and ``ValueError`` for a token of another provider or issuer.
+        token that the store does not know counts as one that ended. Raises ``TypeError`` and ``ValueError`` for values
+        that cannot name one, and ``ValueError`` for a token of another provider or issuer.
         """
         given = {"a token": token, "session": session, "subject": subject, "jti": jti}
         if sum(value is not None for value in given.values()) != 1:
@@ -371,7 +371,7 @@ class Sessions:
         return 1
 
     async def list(self, subject: str | Token) -> tuple[Session, ...]:
-        """The sessions of ``subject`` that are alive, the last used first.
+        """The sessions of ``subject`` that are alive, most recently used first.
 
         A verified token of ours stands for its subject. Raises ``ValueError`` for a token of another provider or
         issuer: there, the same subject may be somebody else.
@@ -379,13 +379,13 @@ class Sessions:
         return tuple(await self._ask(self._store.sessions(self._subject(subject), self._realm)))
 
     def health(self) -> SessionsHealth:
-        """How the store and the reading of revocations are, as far as is known without asking."""
+        """The state of the store and of the reading of revocations, as far as it is known without asking."""
         problem: str | None = getattr(self._store, "problem", None)
         view = self._view
         return SessionsHealth(problem or self._store_error, view.error, view.age, view.is_usable)
 
     async def stop(self) -> None:
-        """End what runs, and close what is open, on this event loop. What is used again begins again."""
+        """End all work on this event loop, and close what is open there. Later calls start and open it again."""
         await self._background.stop()
         await self._view.stop()
         await self._store.aclose()
@@ -409,7 +409,7 @@ class Sessions:
         return user
 
     async def _rotate(self, before: Session, rotation: Rotation) -> Session:
-        """What ``rotation`` makes of the session that was ``before`` it; raises ``InvalidGrant``."""
+        """Rotate the session, which is ``before``, and return it as it is now. Raises ``InvalidGrant``."""
         self._unanswered.begin(rotation.id, rotation.generation)
         outcome, session = await self._ask_for(rotation.id, lambda: self._store.rotate(rotation))
         if outcome is Outcome.LATE:
@@ -429,7 +429,7 @@ class Sessions:
         return session
 
     def _request(self, token: Token) -> RevocationRequest:
-        """What revokes the session of a token of ours, or else the token alone."""
+        """The request that revokes the session of a token of ours, or the token alone if it has no session."""
         if token.session_id is not None:
             return self._session_request(token.session_id)
         if token.id is None:
@@ -488,7 +488,7 @@ class Sessions:
         return self.tokens.mint(subject, scopes=scopes, claims={**claims, "sid": id}, lifetime=lifetime, now=now)
 
     async def _ask_for(self, session_id: str, step: Callable[[], Awaitable[Result]]) -> Result:
-        """Have a step of one session done, of which there are only so many at once."""
+        """Do one step for a session. Only so many of them are under way at once."""
         return await self._slots.run(session_id, lambda: self._ask(step()))
 
     async def _ask(self, answer: Awaitable[Result]) -> Result:

@@ -12,10 +12,10 @@ from ..errors import StoreUnavailable
 Result = TypeVar("Result")
 
 AT_ONCE = 4
-"""Steps of one session that the store has at once."""
+"""How many steps of one session may be in the store at once."""
 
 MOST_WAITING = 1000
-"""Steps of one session that wait for a place."""
+"""How many steps of one session may wait for a place."""
 
 PATIENCE = 1
 """Seconds that a step waits for a place."""
@@ -28,7 +28,7 @@ class SessionSlots:
         self._loops: PerLoop[dict[str, _Slot]] = PerLoop(dict)
 
     async def run(self, session_id: str, step: Callable[[], Awaitable[Result]]) -> Result:
-        """Do ``step()`` when there is a place; raises ``StoreUnavailable`` where there is none in time."""
+        """Do ``step()`` when there is a place. Raises ``StoreUnavailable`` if there is none in time."""
         slots = self._loops.get()
         slot = slots.setdefault(session_id, _Slot())
         if slot.users >= AT_ONCE + MOST_WAITING:

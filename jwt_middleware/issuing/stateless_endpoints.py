@@ -65,8 +65,8 @@ class StatelessRefresh:
             return await self._refuser.response(refusal, request.scope)
 
     def _renew(self, token: Token, now: float) -> Response:
-        # Another holder of the secret may have made this token, also of one that is now an old key. So nothing says
-        # that we would make such a token.
+        # Another holder of the secret, or of one that is now an old key, may have made this token. So it need not be
+        # a token that we would make.
         if not token.subject:
             raise MissingClaim(claim="sub")
         lifetime = min(self._tokens.access_lifetime, self._seconds_left(token.claims, now))

@@ -1,4 +1,4 @@
-"""How is a storage asked that may be slow or gone? In worker threads, and no login waits longer than a second."""
+"""How do we ask a storage that may be slow or gone? In worker threads, and no login waits longer than a second."""
 
 import time
 from collections.abc import Callable

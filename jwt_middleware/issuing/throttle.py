@@ -163,7 +163,7 @@ class Throttle:
 
     async def _correct(self, work: Callable[[Attempt], None], attempt: Attempt) -> None:
         try:
-            # Also for a request that is being cancelled.
+            # Even for a request that is being cancelled.
             with CancelScope(shield=True):
                 await self._ask(work, attempt)
         except StorageUnavailable:
@@ -171,7 +171,7 @@ class Throttle:
             self.events.tell(Detail(text="a login stays counted as failed, because the storage is unavailable"))
 
     def _count(self, attempt: Attempt) -> tuple[LimitedBy, int] | None:
-        """None, or which count refuses the login, and for how many seconds."""
+        """Return which count refuses the login and for how many seconds, or None if neither does."""
         # The address comes first, so that a refused one takes no slots for accounts that it makes up.
         if self._addresses.add(attempt.address, 1) > self._address_failures:
             wait = self._addresses.seconds_left(attempt.address)

@@ -151,7 +151,7 @@ class _Waiting(Generic[Job]):
 @dataclass(frozen=True, slots=True)
 class _Address:
     position: Position
-    """The one of its next check. If its last one was not refused, only the round counts."""
+    """The position of its next check. If its last one was not refused, only the round counts."""
     was_refused: bool
     asked_at: float
 

@@ -15,10 +15,10 @@ from ..session_store import SESSION_RETENTION
 from ..steady import SteadyTime
 
 SWEEP = 20
-"""Rows that are over and go away with each step that writes."""
+"""How many rows that are over are removed with each step that writes."""
 
 HELD = 100_000
-"""Ids of sessions that are remembered, to tell whether another process opened one."""
+"""How many ids of sessions are remembered, to tell whether another process opened one."""
 
 _Name: TypeAlias = tuple[str, str | None, str, str]
 
@@ -40,7 +40,7 @@ class MemoryStore:
         self._first = self._number = 0
         # A position of another store, or of an earlier process, must not be taken for one of ours.
         self._name = token_hex(8)
-        # The ids of all sessions that were ever opened here. None: they were too many.
+        # The ids of all sessions that were ever opened here. None if there were too many.
         self._held: set[str] | None = set()
 
     def __repr__(self) -> str:
@@ -131,7 +131,7 @@ class MemoryStore:
         return now
 
     def _of(self, subject: str, realm: Realm, now: float) -> list[Session]:
-        """The sessions of ``subject`` that have not ended, the last used first."""
+        """The sessions of ``subject`` that have not ended, most recently used first."""
         sessions = [self._sessions[id] for id in self._ids.get(subject, ())]
         alive = [session for session in sessions if session.is_alive(realm, now)]
         return sorted(alive, key=lambda session: session.used_at, reverse=True)

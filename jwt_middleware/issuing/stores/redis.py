@@ -49,7 +49,7 @@ class RedisStore:
         failover can lose the last ones. Not with a ``RedisCluster``.
 
     The server needs the policy ``noeviction``: a server that evicts keys loses sessions, and forgets who has logged
-    out. ``events`` tells of another policy. Raises ``ConfigurationError`` for an argument that cannot work, and where
+    out. ``events`` tells of another policy. Raises ``ConfigurationError`` for an argument that cannot work, and if
     the extra ``redis`` is not installed.
     """
 
@@ -180,7 +180,7 @@ class RedisStore:
         return client
 
     async def _check_policy(self, client: "_Client") -> None:
-        # At once, so that only one of many first steps asks.
+        # Set at once, so that only one of many first steps asks.
         client.is_judged = True
         try:
             policy = (await client.redis.info("memory")).get("maxmemory_policy", "noeviction")
@@ -279,7 +279,7 @@ def _from_address(address: str) -> MakeClient:
 
 @cache
 def _scripts() -> dict[str, str]:
-    """The scripts by their names, each with what it begins with."""
+    """The scripts by name, each behind the constants and the code that all of them share."""
     folder = files(__name__.rpartition(".")[0]) / "redis_scripts"
     texts = {file.name.removesuffix(".lua"): file.read_text() for file in folder.iterdir()}
     seconds = {
@@ -298,7 +298,7 @@ def _milliseconds(seconds: float) -> int:
 
 
 def _realm_text(realm: Realm) -> str:
-    """What the names of all that is revoked in ``realm`` begin with."""
+    """The text with which the names of all revocations in ``realm`` begin."""
     return json.dumps(realm, separators=(",", ":"))[:-1]
 
 
@@ -349,7 +349,7 @@ def _read_log(entries: bytes | str) -> tuple[Revocation, ...]:
     """The revocations in a JSON array that alternates between moments and names."""
     flat = json.loads(entries)
     return tuple(
-        # In the layout before, names had no issuer.
+        # In the previous layout, names had no issuer.
         Revocation(name[0], name[-2], name[-1], until / 1000, name[1] if len(name) == 4 else None)
         for until, name in zip(flat[::2], flat[1::2], strict=True)
     )

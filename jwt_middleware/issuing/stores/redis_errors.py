@@ -10,8 +10,8 @@ COMMANDS = (
 def explain(error: BaseException, prefix: str) -> str:
     """A text about ``error`` for the log; ``prefix`` is what the names of all keys begin with.
 
-    An error reply repeats the arguments of the command, with the id of a session in them. Of a reply only its first
-    word, the code of the error, is repeated.
+    An error reply repeats the arguments of the command, with the id of a session in them. Only the first word of
+    a reply, the error code, is repeated.
     """
     name = type(error).__name__
     reply = str(error)

@@ -28,7 +28,7 @@ class SQLiteStore:
     """A ``SessionStore`` in a SQLite file, which is made when it is first used, readable for its owner alone.
 
     Processes of one machine share the file; it must not be on a network file system
-    (https://www.sqlite.org/wal.html). What was answered is on the disk, also after a crash of the machine
+    (https://www.sqlite.org/wal.html). Once a step is answered, its result survives even a crash of the machine
     (``synchronous=FULL``). Steps that come at the same moment share one write to the disk, and a step that cannot be
     done in time is refused at once.
 
@@ -40,7 +40,7 @@ class SQLiteStore:
     ``back_up`` copies the file, and ``restore`` puts a copy back, while processes run. A file that is moved to ``path``
     is noticed before the next write: nothing is written until it is safe to open. A file that is copied **over**
     ``path`` (``cp``) cannot be noticed in time, and damages the database. ``events`` tells of all this, and ``problem``
-    says it for health checks. Raises ``ConfigurationError`` for an argument that cannot work.
+    reports it for health checks. Raises ``ConfigurationError`` for an argument that cannot work.
     """
 
     def __init__(self, path: str | os.PathLike[str], *, clock: Callable[[], float] = time.time) -> None:
@@ -74,7 +74,7 @@ class SQLiteStore:
 
     @property
     def problem(self) -> str | None:
-        """What is wrong with the file, and what to do about it. None: nothing that is known of."""
+        """What is wrong with the file, and what to do about it. None if nothing is known to be wrong."""
         return self._file.problem
 
     async def open(self, opening: Opening, *, max_sessions: int) -> tuple[Session, tuple[Revocation, ...]]:
@@ -145,18 +145,18 @@ class SQLiteStore:
     async def back_up(self, path: str | os.PathLike[str]) -> None:
         """Write a sound copy of the database to ``path``, a new file, while processes run.
 
-        Raises ``FileExistsError`` where there is one, and ``StoreUnavailable``.
+        Raises ``FileExistsError`` if the file exists, and ``StoreUnavailable``.
         """
         target = Path(path)
         os.close(os.open(target, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
-        # On a connection of its own: what takes long holds nobody.
+        # On its own connection, so that a long copy holds up no other step.
         await to_thread.run_sync(_copy, self._path, target)
 
     async def restore(self, path: str | os.PathLike[str]) -> None:
         """Put the sessions of a backup at ``path`` back, while processes run, in one transaction.
 
-        The sessions of now are replaced. The revocations of now stay, and the sessions that they name stay ended, so
-        nobody who has logged out is logged in again. Raises ``FileNotFoundError`` where there is no file, and
+        The current sessions are replaced. The current revocations stay, and the sessions that they name stay ended, so
+        no user who has logged out is logged in again. Raises ``FileNotFoundError`` if there is no such file, and
         ``StoreUnavailable``.
         """
         os.stat(path)
@@ -184,7 +184,7 @@ class _Clock:
         return now
 
     def take_latest(self, now: float) -> float:
-        """The latest reading; from now on, ``now`` is, because the reading is written to the store."""
+        """Return the latest reading, and replace it with ``now``, because the reading is written to the store."""
         latest, self._latest = self._latest, now
         return latest
 
@@ -208,7 +208,7 @@ class _Connection:
             self._db = None
 
     def abandon(self) -> None:
-        """Begin anew in a forked process, where the thread is not, and a connection must not be touched."""
+        """Begin anew in a forked process, which does not have the thread and must not touch the connection."""
         self.queue.reset()
         _abandoned.append(self._db)
         self._db = None
@@ -218,7 +218,7 @@ class _Connection:
             db = self._opened()
             try:
                 db.execute("BEGIN IMMEDIATE" if self._writes else "BEGIN")
-                # Only now: it may have waited for another process.
+                # Read only now: the transaction may have waited for another process.
                 now = self._clock()
                 if self._writes:
                     tables.sweep(db, now)
@@ -235,7 +235,7 @@ class _Connection:
             raise StoreUnavailable(explain(error, self._path)) from error
 
     def _take(self, db: sqlite3.Connection, step: Step[Any], now: float) -> None:
-        """Do one step of several: one that fails leaves nothing, and harms no other."""
+        """Do one step of several. A step that fails changes nothing and harms no other."""
         db.execute("SAVEPOINT step")
         try:
             step.result = step.work(db, now)
@@ -274,8 +274,8 @@ def _copy(path: Path, target: Path) -> None:
 
 
 def _before_fork() -> None:
-    # A connection must not be carried across a fork (https://www.sqlite.org/howtocorrupt.html, 2.6): its locks are not
-    # there afterwards, which SQLite in the forked process does not notice.
+    # A connection must not be carried across a fork (https://www.sqlite.org/howtocorrupt.html, 2.6): its locks are
+    # gone afterwards, and SQLite in the forked process does not notice.
     for connection in tuple(_connections):
         connection.queue.end_thread()
         if connection.queue.lock.acquire(timeout=PATIENCE):

@@ -46,10 +46,10 @@ class DatabaseFile:
         # The file that was there when it was last opened.
         self._known: Identity | None = None
         self.problem: str | None = None
-        """What is wrong with the file, and what to do about it. None: nothing that is known of."""
+        """What is wrong with the file, and what to do about it. None if nothing is known to be wrong."""
 
     def connect(self) -> tuple[sqlite3.Connection, Identity]:
-        """A connection to the file that is there now, and which file that is.
+        """A connection to the file that is there now, and the identity of that file.
 
         Raises ``StoreUnavailable`` while it is not safe to open it, ``sqlite3.Error`` and ``OSError``.
         """
@@ -75,7 +75,7 @@ class DatabaseFile:
             return db, self._known
 
     def identity(self) -> Identity | None:
-        """Which file has the name now; None where none has."""
+        """The file that has the name now; None if there is none."""
         try:
             found = os.stat(self._path)
         except FileNotFoundError:
@@ -136,7 +136,7 @@ class DatabaseFile:
         return 0, 0
 
     def _create(self) -> None:
-        # SQLite itself would let others read the file, as far as the umask does. Only a new file is opened here, and
+        # SQLite itself would let others read the file if the umask does. Only a new file is opened here, and
         # before SQLite knows it: closing it gives up all locks that this process has on it
         # (https://www.sqlite.org/howtocorrupt.html, 2.2).
         with suppress(FileExistsError):
@@ -148,7 +148,7 @@ class DatabaseFile:
             try:
                 return _prepare(self._path)
             except sqlite3.OperationalError as error:
-                # SQLite's own patience does not help where several processes switch a new file to WAL at once.
+                # SQLite's own patience does not help when several processes switch a new file to WAL at once.
                 if _code(error) != sqlite3.SQLITE_BUSY or monotonic() > deadline:
                     raise
                 time.sleep(0.01)

@@ -16,10 +16,10 @@ PATIENCE = 0.8
 """Seconds within which a step must be done: less than a caller waits for it."""
 
 MAX_STEPS = 512
-"""Steps of one transaction: more would hold the write lock, and the later ones, for too long."""
+"""The most steps in one transaction: more would hold the write lock, and the later ones, for too long."""
 
 MAX_WAITING = 2048
-"""Steps that wait for a transaction."""
+"""The most steps that wait for a transaction."""
 
 IDLE_SECONDS = 10
 """Seconds without a step after which the thread ends. The next step starts another."""
@@ -56,7 +56,7 @@ class StepQueue:
         self._usual = 0.0
 
     async def run(self, work: Callable[[sqlite3.Connection, float], Result]) -> Result:
-        """Have ``work(connection, now)`` done; raises ``StoreUnavailable`` where that cannot be done in time."""
+        """Do ``work(connection, now)`` in the thread. Raises ``StoreUnavailable`` if that cannot be done in time."""
         step = Step(work)
         with self._wakes:
             self._admit(step.came_at)
@@ -65,7 +65,7 @@ class StepQueue:
         try:
             await step.done.wait()
         finally:
-            # Nobody waits for it any more: if it has not begun, it need not.
+            # No caller waits for it any more: if it has not begun, it need not begin.
             step.is_wanted = False
         return step.outcome()
 
@@ -100,7 +100,7 @@ class StepQueue:
             thread.join(PATIENCE)
 
     def go_on(self) -> None:
-        """Do the steps that came since the thread was ended."""
+        """Do the steps that have come since the thread was ended."""
         with self._wakes:
             self._ends = False
             if self._waiting:
@@ -164,7 +164,7 @@ class StepQueue:
 
 
 class Step(Generic[Result]):
-    """One step that somebody waits for."""
+    """One step that a caller waits for."""
 
     def __init__(self, work: Callable[[sqlite3.Connection, float], Result]) -> None:
         self.work = work
@@ -176,7 +176,7 @@ class Step(Generic[Result]):
         self.error: BaseException | None = None
 
     def outcome(self) -> Result:
-        """What it gave; raises what it raised."""
+        """Return what the step returned, or raise what it raised."""
         if self.error is not None:
             raise self.error
         return cast("Result", self.result)

@@ -19,10 +19,10 @@ SCHEMA = 3
 """The version of the layout."""
 
 PREVIOUS = 1
-"""The version of the layout before; 2 was never in use."""
+"""The version of the previous layout; 2 was never in use."""
 
 SWEEP = 20
-"""Rows of each table that are over and go away with each transaction that writes."""
+"""How many rows of each table that are over are removed with each transaction that writes."""
 
 TABLES = f"""
 CREATE TABLE sessions (
@@ -77,11 +77,11 @@ DROP TABLE old_sessions;
 DROP TABLE old_revocations;
 DROP TABLE old_head;
 """
-"""From the layout before. Sessions had no realm there; they belong to whoever asks."""
+"""From the previous layout. Sessions had no realm there; they belong to whoever asks."""
 
 
 def create(db: sqlite3.Connection, version: int) -> None:
-    """Make the tables, or bring those of the layout before up to date; in a transaction of its own."""
+    """Make the tables, or bring those of the previous layout up to date, in one transaction."""
     text = UPGRADE if version == PREVIOUS else f"{TABLES}INSERT INTO head VALUES (0, '{token_hex(8)}', 0, 0);"
     db.executescript(f"BEGIN IMMEDIATE;{text}COMMIT;")
 
@@ -115,15 +115,15 @@ def select_session(db: sqlite3.Connection, id: str, realm: Realm) -> Session | N
 
 
 def select_sessions(db: sqlite3.Connection, subject: str, realm: Realm, now: float) -> tuple[Session, ...]:
-    """The sessions of ``subject`` that have not ended, the last used first."""
+    """The sessions of ``subject`` that have not ended, most recently used first."""
     where = f"WHERE subject = :subject AND {_OF_REALM} AND expires_at > :now ORDER BY used_at DESC"
     rows = db.execute(f"{_SELECT} {where}", {"subject": subject, "now": now, **_realm_columns(realm)})
     return tuple(_read_row(row, realm) for row in rows)
 
 
 def end_session(db: sqlite3.Connection, id: str, realm: Realm) -> Revocation | None:
-    """Delete a session, and revoke its tokens. None: there is no such session."""
-    # What a session holds besides is not read: a row that is damaged must not stay alive.
+    """Delete a session, and revoke its tokens. Returns None if there is no such session."""
+    # The rest of the row is not read: a damaged session must not stay alive.
     where = f"WHERE id = :id AND {_OF_REALM}"
     found = {"id": id, **_realm_columns(realm)}
     row = db.execute(f"SELECT access_until FROM sessions {where}", found).fetchone()
@@ -136,7 +136,7 @@ def end_session(db: sqlite3.Connection, id: str, realm: Realm) -> Revocation | N
 def end_sessions(
     db: sqlite3.Connection, subject: str, realm: Realm, now: float, *, keep: int = 0
 ) -> tuple[Revocation, ...]:
-    """End the sessions of ``subject`` but for the ``keep`` that were used last."""
+    """End the sessions of ``subject`` except for the ``keep`` that were used last."""
     where = (
         f"WHERE subject = :subject AND {_OF_REALM} AND expires_at > :now ORDER BY used_at DESC LIMIT -1 OFFSET :keep"
     )
@@ -146,7 +146,7 @@ def end_sessions(
 
 
 def select_revocation(db: sqlite3.Connection, revocation: Revocation) -> Revocation | None:
-    """The revocation of the same that is written already."""
+    """The revocation of the same session or token that is already written."""
     row = db.execute(
         "SELECT provider, claim, value, until, issuer FROM revocations "
         "WHERE provider = ? AND issuer = ? AND claim = ? AND value = ?",
@@ -156,7 +156,7 @@ def select_revocation(db: sqlite3.Connection, revocation: Revocation) -> Revocat
 
 
 def write_revocation(db: sqlite3.Connection, revocation: Revocation) -> Revocation:
-    """Write a revocation, unless the same is written for as long; what is in force."""
+    """Write a revocation, unless the same is already written for as long. Returns the one in force."""
     before = select_revocation(db, revocation)
     if before is not None and before.until >= revocation.until:
         return before
@@ -178,7 +178,7 @@ def write_revocation(db: sqlite3.Connection, revocation: Revocation) -> Revocati
 
 
 def select_revocations(db: sqlite3.Connection, after: str, limit: int) -> tuple[str, tuple[Revocation, ...]]:
-    """The next revocations behind a position, and the position then."""
+    """The next revocations after a position, and the position after them."""
     head = "{}.{}".format(*db.execute("SELECT number, mark FROM head").fetchone())
     if after == head:
         return head, ()
