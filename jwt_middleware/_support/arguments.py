@@ -10,7 +10,7 @@ from ..errors import ConfigurationError
 def show(value: object) -> str:
     """How an error names a wrong value: numbers, booleans and None by themselves, anything else by its type.
 
-    A text could be a secret, or an address with a password, in the wrong place.
+    A text in the wrong place could be a secret, or an address with a password.
     """
     if value is None or isinstance(value, bool | float) or (isinstance(value, int) and abs(value) < _LARGE):
         return repr(value)
@@ -47,7 +47,7 @@ def check_count(name: str, value: object, *, minimum: int = 0) -> int:
 
 
 def check_callable(name: str, value: object, *arguments: str) -> None:
-    """Raise ``ConfigurationError`` unless ``value`` can be called. ``arguments`` tell the reader with what."""
+    """Raise ``ConfigurationError`` unless ``value`` can be called. The message names its ``arguments``."""
     if not callable(value):
         raise ConfigurationError(f"{name} must be callable as ({', '.join(arguments)}), not {show(value)}")
 
@@ -66,8 +66,8 @@ def check_callables(name: str, value: object, *arguments: str) -> tuple[Callable
 def check_token_hook(name: str, function: object) -> bool:
     """Check a hook that is called with a token; return whether it is called with the connection as well.
 
-    It is, if it has a second positional parameter without a default. Raises ``ConfigurationError`` for what cannot be
-    called like this, and for generator functions: they return an object that is true, whatever they yield.
+    It is, if it has a second positional parameter without a default. Raises ``ConfigurationError`` for an object that
+    cannot be called like this, and for generator functions: they return an object that is true, whatever they yield.
     """
     check_callable(name, function, "token")
     if any(map(_is_generator_function, (function, type(function).__call__))):

@@ -46,10 +46,10 @@ class Background:
         ended: Callable[[], None] | None = None,
         at_most: float = inf,
     ) -> None:
-        """Run ``work()`` on the running event loop, in a context of its own. An exception that it raises is logged.
+        """Run ``work()`` on the running event loop, in its own context. An exception that it raises is logged.
 
         The work is cancelled after ``at_most`` seconds. ``ended()`` is called when it is over, however it ended, and
-        also where the loop ended before the work began. Where a loop is closed without cancelling its tasks,
+        even if the loop ended before the work began. If a loop is closed without cancelling its tasks,
         ``ended()`` is called as soon as this object is used on another loop.
         """
         tasks = self._tasks.get()
@@ -73,7 +73,7 @@ class Background:
         tasks.add(task)
         if isinstance(loop, asyncio.AbstractEventLoop):
             # The loop holds its tasks weakly, so something else must hold this one. `finish` is a callback because a
-            # task that is cancelled before its first step never reaches a `finally` of its own.
+            # task that is cancelled before its first step never reaches its own `finally`.
             task.strong = loop.create_task(run(), name=self._name, context=Context())
             task.strong.add_done_callback(finish)
         else:
@@ -105,7 +105,7 @@ class _Task:
     scope: CancelScope
     ended: Callable[[], None] | None
     over: Event | None = None
-    """Set at the end, where somebody waits for it."""
+    """Set at the end, if a task waits for it."""
     strong: asyncio.Task[None] | None = None
 
 
@@ -127,12 +127,12 @@ class Signal:
         self._events: dict[object, Event] = {}
 
     def set(self) -> None:
-        """Let everybody who waits go on, each on its own event loop."""
+        """Let all waiting tasks go on, each on its own event loop."""
         with self._lock:
             self._happened = True
             events, self._events = self._events, {}
         for loop, event in events.items():
-            # The loop may have ended; then nobody waits on it.
+            # The loop may have ended; then no task waits on it.
             with suppress(RuntimeError):
                 if isinstance(loop, asyncio.AbstractEventLoop):
                     loop.call_soon_threadsafe(event.set)

@@ -9,7 +9,7 @@ from anyio import CapacityLimiter, to_thread
 from .loops import PerLoop
 
 WORKER_THREADS = 40
-"""How many threads one sync hook occupies at most. They are apart from the threads that sync endpoints share."""
+"""The most threads that one sync hook occupies. They are not among the threads that sync endpoints share."""
 
 
 class Hook:

@@ -28,7 +28,7 @@ Value = TypeVar("Value")
 class PerLoop(Generic[Value]):
     """A value for each event loop, made by ``make()`` on the loop that first asks for it.
 
-    A value is dropped when its loop is garbage, or, where the value itself refers to the loop, as soon as another loop
+    A value is dropped when its loop is garbage, or, if the value itself refers to the loop, as soon as another loop
     asks for its own. ``drop(value)`` is called then; it runs outside the loop that the value belonged to. A forked
     process drops the values of its parent without that call, because the parent still uses what they refer to.
     """
@@ -94,9 +94,9 @@ class LoopEndedError(Exception):
 
 
 async def run_on(loop: object, work: Callable[[], Awaitable[Value]]) -> Value:
-    """What ``await work()`` returns or raises on ``loop``, which must be running, awaited from any other loop.
+    """Await ``work()`` on ``loop``, which must be running, from any other loop. Returns or raises what it does.
 
-    Raises ``LoopEndedError`` where ``loop`` ends before the work does.
+    Raises ``LoopEndedError`` if ``loop`` ends before the work does.
     """
     scopes: list[CancelScope] = []
     over: Future[Value] = Future()
@@ -128,7 +128,7 @@ async def run_on(loop: object, work: Callable[[], Awaitable[Value]]) -> Value:
 
 
 def call_on(loop: object, function: Callable[[], object]) -> None:
-    """Call ``function`` soon on ``loop``, from any thread. Raises ``RuntimeError`` where ``loop`` has ended."""
+    """Call ``function`` soon on ``loop``, from any thread. Raises ``RuntimeError`` if ``loop`` has ended."""
     if isinstance(loop, asyncio.AbstractEventLoop):
         loop.call_soon_threadsafe(function)
     else:

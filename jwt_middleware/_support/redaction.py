@@ -1,4 +1,4 @@
-"""What may a log say of an address, a text or an exception? Nothing secret, nothing that forges a line. Pure."""
+"""What may a log say about an address, a text or an exception? Nothing secret, nothing that forges a line. Pure."""
 
 import re
 
@@ -7,7 +7,7 @@ MAX_TEXT = 200
 
 
 def redact_address(url: str) -> str:
-    """``url``, whether it is an address or not, without user, query and fragment: secrets are found there."""
+    """``url``, whether it is an address or not, without user, query and fragment, which may hold secrets."""
     return _printable(re.sub(r"(?s)[?#].*", "", re.sub(r"(//|^)[^/]*@", r"\1", url))[:MAX_TEXT])
 
 
@@ -18,7 +18,7 @@ def redact(text: str) -> str:
 
 
 def describe_error(error: BaseException) -> str:
-    """What may be shown of ``error``, which code of the user may have raised."""
+    """What may be shown of ``error``, which the user's own code may have raised."""
     name, cause = type(error).__name__, error
     # Some errors say nothing themselves and are raised from one that does.
     while not str(cause) and (cause.__cause__ or cause.__context__):

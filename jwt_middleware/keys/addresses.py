@@ -19,12 +19,12 @@ class Hosts:
     """The hosts that the configuration names."""
 
     named: frozenset[str] = frozenset()
-    """Hosts that may lie anywhere, also in private networks."""
+    """Hosts that may lie anywhere, even in private networks."""
     http: frozenset[str] = frozenset()
     """Hosts that may be asked over plain http."""
 
     def find_fault(self, url: object) -> str | None:
-        """What is wrong with ``url``, an address in the configuration. None: nothing is."""
+        """What is wrong with ``url``, an address in the configuration. None if nothing is."""
         if not isinstance(url, str) or not re.fullmatch(r"[!-\[\]-~]+", url):
             return f"{redact_address(str(url))!r} is not an address in printable ASCII"
         shown = repr(redact_address(url))
@@ -47,7 +47,7 @@ class Hosts:
         )
 
     def find_fault_of_foreign(self, url: object) -> str | None:
-        """What is wrong with ``url``, an address that metadata or a resolver gives. None: nothing is."""
+        """What is wrong with ``url``, an address that metadata or a resolver gives. None if nothing is."""
         fault = self.find_fault(url)
         if fault is not None:
             return fault
@@ -103,7 +103,7 @@ def is_loopback(host: str) -> bool:
 
 
 def describe_inside(host: str) -> str | None:
-    """What ``host`` leads to that outsiders cannot reach, in words. None: nothing of that kind, as far as it shows."""
+    """Describe what ``host`` leads to, if outsiders cannot reach it. None if nothing of that kind shows."""
     if is_loopback(host):
         return "this machine"
     address = _ip(_plain(host))
@@ -134,7 +134,7 @@ def well_known_addresses(issuer: str) -> tuple[str, ...]:
 
 
 def issuer_of_metadata(url: str) -> str | None:
-    """The issuer whose metadata lies at ``url``. None: ``url`` is no address of metadata."""
+    """The issuer whose metadata lies at ``url``. None if ``url`` is not an address of metadata."""
     found = re.fullmatch(
         r"(https?://[^/?#]+)(.*?)/\.well-known/(?:openid-configuration|oauth-authorization-server)((?:/[^/?#]+)*)/?",
         url,
@@ -181,7 +181,7 @@ def _read_number(text: str) -> int:
 
 
 def _unwrap(address: IPv4Address | IPv6Address) -> IPv4Address | IPv6Address:
-    """The IPv4 address inside an IPv6 address, where a gateway or the system would take it out (RFC 4291, 6052)."""
+    """The IPv4 address inside an IPv6 address, if a gateway or the system would extract it (RFC 4291, 6052)."""
     if isinstance(address, IPv4Address):
         return address
     inside = address.ipv4_mapped or address.sixtofour or (address.teredo and address.teredo[1])

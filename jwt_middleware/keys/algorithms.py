@@ -13,7 +13,7 @@ from .material import JWK, UnusableKey
 
 def _known_algorithms() -> dict[str, Algorithm]:
     known = get_default_algorithms()
-    # "none" is no signature, and ES521 is a name of PyJWT's own. RFC 9864 2.2 gives each curve of EdDSA a name.
+    # "none" is not a signature, and ES521 is PyJWT's own name. RFC 9864 2.2 gives each curve of EdDSA a name.
     return {name: known[name] for name in known if name not in ("none", "ES521")} | {
         "Ed25519": known["EdDSA"],
         "Ed448": known["EdDSA"],
@@ -25,10 +25,10 @@ ALGORITHMS: Mapping[str, Algorithm] = _known_algorithms()
 
 
 def jwk_algorithm(jwk: JWK) -> str | None:
-    """The signature algorithm that ``jwk`` names. None: it leaves that open.
+    """The signature algorithm that ``jwk`` names. None if it leaves that open.
 
-    Some providers spell the algorithm of a public key as other standards do (``SHA256withRSA``, ``RSA256``). A name
-    that nobody knows counts as absent where the JWK says ``"use": "sig"``. Raises ``UnusableKey`` for any other name.
+    Some providers spell the algorithm of a public key as other standards do (``SHA256withRSA``, ``RSA256``). An
+    unknown name counts as absent if the JWK says ``"use": "sig"``. Raises ``UnusableKey`` for any other name.
     """
     alg = jwk.get("alg")
     if alg is None or alg in ALGORITHMS:

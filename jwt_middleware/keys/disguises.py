@@ -1,7 +1,7 @@
 """Does a text show a key to the world, in whatever form? Pure.
 
 Whoever knows the text of an HMAC secret can make tokens. A public key, certificate or JWK that is taken for a secret
-because it is spelled in an unusual way would let everybody do so.
+because it is spelled in an unusual way would let everyone do so.
 """
 
 import re

@@ -1,4 +1,4 @@
-"""What does a document hold that a provider publishes: a set of keys, metadata, and for how long? Pure."""
+"""What does a provider's document hold: a set of keys or metadata, and for how long is it good? Pure."""
 
 import json
 import re
@@ -13,10 +13,10 @@ from ..verifying.compact import json_object
 from .addresses import Hosts
 
 MAX_BODY = 512 * 1024
-"""Bytes of an answer that are read, after decompression. Real JWK Sets have a few thousand."""
+"""The most bytes of an answer that are read, after decompression. Real JWK Sets have a few thousand."""
 
 MAX_KEYS = 100
-"""Keys of a set. A larger one is taken to be broken."""
+"""The most keys in a set. A larger set is taken to be broken."""
 
 
 class DocumentError(Exception):
@@ -72,7 +72,7 @@ def read_jwks_uri(document: bytes, *, address: str, issuer: str, hosts: Hosts) -
 def read_login_endpoints(document: bytes, *, hosts: Hosts) -> tuple[str, str] | None:
     """Where users log in: ``authorization_endpoint`` and ``token_endpoint`` of metadata that ``read_jwks_uri`` read.
 
-    None where one is missing, or is an address that nothing should be sent to: pages link to them.
+    None if one is missing, or is an address that nothing should be sent to: pages link to them.
     """
     metadata = json_object(document.removeprefix(b"\xef\xbb\xbf"))
     authorization, token = metadata.get("authorization_endpoint"), metadata.get("token_endpoint")
@@ -96,7 +96,7 @@ def read_max_age(headers: Mapping[str, str]) -> float | None:
 
 
 def check_size(size: int) -> None:
-    """Raises ``DocumentError`` for a document of more than ``MAX_BODY`` bytes."""
+    """Raise ``DocumentError`` for a document of more than ``MAX_BODY`` bytes."""
     if size > MAX_BODY:
         raise DocumentError(f"it has more than {MAX_BODY // 1024} KiB")
 
@@ -145,4 +145,4 @@ _LONGEST_INTEGER = 100
 _TOLERANT_DECODER = json.JSONDecoder(object_pairs_hook=_object_or_nan, parse_int=_short_integer)
 
 _LONGEST_AGE = 2**31
-"""Seconds; what is more counts as this (RFC 9111 1.2.2)."""
+"""Seconds; a larger number counts as this one (RFC 9111 1.2.2)."""

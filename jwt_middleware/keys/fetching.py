@@ -1,4 +1,4 @@
-"""Where do keys that others publish lie, and how is the document fetched? (I/O)"""
+"""Where are the keys that others publish, and how is the document fetched? (I/O)"""
 
 import os
 import time
@@ -25,18 +25,18 @@ class Document:
     """The text of a set of keys, and what is known about its life."""
 
     body: bytes | None = field(repr=False)
-    """None: it is what it was when ``validator`` was given."""
+    """None if it has not changed since ``validator`` was given."""
     validator: Validator | None = None
     """Given back at the next fetch, it saves reading the same document again."""
     max_age: float | None = None
-    """Seconds, where the answer said so (RFC 9111 5.2.2.1)."""
+    """Seconds for which it may be used, if the answer said so (RFC 9111 5.2.2.1)."""
 
 
 class Source(Protocol):
     """Where a set of keys lies."""
 
     published: bool
-    """Whether others than this service can read it."""
+    """Whether anyone but this service can read it."""
     host: str
     """The host that is asked; empty for a file."""
 
@@ -45,7 +45,7 @@ class Source(Protocol):
         ...
 
     def confine(self, hosts: Hosts) -> None:
-        """Ask no private network but ``hosts``. Raises ``ConfigurationError`` where nothing could be asked then."""
+        """Ask no private network but ``hosts``. Raises ``ConfigurationError`` if nothing could be asked then."""
         ...
 
     async def fetch(self, validator: Validator | None) -> Document:
@@ -185,7 +185,7 @@ class Discovery:
                 body = _content(answer, redact_address(address))
                 jwks_uri = read_jwks_uri(body, address=address, issuer=self._issuer, hosts=self._hosts)
             except (FetchError, DocumentError) as error:
-                # Where one form is missing, fails, or is a page of HTML, another may be there.
+                # If one form is missing, fails, or is a page of HTML, another may be there.
                 failures.append((_telling(answer.status_code), error))
                 continue
             # The next time, the form that this issuer has is asked for first.
@@ -219,7 +219,7 @@ class File:
         return await in_thread(self.read, validator)
 
     def read(self, validator: Validator | None = None) -> Document:
-        """As ``fetch``, but blocking."""
+        """Like ``fetch``, but blocking."""
         try:
             with open(self._path, "rb", opener=_open_without_waiting) as file:
                 stat = os.fstat(file.fileno())
@@ -245,7 +245,7 @@ def _with_host(hosts: Hosts, url: str) -> Hosts:
 
 
 def _confine(url: str, declared: Hosts, hosts: Hosts) -> Hosts:
-    """Both, without the host of ``url``. Raises ``ConfigurationError`` where ``url`` may not be asked then."""
+    """Both, without the host of ``url``. Raises ``ConfigurationError`` if ``url`` may not be asked then."""
     both = Hosts(named=declared.named | hosts.named, http=declared.http | hosts.http)
     if (fault := both.find_fault_of_foreign(url)) is not None:
         raise ConfigurationError(f"resolve: {fault}")
@@ -253,7 +253,7 @@ def _confine(url: str, declared: Hosts, hosts: Hosts) -> Hosts:
 
 
 def check_issuer(issuer: str, hosts: Hosts) -> None:
-    """Raises ``ConfigurationError`` for an ``issuer`` whose metadata cannot be looked up."""
+    """Raise ``ConfigurationError`` for an ``issuer`` whose metadata cannot be looked up."""
     if (fault := hosts.find_fault(issuer)) is not None:
         raise ConfigurationError(f"issuer: {fault}")
     parts = urlsplit(issuer)
@@ -290,7 +290,7 @@ def _content(answer: Answer, name: str) -> bytes:
 
 
 def _telling(status: int) -> int:
-    """How much a failure tells, of several: a document that is wrong, an outage, an address without a document."""
+    """How much a failure tells, compared with others: a wrong document, then an outage, then no document at all."""
     if status == 200:
         return 2
     return 1 if status >= 500 or status == 429 else 0

@@ -37,7 +37,7 @@ class Answer(Protocol):
 
     @property
     def headers(self) -> Mapping[str, str]:
-        """Names in any case."""
+        """The headers, with names in any case."""
         ...
 
     @property
@@ -53,7 +53,7 @@ Result = TypeVar("Result")
 
 
 class Client(Protocol):
-    """What asks addresses during one attempt to fetch keys."""
+    """Asks addresses during one attempt to fetch keys."""
 
     async def prepare(self) -> None:
         """Do what must be done before anything is asked."""
@@ -94,7 +94,7 @@ class OwnClient:
             raise ConfigurationError(
                 "jwks: fetching keys needs httpx2; install asgi-jwt-middleware[remote], or give RemoteKeys a fetch="
             ) from None
-        # What these import on first use is imported here: later, requests would wait for it.
+        # Import here what these import on first use: later, requests would wait for it.
         _ = httpcore2.AsyncConnectionPool, httpx2.create_ssl_context, anyio.connect_tcp
         self._httpcore2 = httpcore2
         self._hosts = hosts
@@ -143,11 +143,11 @@ class OwnClient:
 
 
 class UserClient:
-    """Asks through a fetcher of the user, who alone knows what belongs to which event loop in it.
+    """Asks through a fetcher of the user, which alone knows what in it belongs to which event loop.
 
     An ``AsyncClient`` keeps connections of the event loop that it was used on. So the fetcher is called on one loop for
     as long as that loop runs; other loops ask through it. After it has ended, the next loop calls the fetcher itself,
-    again where it fails: each failure makes the client forget a connection of the loop that has ended.
+    and repeats a call that fails: each failure makes the client forget a connection of the loop that has ended.
     """
 
     def __init__(self, fetch: Fetch) -> None:
@@ -188,7 +188,7 @@ class UserClient:
 
 
 async def in_thread(function: Callable[..., Result], *arguments: Any) -> Result:
-    """What ``function(*arguments)`` returns, from a worker thread, however busy those of the app's endpoints are."""
+    """What ``function(*arguments)`` returns in a worker thread, however busy those of the app's endpoints are."""
     return await to_thread.run_sync(partial(function, *arguments), limiter=_THREADS.get())
 
 
@@ -291,7 +291,7 @@ def _make_backend(httpcore2: Any, hosts: Hosts) -> Any:
 
 
 async def _resolve(host: str, port: int, hosts: Hosts) -> list[str]:
-    """The addresses of ``host``. Raises ``FetchError`` where one of them must not be asked."""
+    """The addresses of ``host``. Raises ``FetchError`` if one of them must not be asked."""
     try:
         ip_address(host)
     except ValueError:
@@ -314,10 +314,10 @@ async def _resolve(host: str, port: int, hosts: Hosts) -> list[str]:
 
 
 async def _read_body(chunks: AsyncIterator[bytes], encoding: str) -> bytes:
-    """What ``chunks`` hold, as far as is allowed: a small answer can decompress to a large one."""
+    """The content of ``chunks``, up to what is allowed: a small answer can decompress to a large one."""
     # RFC 9110 8.4.1: in any case, and x-gzip is gzip.
     encoding = encoding.strip().lower().removeprefix("x-") or "identity"
-    # Asked for as it is; some servers hold nothing but the compressed form.
+    # We ask for the identity encoding, but some servers hold only the compressed form.
     if encoding not in ("identity", "gzip", "deflate"):
         raise FetchError(f"its content encoding is {encoding[:32]!r}, which was not asked for")
     decoder = None if encoding == "identity" else zlib.decompressobj(wbits=zlib.MAX_WBITS | 32)
@@ -328,7 +328,7 @@ async def _read_body(chunks: AsyncIterator[bytes], encoding: str) -> bytes:
             read += len(chunk)
             try:
                 body += chunk if decoder is None else decoder.decompress(chunk, MAX_BODY + 1)
-                # Also what decompresses to nothing comes to an end.
+                # Count what was read as well: input that decompresses to nothing must come to an end, too.
                 check_size(max(read, len(body)))
             except (zlib.error, DocumentError) as error:
                 is_large = isinstance(error, DocumentError)

@@ -24,8 +24,8 @@ from .material import JWK, Material, PublicKey, UnusableKey, make_material
 def load_jwk(jwk: JWK) -> Material:
     """The key of ``jwk`` (RFC 7517 section 4).
 
-    Raises ``UnusableKey`` for a key that is made for encryption or is of an unknown kind, ``ConfigurationError`` for a
-    broken one.
+    Raises ``UnusableKey`` for a key that is made for encryption or is of an unknown kind, and ``ConfigurationError``
+    for a broken one.
     """
     if "keys" in jwk and "kty" not in jwk:
         raise ConfigurationError("key: a JWK Set stands where one key is expected")
@@ -96,7 +96,7 @@ _FROM_JWK: dict[str, Callable[[dict[str, Any]], Any]] = {
 # Bytes of a coordinate (RFC 7518 6.2.1.2, RFC 8812 3.1).
 _COORDINATES = {"P-256": 32, "P-384": 48, "P-521": 66, "secp256k1": 32}
 
-# Base64url of the longest number that any usable key has: RSA with 16384 bits. To judge a longer one can take minutes.
+# Base64url of the longest number that any usable key has: RSA with 16384 bits. Judging a longer one can take minutes.
 _LONGEST_MEMBER = 2731
 
 _LONGEST_KID = 64
@@ -104,7 +104,7 @@ _LONGEST_KID = 64
 
 
 def _normalize(jwk: JWK) -> JWK:
-    """``jwk`` with its number of a kid as text and, if it is public, spelled as RFC 7518 demands."""
+    """``jwk`` with a numeric kid turned into text and, if it is public, spelled as RFC 7518 demands."""
     normal: dict[str, Any] = dict(jwk)
     kid = normal.get("kid")
     if isinstance(kid, int) and not isinstance(kid, bool) and kid.bit_length() <= _LONGEST_KID:
@@ -129,7 +129,10 @@ def _is_absent(value: object) -> bool:
 
 
 def _respell(jwk: JWK, names: tuple[str, ...], size: int | None) -> dict[str, str]:
-    """The members ``names`` in base64url. Numbers get ``size`` bytes, or as few as they need; None: they are none."""
+    """The members ``names`` in base64url. Numbers get ``size`` bytes, or as few as they need if it is 0.
+
+    ``size`` is None if they are not numbers.
+    """
     found = {}
     for name in names:
         data = _decode(jwk.get(name))
@@ -141,7 +144,7 @@ def _respell(jwk: JWK, names: tuple[str, ...], size: int | None) -> dict[str, st
 
 
 def _decode(value: object) -> bytes | None:
-    """What ``value`` spells in standard or URL-safe base64, padded correctly or not at all. None: it does not."""
+    """What ``value`` spells in standard or URL-safe base64, padded correctly or not at all. None if it is neither."""
     if not isinstance(value, str) or not value.isascii():
         return None
     text = value.rstrip("=")

@@ -20,7 +20,7 @@ from .signatures import Verify, prepare
 Name = TypeVar("Name")
 
 MAX_TRIES = 8
-"""Keys that are tried for one token when its ``kid`` does not tell them apart."""
+"""How many keys are tried for one token when its ``kid`` does not tell them apart."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,13 +31,13 @@ class Key:
     algorithms: tuple[str, ...]
     kid: str | None = None
     issuer: str | None = None
-    """The only issuer whose tokens it verifies, perhaps with a placeholder. None: any."""
+    """The only issuer whose tokens it verifies, perhaps with a placeholder. None if any issuer will do."""
     published_issuer: str | None = None
     """The issuer that its JWK names. It counts only where issuers share keys: see ``issuer``."""
     _prepared: dict[str, Verify] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def verifies(self, algorithm: str, signing_input: bytes, signature: bytes) -> bool:
-        """Whether ``signature`` is this key's over ``signing_input`` by ``algorithm``, one of its own."""
+        """Whether this key made ``signature`` over ``signing_input`` by ``algorithm``, which must be one of its own."""
         verify = self._prepared.get(algorithm)
         if verify is None:
             verify = self._prepared[algorithm] = prepare(algorithm, self.material)
@@ -53,9 +53,9 @@ class KeySet:
     def __init__(self, keys: Iterable[Key]) -> None:
         self.keys = tuple(keys)
         self.serial = next(_serials)
-        """Tells this set from every other one of the process, those that are gone included."""
+        """Tells this set from every other one of the process, even from those that are gone."""
         self._kids = {key.kid for key in self.keys if key.kid is not None}
-        # A token without a kid is likelier to be of a key without one.
+        # A token without a kid more likely comes from a key without one.
         self._any = _first_ones(_by_algorithm(sorted(self.keys, key=lambda key: key.kid is not None)))
         self._without_kid = _first_ones(_by_algorithm(key for key in self.keys if key.kid is None))
         self._by_kid = _first_ones(_by_kid(self.keys, self._without_kid))
@@ -78,7 +78,7 @@ class KeySet:
         """The keys that may have signed a token with this header, likeliest first; ``MAX_TRIES`` at most.
 
         A key without a ``kid`` fits every token; a token without one fits every key, those without one first. Raises
-        ``AlgorithmNotAllowed`` where the algorithm is not what the keys are for, else ``UnknownKey``.
+        ``AlgorithmNotAllowed`` if the keys are not for that algorithm, else ``UnknownKey``.
         """
         if kid is None:
             found = self._any.get(algorithm, ())
@@ -86,7 +86,7 @@ class KeySet:
             found = self._by_kid.get((kid, algorithm)) or self._without_kid.get(algorithm, ())
         if found:
             return found
-        # Without any keys, no algorithm is ruled out that some key could have.
+        # Without any keys, an algorithm is not ruled out if some key could have it.
         if (self.keys or algorithm not in ALGORITHMS) and (algorithm not in self._any or kid in self._kids):
             raise AlgorithmNotAllowed
         raise UnknownKey
@@ -105,7 +105,7 @@ class Skipped:
 def load_keys(
     source: object, *, algorithms: Collection[str] | None = None, allow_weak_keys: bool = False
 ) -> tuple[Key, ...]:
-    """As ``load_keys_and_skipped``, without what was skipped."""
+    """Like ``load_keys_and_skipped``, without the skipped keys."""
     return load_keys_and_skipped(source, algorithms=algorithms, allow_weak_keys=allow_weak_keys)[0]
 
 
@@ -143,7 +143,7 @@ def load_foreign_keys(
 ) -> tuple[tuple[Key, ...], tuple[Skipped, ...]]:
     """The verifying keys among ``entries``, keys of a set that others write, and those that are not used.
 
-    Nothing is raised: one broken key does not stop the others (RFC 7517 section 5). In a set that everybody can read
+    Nothing is raised: one broken key does not stop the others (RFC 7517 section 5). In a set that everyone can read
     (``published``), secrets and private keys are broken: whoever reads them can sign.
     """
     keys, skipped = _load_entries(entries, None, allow_weak_keys=allow_weak_keys, published=published)
@@ -153,11 +153,11 @@ def load_foreign_keys(
 def make_key(material: Material, algorithms: Collection[str] | None, allow_weak_keys: bool) -> Key:
     """The verifying key of ``material``.
 
-    Raises ``UnusableKey`` for a key that is made for something else, ``ConfigurationError`` for one that is weak or
+    Raises ``UnusableKey`` for a key that is made for something else, and ``ConfigurationError`` for one that is weak or
     contradicts itself.
     """
     operations = material.jwk.get("key_ops")
-    # RFC 7517 4.3: of a private key, which is for signing, we use the public half.
+    # RFC 7517 4.3: we use the public half of a private key, which is itself for signing.
     needed = {"verify", "sign"} if isinstance(material.value, PrivateKey) else {"verify"}
     if operations is not None and not needed.intersection(operations):
         raise UnusableKey(f"key: the JWK's key_ops have no {' or '.join(sorted(needed))}")
@@ -171,10 +171,10 @@ def make_key(material: Material, algorithms: Collection[str] | None, allow_weak_
 
 
 def suited_algorithms(material: Material) -> tuple[str, ...]:
-    """The algorithms that ``material`` is made for, the most common first; only the JWK's ``alg`` where it has one.
+    """The algorithms that ``material`` is made for, the most common first; only the JWK's ``alg`` if it has one.
 
-    Raises ``UnusableKey`` where ``alg`` is not that of a signature, ``ConfigurationError`` where it is of another type
-    of key.
+    Raises ``UnusableKey`` if ``alg`` is not that of a signature, ``ConfigurationError`` if it is for another type of
+    key.
     """
     kind, suited = _kind_and_algorithms(material.public)
     alg = jwk_algorithm(material.jwk)
@@ -233,7 +233,7 @@ def _check_strength(key: bytes | PublicKey, algorithms: tuple[str, ...], allow_w
 
 
 def _entries_of(item: object) -> Iterable[object] | None:
-    """The keys of ``item``, a set of keys. None: it is a single key."""
+    """The keys of ``item``, a set of keys. None if it is a single key."""
     if not isinstance(item, Mapping) or "kty" in item:
         return None
     if "keys" in item:
@@ -268,7 +268,7 @@ def _load_entry(entry: object, published: bool) -> Material:
     if not isinstance(entry, Mapping):
         raise ConfigurationError("it is not an object")
     if not is_public(entry):
-        # Before it is loaded: to compute the primes of something that is no key can take seconds.
+        # Check before loading: to compute the primes of something that is no key can take seconds.
         if published:
             raise ConfigurationError("it is a secret or private key, and published")
         if entry.get("kty") == "RSA" and "d" in entry and not {"p", "q"} <= set(entry):

@@ -73,7 +73,7 @@ def load_pem(text: bytes) -> Material:
 
 
 def _encode(text: str) -> bytes:
-    # The error is raised outside of the handler: in its context a UnicodeEncodeError would carry the whole secret.
+    # Raise the error outside of the handler: otherwise its context, a UnicodeEncodeError, would carry the whole secret.
     try:
         return text.encode("utf-8")
     except UnicodeEncodeError:
@@ -170,7 +170,7 @@ def _der(data: bytes) -> Material | None:
         start += length & 0x7F
         length = int.from_bytes(data[2:start], "big")
     whole = data[: start + length]
-    # A SEQUENCE that fills the data, but for the line's end of an editor, and starts with a SEQUENCE or an INTEGER, as
+    # A SEQUENCE that fills the data, except for a line end from an editor, and starts with a SEQUENCE or an INTEGER, as
     # every key and certificate does.
     if len(whole) < start + length or data[len(whole) :].strip() or whole[start : start + 1] not in (b"\x30", b"\x02"):
         return None
@@ -193,5 +193,5 @@ def _base64(data: bytes) -> Material | None:
         decoded = b64decode(text + b"=" * (-len(text) % 4), validate=True)
     except Base64Error:
         return None
-    # Environment variables hold PEM and JWK in base64, for the sake of their line ends and quotes.
+    # Environment variables hold PEM and JWK in base64, because of their line ends and quotes.
     return _pem(decoded) or _der(decoded) or (_json(decoded) if _KTY.search(decoded) else None)

@@ -26,19 +26,19 @@ class Material:
 
     @property
     def public(self) -> bytes | PublicKey:
-        """What verifies: the secret itself, or the public half."""
+        """The part that verifies: the secret itself, or the public half."""
         return self.value.public_key() if isinstance(self.value, PrivateKey) else self.value
 
 
 class UnusableKey(ConfigurationError):
-    """A key that is well formed but made for something else than signatures. In a set it is skipped."""
+    """A key that is well formed but made for something other than signatures. In a set it is skipped."""
 
 
 def make_material(key: object, jwk: JWK | None = None) -> Material:
     """The material of ``key``, an object of ``cryptography``.
 
-    Raises ``ConfigurationError`` for a kind of key that signs no tokens, and for a degenerate key: anybody can forge
-    its signatures.
+    Raises ``ConfigurationError`` for a kind of key that signs no tokens, and for a degenerate key: anyone can forge its
+    signatures.
     """
     if not isinstance(key, PrivateKey | PublicKey):
         raise ConfigurationError(f"key: keys of type {type(key).__name__} do not sign JSON Web Tokens")

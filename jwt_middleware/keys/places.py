@@ -19,13 +19,13 @@ from .._support.loops import call_on
 from .http import FetchError
 
 PLACES = 64
-"""Attempts that run at once in a process."""
+"""How many attempts run at once in a process."""
 
 PATIENCE = 1.5
 """Seconds after which a host that has not answered counts as silent. Silent hosts hold half of the places at most."""
 
 MAX_SILENT = 10_000
-"""Hosts that are remembered to be silent."""
+"""How many hosts are remembered to be silent."""
 
 
 class Claim:
@@ -45,9 +45,9 @@ class Claim:
 class Places:
     """The places of one process. Any thread and any event loop may claim one.
 
-    1. An attempt that a request waits for goes before those that nobody waits for.
-    2. A host that did not answer the last time, or, where others wait for a place, has not answered for ``patience``
-       seconds, counts as silent. Silent hosts hold at most half of the places. Where more would, attempts are given up.
+    1. An attempt that a request waits for goes before those that no request waits for.
+    2. A host counts as silent if it did not answer the last time, or if it has not answered for ``patience`` seconds
+       while others wait for a place. Silent hosts hold at most half of the places; attempts beyond that are given up.
 
     ``clock`` gives monotonic seconds.
     """
@@ -63,7 +63,7 @@ class Places:
         self._held_by_silent = 0
         self._silent: dict[str, None] = {}
         # By whether the host is silent, and then by whether a request waits. A claim that has become urgent stands in
-        # both of its queues; it is passed over where it has been granted or is over.
+        # both of its queues; it is passed over if it has been granted or is over.
         self._queues: dict[tuple[bool, bool], deque[Claim]] = {
             (is_silent, is_urgent): deque() for is_silent in (False, True) for is_urgent in (True, False)
         }
@@ -72,7 +72,7 @@ class Places:
     async def hold(self, claim: Claim, still_waiting: Callable[[], None]) -> AsyncIterator[None]:
         """Wait for a place and hold it for the block. ``still_waiting()`` is called twice a second until then.
 
-        Raises ``FetchError`` where the attempt is given up because silent hosts hold half of the places.
+        Raises ``FetchError`` if the attempt is given up because silent hosts hold half of the places.
         """
         claim.loop = current_token().native_token
         with self._lock:

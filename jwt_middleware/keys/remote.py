@@ -1,4 +1,4 @@
-"""How do keys that others publish come here and stay fresh? ``Schedule`` decides when; this file does it. (I/O)"""
+"""How are keys that others publish fetched and kept fresh? ``Schedule`` decides when; this file does it. (I/O)"""
 
 import os
 import time
@@ -30,7 +30,7 @@ from .schedule import Schedule, Step, make_rules
 from .source import KeysHealth
 
 MAX_KIDS_SHOWN = 8
-"""Key ids that an event names."""
+"""How many key ids an event names."""
 
 
 class RemoteKeys:
@@ -80,7 +80,7 @@ class RemoteKeys:
     The rules:
 
     1. One attempt runs at a time, and no request owns it. A request with a known kid never waits for it, with one
-       exception: where no event loop has lived long enough for an attempt to end within the last hour (one loop per
+       exception: if no event loop has lived long enough for an attempt to end within the last hour (one loop per
        job, a frozen process), one request waits, for ``timeout`` seconds at most, and then goes on with the keys that
        there are.
     2. A request with an unknown kid, or whose signature no key verifies, waits for the attempt. If it fails, the answer
@@ -146,9 +146,9 @@ class RemoteKeys:
 
     @property
     def current(self) -> KeySet:
-        """The keys in force: none before the first fetch, after ``keys_max_stale``, and while ``refreshed`` must wait.
+        """The keys in force: none before the first fetch, after ``keys_max_stale``, or while ``refreshed`` must wait.
 
-        It never waits. It must be called on an event loop, where it begins a refresh that is due.
+        It never waits. It must be called on an event loop, because it begins a refresh that is due.
         """
         if self._clock() >= self._due:
             self._look_after()
@@ -157,7 +157,7 @@ class RemoteKeys:
     async def refreshed(self, kid: str | None, algorithm: str) -> KeySet:
         """The keys to look in again, after ``current`` verified nothing for this ``kid`` and ``algorithm``.
 
-        Raises ``KeysUnavailable`` where it is unknown whether such a key exists.
+        Raises ``KeysUnavailable`` if it is unknown whether such a key exists.
         """
         if algorithm not in ALGORITHMS:
             return self._keys
@@ -198,7 +198,7 @@ class RemoteKeys:
     def login_endpoints(self) -> tuple[str, str] | None:
         """Where users log in, by the metadata of ``issuer``: ``authorization_endpoint`` and ``token_endpoint``.
 
-        None before the first good fetch, and where the metadata names none. Asking begins nothing.
+        None before the first good fetch, and if the metadata names none. Asking begins nothing.
         """
         return self._source.login_endpoints if isinstance(self._source, Discovery) else None
 
@@ -210,7 +210,7 @@ class RemoteKeys:
     def confine(self, hosts: Hosts) -> None:
         """Ask no private network but ``hosts`` and those of ``allow_hosts`` and ``allow_http``.
 
-        For keys whose address was not configured: a resolver takes it from a token. Raises ``ConfigurationError`` where
+        For keys whose address was not configured: a resolver takes it from a token. Raises ``ConfigurationError`` if
         it leads to a private network.
         """
         self._source.confine(hosts)
@@ -265,9 +265,9 @@ class RemoteKeys:
         return bool(self._keys.keys)
 
     async def _wait_for_attempt(self, *, is_urgent: bool = True) -> bool:
-        """Whether the attempt under way, or a new one, or, in the cooldown, the last one succeeded.
+        """Whether the attempt succeeded: the one under way, else a new one, or, in the cooldown, the last one.
 
-        ``is_urgent``: a request waits, so the attempt goes before those that nobody waits for.
+        ``is_urgent`` means that a request waits, so the attempt goes before those that nobody waits for.
         """
         with anyio.move_on_after(self._process.schedule.rules.timeout):
             flight: _Flight | None = None
@@ -343,7 +343,7 @@ class RemoteKeys:
         except BaseException as failure:
             if isinstance(failure, KeyboardInterrupt | GeneratorExit | anyio.get_cancelled_exc_class()):
                 raise
-            # The fetcher may be the user's: whatever it raises, no keys came.
+            # The fetcher may be the user's own: whatever it raises, there are no new keys.
             error = describe_error(failure)
         flight.landed = True
         seconds = time.monotonic() - begun
@@ -354,7 +354,7 @@ class RemoteKeys:
             self._take(found, flight)
 
     def _read(self, document: Document) -> "_Found":
-        """The keys in ``document``. Raises ``FetchError`` where there are none. Slow: not for event loops."""
+        """The keys in ``document``. Raises ``FetchError`` if there are none. Slow: not for event loops."""
         before = self._last
         if document.body is None:
             return _Found(document, before)
@@ -372,7 +372,7 @@ class RemoteKeys:
         now, process = self._clock(), self._own_process()
         with process.lock:
             if process.last is not flight:
-                # Given up as lost, and back after another one: what it brings is older than what that one brought.
+                # Given up as lost, and back after another attempt, whose keys are newer.
                 return
             before, failure = self._last, self._error
             self._keys = self._last = found.keys
@@ -419,7 +419,7 @@ class _Flight:
 
 @dataclass(slots=True)
 class _Process:
-    """What a forked process must not share with its parent."""
+    """The state that a forked process must not share with its parent."""
 
     schedule: Schedule
     lock: Lock = field(default_factory=Lock)

@@ -22,7 +22,7 @@ PATIENCE_WITH_LOOPS = 1
 
 
 class Step(Enum):
-    """What is to be done about the keys now."""
+    """What to do about the keys now."""
 
     NOTHING = "nothing"
     FETCH = "fetch"
@@ -64,7 +64,7 @@ class Schedule:
     begun: float = -inf
     """When the last attempt began, or asked."""
     lost_at: float | None = None
-    """When the attempt that is under way is given up. None: none is under way."""
+    """When the attempt under way is given up. None if there is none."""
     allowed_at: float = -inf
     """The end of the cooldown."""
     refresh_at: float = -inf

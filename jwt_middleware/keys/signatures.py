@@ -1,4 +1,4 @@
-"""Does this signature verify? PyJWT and cryptography decide; nothing is prepared again for each token. Pure."""
+"""Does this signature verify? PyJWT and cryptography decide, with whatever can be prepared once per key. Pure."""
 
 from collections.abc import Callable, Mapping
 from hmac import compare_digest
@@ -55,7 +55,7 @@ def _hmac(secret: bytes, hashes: HashAlgorithm) -> Verify:
     def verify(signing_input: bytes, signature: bytes) -> bool:
         mac = keyed.copy()
         mac.update(signing_input)
-        # As PyJWT does; `mac.verify` would raise, and make a bad signature dearer than a good one.
+        # As PyJWT does; `mac.verify` would raise, and make a bad signature cost more than a good one.
         return compare_digest(mac.finalize(), signature)
 
     return verify

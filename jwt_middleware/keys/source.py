@@ -16,17 +16,17 @@ class KeysHealth:
     keys: int
     """Keys in force. With none at all, every token of this provider is answered with 503."""
     fetched_at: float | None = None
-    """Unix time when the keys were last found to be current. None: never, or they are static."""
+    """Unix time when the keys were last found to be current. None if they never were, or if they are static."""
     age: float | None = None
     """Seconds since then."""
     error: str | None = None
-    """Why the last attempt failed. None: it succeeded."""
+    """Why the last attempt failed. None if it succeeded."""
     skipped: tuple[str, ...] = ()
     """The keys that were published or configured and are not used, each with its reason."""
 
 
 class KeySource(Protocol):
-    """A source of keys, given as ``jwks=`` to a ``Provider``. ``RemoteKeys`` is one; a class of your own is another.
+    """A source of keys, given as ``jwks=`` to a ``Provider``. ``RemoteKeys`` is one; your own class can be another.
 
     A source may also have a property ``health``, a ``KeysHealth``.
     """
@@ -43,14 +43,14 @@ class KeySource(Protocol):
     async def refreshed(self, kid: str | None, algorithm: str) -> KeySet:
         """The keys to look in again, after ``current`` verified nothing for this ``kid`` and ``algorithm``.
 
-        Any client can cause the call, so bound how often it asks something. Return ``current`` where nothing can be
-        newer. Raises ``KeysUnavailable`` where it is unknown whether such a key exists: the answer is 503 then.
+        Any client can cause the call, so bound how often it asks something. Return ``current`` if nothing can be
+        newer. Raise ``KeysUnavailable`` if it is unknown whether such a key exists: the answer is 503 then.
         """
         ...
 
 
 class StaticKeys:
-    """Keys that the configuration gives, for good."""
+    """Keys that the configuration gives. They never change."""
 
     def __init__(self, keys: Iterable[Key], skipped: Iterable[str] = ()) -> None:
         self.current = KeySet(keys)
@@ -64,7 +64,7 @@ class StaticKeys:
 class ProviderKeys:
     """A source as one provider sees it: narrowed to its algorithms, and with its static keys beside it.
 
-    ``by_issuer``: issuers share the keys, so a key whose JWK names an issuer verifies tokens of that one only.
+    ``by_issuer`` means that issuers share the keys, so a key whose JWK names an issuer verifies its tokens only.
     """
 
     def __init__(
@@ -95,7 +95,7 @@ class ProviderKeys:
         return keys
 
     async def refreshed(self, kid: str | None, algorithm: str) -> KeySet:
-        """As ``KeySource.refreshed``; the source is not asked for what it cannot have."""
+        """Like ``KeySource.refreshed``, but the source is not asked for keys that it cannot have."""
         is_allowed = self._algorithms is None or algorithm in self._algorithms
         if is_allowed and (kid is None or not self._static.current.knows(kid)):
             try:
@@ -103,7 +103,7 @@ class ProviderKeys:
             except Exception as error:
                 if isinstance(error, Refusal):
                     raise
-                # The source may be the user's: whatever it raises, it is unknown whether the key exists.
+                # The source may be the user's own: whatever it raises, it is unknown whether the key exists.
                 self._events.tell(UnexpectedError(where="refreshed", error=type(error).__name__), exc_info=error)
                 raise KeysUnavailable(retry_after=1) from None
         return self.current
@@ -116,7 +116,7 @@ class ProviderKeys:
 
 
 def health_of(source: KeySource) -> KeysHealth:
-    """The state of ``source``, as it says itself, or else as far as can be seen."""
+    """The state of ``source``, by its own word, or else as far as can be seen."""
     health = getattr(source, "health", None)
     return health if isinstance(health, KeysHealth) else KeysHealth(len(source.current.keys))
 

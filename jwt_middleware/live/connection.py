@@ -27,12 +27,12 @@ class Ended(OSError):
 class Connection(ABC):
     """A connection as the app sees it. Its ``receive`` and ``send`` work until its token is no longer good.
 
-    1. ``block`` lets nothing pass any more, in either direction.
+    1. After ``block``, nothing passes any more in either direction.
     2. ``close`` wakes up whoever waits in ``receive``, and starts to tell the client.
     3. ``receive`` returns a disconnect, and ``send`` raises ``OSError``, as ASGI 2.4 says of closed connections.
     4. The client is told after what the app is sending at that moment, or after ``patience`` seconds.
 
-    ``token`` is None where nobody has authenticated yet.
+    ``token`` is None if the client has not authenticated yet.
     """
 
     def __init__(self, connections: Connections, token: Token | None, receive: Receive, send: Send) -> None:
@@ -67,7 +67,7 @@ class Connection(ABC):
             if self._refusal is not None:
                 # As soon as the app returns, the server closes the connection itself, with another code.
                 await self.close().wait()
-            # The server's objects hold the scope, which holds this object: together they would be a circle.
+            # The server's objects hold the scope, which holds this object: together they would form a cycle.
             self._receive, self._send = _receive_nothing, _send_nothing
 
     async def receive(self) -> Message:
@@ -106,11 +106,11 @@ class Connection(ABC):
         if sending.cancelled_caught:
             self._app_knows = True
             raise Ended("the connection was closed, and its client took no more data")
-        # Not before: a message that the server did not take has ended nothing.
+        # Only now: a message that the server did not take has ended nothing.
         self._after_send(message)
 
     def adopt(self, token: Token, user: Any, scope: Scope) -> None:
-        """Go on with another token; raises the ``Refusal`` for which the connection is already blocked."""
+        """Go on with another token. Raises the ``Refusal`` for which the connection is blocked, if it already is."""
         if self._refusal is not None:
             raise self._refusal
         self.token, self.good_until = token, self._connections.good_until(token)
@@ -123,7 +123,7 @@ class Connection(ABC):
         self._connections.events.tell(ConnectionRenewed(provider=token.provider, subject=subject))
 
     async def authenticate(self, raw: str | bytes, scope: Scope) -> tuple[Token, Any]:
-        """The token of ``raw`` and its user; raises a ``Refusal``."""
+        """Return the token in ``raw`` and its user. Raises a ``Refusal``."""
         return await self._connections.authenticate(raw, scope)
 
     def block(self, refusal: Refusal) -> None:
@@ -192,15 +192,15 @@ class Connection(ABC):
 
     @abstractmethod
     def _after_receive(self, message: Message) -> None:
-        """Leave where ``message``, which comes from the server, says that the connection is over."""
+        """Leave if ``message``, which comes from the server, says that the connection is over."""
 
     def _before_send(self, message: Message) -> Message:
-        """The message to send for ``message``, which comes from the app; open where it says so."""
+        """Return what to send for ``message``, which comes from the app, and open if it says so."""
         return message
 
     @abstractmethod
     def _after_send(self, message: Message) -> None:
-        """Leave where ``message``, which the server has taken, says that the connection is over."""
+        """Leave if ``message``, which the server has taken, says that the connection is over."""
 
 
 def _is_about_disconnect(error: BaseException) -> bool:

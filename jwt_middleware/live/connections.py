@@ -18,7 +18,7 @@ PATIENCE = 30
 """Seconds that closing one connection may take. Some servers wait for the client's answer, and give up earlier."""
 
 Authenticate: TypeAlias = Callable[[str | bytes, Scope], Awaitable[tuple[Token, Any]]]
-"""Verifies the token of a text for the connection of a scope, and loads its user; raises a ``Refusal``."""
+"""Verifies the token in a text for the connection of a scope, and loads its user. Raises a ``Refusal``."""
 
 
 class Connections:
@@ -29,7 +29,7 @@ class Connections:
     ``authenticate``
         Verifies the tokens that ``renew`` brings.
     ``authenticate_within``
-        Seconds after which a WebSocket is closed on which nobody has authenticated. None: it stays open.
+        Seconds after which a WebSocket is closed if its client has not authenticated. None if it stays open.
     ``patience``
         Seconds that closing one connection may take.
     """

@@ -12,14 +12,14 @@ async def renew(scope: Scope, new_token: str | bytes) -> Token:
 
     1. The token is verified in full, with everything that a request's token must pass, ``load_user`` included.
     2. It must be of the same provider, issuer and subject as the token before: ``wrong_issuer``, ``invalid_claim``.
-       Where tokens have no subject, the client (``client_id``, RFC 9068 2.2) must be the same.
-       On a connection that began without a token, the first one that is good decides who it belongs to.
+       If tokens have no subject, the client (``client_id``, RFC 9068 2.2) must be the same.
+       On a connection that began without a token, the first good one decides to whom it belongs.
     3. ``scope["auth"]`` and ``scope["user"]`` are replaced, and the connection ends when the new token does.
 
     Its scopes may differ from those before; no ``requires`` that has already let the connection in asks again.
 
-    Raises a ``Refusal``, and leaves everything as it was, where the token is not accepted or the connection is already
-    over. Raises ``RuntimeError`` where the scope has no open connection.
+    Raises a ``Refusal``, and leaves everything as it was, if the token is not accepted or the connection is already
+    over. Raises ``RuntimeError`` if the scope has no open connection.
     """
     connection: Connection | None = scope.get(KEY)
     if connection is None:

@@ -43,7 +43,7 @@ class StreamConnection(Connection):
             self._has_trailers = message.get("trailers", False)
             names = {name.lower() for name, _ in message["headers"]}
             self._is_encoded = b"content-encoding" in names
-            # To cut a response shorter than the length that it names would be an error of ours.
+            # Cutting a response shorter than the length that it names would be our error.
             if b"content-length" not in names:
                 self._open()
         return message

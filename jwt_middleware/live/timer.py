@@ -31,7 +31,7 @@ class Watched(Protocol):
     """A connection as the timer sees it."""
 
     token: Token | None
-    """None: nobody has authenticated on this connection yet."""
+    """None if the client of this connection has not authenticated yet."""
     good_until: float
     """Unix time at which the connection is over."""
 
@@ -130,14 +130,14 @@ class Timer:
                     await revocations.catch_up()
                     await self._close_those_revoked(undecided, revocations)
             except Refusal:
-                # Revocations are unavailable. Nothing is known against the connections that are still open.
+                # Revocations are unavailable, so nothing is known against the connections that are still open.
                 pass
             except Exception as error:  # noqa: BLE001  # the app may have written these revocations
                 self._tell(error)
             await anyio.sleep(TICK)
 
     async def _close_those_revoked(self, connections: Iterable[Watched], revocations: Revocations) -> list[Watched]:
-        """Close the revoked ones. Returns those of which ``is_revoked`` cannot tell."""
+        """Close the revoked connections. Returns those for which ``is_revoked`` cannot tell."""
         over, undecided = [], []
         for number, connection in enumerate(connections, 1):
             token = connection.token
@@ -172,5 +172,5 @@ async def _close(connections: Iterable[Watched]) -> None:
 
 
 def _expiry(connection: Watched) -> Refusal:
-    """Why a connection ends whose time has come."""
+    """The reason why a connection ends when its time has come."""
     return MissingToken() if connection.token is None else Expired(claim="exp").about(connection.token)

@@ -11,7 +11,7 @@ from .connections import Connections
 class WebSocketConnection(Connection):
     """A WebSocket that is closed with 3000 when its token is no longer good.
 
-    Where nobody has authenticated after ``authenticate_within`` seconds, it is closed as well.
+    It is also closed if its client has not authenticated within ``authenticate_within`` seconds.
     """
 
     def __init__(self, connections: Connections, token: Token | None, receive: Receive, send: Send) -> None:

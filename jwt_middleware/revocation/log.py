@@ -1,4 +1,4 @@
-"""Where are revocations written? What verifying needs of a session store."""
+"""Where are revocations written? The part of a session store that verifying needs."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,13 +9,13 @@ from .revoked import Revocation
 
 @dataclass(frozen=True, slots=True)
 class RevocationPage:
-    """What one read of a log gives."""
+    """The result of one read of a log."""
 
     position: str
-    """Where the next read goes on."""
+    """The position from which the next read goes on."""
     revocations: Sequence[Revocation]
     now: float
-    """Unix time by the clock of the log, which all its ``until`` are of."""
+    """Unix time by the clock of the log. Every ``until`` is by that clock."""
 
 
 class RevocationLog(Protocol):
@@ -30,6 +30,6 @@ class RevocationLog(Protocol):
         Whoever was told that a revocation is written can count on every read that begins later to find it. In SQL
         databases, numbers that are drawn before the commit do not keep that promise.
 
-        Raises an ``Exception`` where the log cannot be read.
+        Raises an ``Exception`` if the log cannot be read.
         """
         ...

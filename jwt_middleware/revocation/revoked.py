@@ -27,14 +27,14 @@ class Revocations(Protocol):
     """Says whether a verified token is revoked: ``Sessions``, a ``RevocationView``, or an object of your own."""
 
     def is_revoked(self, token: Token) -> bool | None:
-        """Whether ``token`` is revoked. None: only ``catch_up``, which waits, can tell.
+        """Whether ``token`` is revoked. None if only ``catch_up``, which waits, can tell.
 
         It is called for every request and must not wait.
         """
         ...
 
     async def catch_up(self) -> None:
-        """Make ``is_revoked`` able to tell, and keep it so. Raises ``RevocationsUnavailable`` where that fails."""
+        """Make ``is_revoked`` able to tell, and keep it so. Raises ``RevocationsUnavailable`` if that fails."""
         ...
 
     async def stop(self) -> None:
@@ -54,14 +54,14 @@ class Revocation(NamedTuple):
     until: float
     """Unix time, by the store's clock, until which the revocation is kept."""
     issuer: str | None = None
-    """The ``iss`` of the tokens. None: any issuer of the provider."""
+    """The ``iss`` of the tokens. None for any issuer of the provider."""
 
 
 class RevokedTokens:
     """The revocations that a process knows. Any thread may add to them."""
 
     def __init__(self) -> None:
-        # By value: hardly any request's token has one that is in here, and this look-up costs least.
+        # By value: hardly any token has a value that is in here, and this look-up costs least.
         self._known: dict[str, tuple[_Entry, ...]] = {}
         # By the second in which they are over; the heap says which second comes first.
         self._due: dict[int, list[str]] = {}
@@ -136,7 +136,7 @@ _Entry: TypeAlias = tuple[str, Claim, str | None, float]
 
 
 def _united(others: tuple[_Entry, ...], entry: _Entry) -> tuple[_Entry, ...] | None:
-    """``others`` with ``entry``. None: they say as much already."""
+    """``others`` with ``entry``. None if they already say as much."""
     for other in others:
         if other[:3] == entry[:3]:
             if other[3] >= entry[3]:

@@ -29,13 +29,13 @@ PATIENT_INTERVAL = 0.5
 """The same, while the log cannot be read or many reads are under way."""
 
 MANY_READS = 8
-"""More reads than are under way at once where each takes 0.8 s."""
+"""More reads than are under way at once when each takes 0.8 s."""
 
 MOST_READS = 16
 """Reads under way at once, at most, however long they take."""
 
 MISSES = 2
-"""Reads in a row that fail before the log counts as unreadable: where every second one fails, the others are enough."""
+"""Reads in a row that fail before the log counts as unreadable: if every second one fails, the others are enough."""
 
 PATIENCE = 5
 """Seconds that the read of one page may take: longer than a request waits, so that late answers count as well."""
@@ -95,13 +95,13 @@ class RevocationView:
         self._position = ""
         # When the read began that gave the position, and the last good read.
         self._positioned_at = self._read_at = -inf
-        # What Unix time by the log's clock is ahead of ours. None: the log was not read yet.
+        # How far Unix time by the log's clock is ahead of our clock. None if the log has not been read yet.
         self._ahead: float | None = None
         self._is_paging = False
         self._error: str | None = None
         self._is_out = False
         self._stale_told = False
-        # Until then `is_revoked` answers.
+        # The time until which `is_revoked` answers.
         self._answers_until = -inf
         self._background = Background("reading revocations")
         self._readers = PerLoop(_Reader)
@@ -110,8 +110,8 @@ class RevocationView:
         return f"RevocationView({self._log!r})"
 
     def is_revoked(self, token: Token) -> bool | None:
-        """Whether ``token`` is revoked; None where only ``catch_up`` can tell."""
-        # By its name, which Python calls at half the price of `in`. A revoked token stays so, however old the view is.
+        """Whether ``token`` is revoked; None if only ``catch_up`` can tell."""
+        # By its name, which costs Python half as much as `in`. A revoked token stays so, however old the view is.
         if self._known.__contains__(token):
             return True
         return False if self._clock() < self._answers_until else None
@@ -119,7 +119,7 @@ class RevocationView:
     async def catch_up(self) -> None:
         """Make ``is_revoked`` able to tell: after a read that all waiting requests share, or at once during an outage.
 
-        Raises ``RevocationsUnavailable`` where the view is older than ``max_stale`` and may not be used.
+        Raises ``RevocationsUnavailable`` if the view is older than ``max_stale`` and may not be used.
         """
         reader = self._reader()
         with anyio.move_on_after(FRESH):
@@ -144,7 +144,7 @@ class RevocationView:
         await self._background.stop()
 
     def add(self, *revocations: Revocation) -> None:
-        """Know ``revocations`` at once; their log has them already."""
+        """Take in ``revocations`` at once; their log already has them."""
         self._know(revocations)
 
     @property
@@ -170,13 +170,13 @@ class RevocationView:
         return (self._is_out or reader.misses >= MISSES) and reader.began_at > self._clock() - FRESH
 
     def _know(self, revocations: Iterable[Revocation]) -> None:
-        # By a clock that nobody sets: one that is wrong for a moment must not make us forget what is not read again.
+        # Use a clock that is never set: one that is wrong for a moment must not make us forget what is not read again.
         now = self._clock()
         ahead = time() - now if self._ahead is None else self._ahead
         self._known.add(revocations, now, shift=-ahead, at_least=REMEMBERED)
 
     def _reader(self) -> "_Reader":
-        """What requests of this event loop and its reading task share."""
+        """The state that requests of this event loop share with its reading task."""
         reader = self._readers.get()
         if reader.ended:
             reader.start()
@@ -209,7 +209,7 @@ class RevocationView:
             self._take(began)
 
     async def _read_pages(self) -> float:
-        """Read to the end of the log; when the read of the last page began.
+        """Read to the end of the log. Returns when the read of the last page began.
 
         Of several reads that find a long log, one goes on; the others are as good as none.
         """
@@ -222,7 +222,7 @@ class RevocationView:
                 self._ahead = page.now - self._clock()
                 self._know(page.revocations)
                 if began >= self._positioned_at:
-                    # Only now: what stands before it is known, whichever thread looks.
+                    # Set only now, so that whichever thread looks, everything before the position is known.
                     self._position, self._positioned_at = page.position, began
                 if len(page.revocations) < BATCH:
                     return began
@@ -267,7 +267,7 @@ class RevocationView:
 
 
 class _Reader:
-    """What requests of one event loop and its reading task share."""
+    """The state that requests of one event loop share with its reading task."""
 
     def __init__(self) -> None:
         self.start()

@@ -1,4 +1,4 @@
-"""Who calls an app in its tests? ``as_user`` replaces the check of the caller, ``headers_for`` passes it. (FastAPI)"""
+"""Who calls an app in its tests? ``as_user`` replaces the check of the caller; ``headers_for`` passes it. (FastAPI)"""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ LIFETIME = 900
 def as_user(
     subject: str, *, scopes: Iterable[str] = (), claims: Mapping[str, Any] | None = None, provider: str = "jwt"
 ) -> AsUser:
-    """Stands in the place of an ``Auth``: every request comes from ``subject``, with or without a token.
+    """Return a replacement for an ``Auth``: every request comes from ``subject``, with or without a token.
 
     ::
 
         app.dependency_overrides[auth] = as_user("ada", scopes=["orders:write"])
 
     The scopes that a route demands are checked as ``auth`` checks them: a user without them gets 403. An override of
-    ``auth`` also feeds ``auth.token``, ``auth.optional``, ``auth.any_of(...)`` and ``request.user``. Of the routes of
-    the app, those alone are open to requests without a token that depend on one of these. Each is logged once, as a
+    ``auth`` also feeds ``auth.token``, ``auth.optional``, ``auth.any_of(...)`` and ``request.user``. Only
+    routes of the app that depend on one of these are open to requests without a token. Each is logged once, as a
     warning, in production as well: an override works wherever it stands.
 
-    ``claims`` are further ones of the user's token; ``provider`` is the name of the provider that it comes from.
+    ``claims`` are further claims of the user's token; ``provider`` is the name of the provider that it comes from.
     Raises ``ConfigurationError``.
     """
     from ..fastapi.overrides import AsUser
@@ -63,8 +63,8 @@ def headers_for(
     is in no JWK Set, store, file or log, and a forked child does not have it. The token passes every other check, so
     it can fail one: those of issuer, audience and expiry, of revocation, of ``validate`` and ``load_user``.
 
-    ``claims`` are further ones, or others in the place of the usual ones; one that is None is left out. ``provider``
-    names one of several; default: the first. The token is good for 15 minutes. Raises ``ConfigurationError`` where the
+    ``claims`` are added to the usual claims, or replace them; one that is None is left out. ``provider``
+    names one of several; default: the first. The token is good for 15 minutes. Raises ``ConfigurationError`` if the
     provider's rules refuse such a token.
     """
     names, claims = _check(subject, scopes, claims)

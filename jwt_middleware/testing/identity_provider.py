@@ -32,7 +32,7 @@ Target: TypeAlias = Literal["jwks", "metadata"]
 
 @dataclass(frozen=True, slots=True)
 class SigningKey:
-    """A private key of the provider, and the JWK that is published of it."""
+    """A private key of the provider, and the JWK that is published for it."""
 
     private: PrivateKey = field(repr=False)
     algorithm: str
@@ -45,7 +45,7 @@ class Asked:
 
     path: str
     headers: Mapping[str, str]
-    """By their names in lower case."""
+    """The headers, by their names in lower case."""
     at: float
     """``time.monotonic()``."""
 
@@ -54,18 +54,18 @@ class IdentityProvider:
     """An OpenID Connect provider as far as an API sees it: its metadata, its JWK Set, and tokens.
 
     ``path``
-        What follows the host in ``issuer``: ``/tenant``, or ``/``. Default: nothing.
+        The part of ``issuer`` after the host: ``/tenant``, or ``/``. Default: nothing.
     ``algorithm``
-        Of the first key, and of those that ``rotate`` makes: ``ES256`` (the default), ``RS256`` or ``EdDSA``.
+        The algorithm of the first key and of those that ``rotate`` makes: ``ES256`` (default), ``RS256`` or ``EdDSA``.
     ``tls``
-        A server's ``SSLContext``: https then. Default None.
+        A server's ``SSLContext``, to serve https. Default None.
 
     As a context manager it serves while the block lasts. These may be changed at any time:
 
     ``keys``
         The ``SigningKey`` objects whose JWKs are published; tokens are signed with ``signing_key``.
     ``jwks``, ``metadata``
-        Changes to the two documents, by their members' names: ``provider.metadata["issuer"] = "https://evil.example"``.
+        Changes to the two documents, by member name: ``provider.metadata["issuer"] = "https://evil.example"``.
     ``headers``
         Sent with both, for instance ``Cache-Control``.
     ``delay``
@@ -124,13 +124,13 @@ class IdentityProvider:
 
     @property
     def discoveries(self) -> int:
-        """How many times metadata was asked for, in whatever place."""
+        """How many times metadata was asked for, at whatever address."""
         return sum("/.well-known/" in asked.path for asked in tuple(self.requests))
 
     def mint(self, key: SigningKey | None = None, *, header: Mapping[str, Any] | None = None, **claims: Any) -> str:
         """A token that is good for 15 minutes, with ``claims`` added or changed; those that are None are left out.
 
-        It is signed with ``key``, by default ``signing_key``, and ``header`` changes what stands there.
+        It is signed with ``key``, by default ``signing_key``, and ``header`` changes the members of its header.
         """
         key = key or self.signing_key
         now = int(time.time())
@@ -198,7 +198,7 @@ class IdentityProvider:
         self._behave(behave, at)
 
     def drip(self, interval: float = 1, *, at: Target | None = None) -> None:
-        """Answer with good headers, and a byte each ``interval`` seconds."""
+        """Answer with good headers, and a byte every ``interval`` seconds."""
 
         def slowly(released: Event) -> Iterator[bytes]:
             while not released.is_set():
@@ -216,7 +216,7 @@ class IdentityProvider:
         self._close_server()
 
     def recover(self) -> None:
-        """Be well again."""
+        """Behave well again."""
         self._recovered.set()
         self._fault = None
         if self._server is None and not self._closed:
@@ -272,7 +272,7 @@ class IdentityProvider:
 
 
 def signing_key(algorithm: str = "ES256", **members: Any) -> SigningKey:
-    """A new key for ``algorithm`` (``ES256``, ``RS256`` or ``EdDSA``); ``members`` change its JWK, None leaves out."""
+    """A new key for ``algorithm`` (``ES256``, ``RS256`` or ``EdDSA``); ``members`` change its JWK; None omits one."""
     private: PrivateKey
     if algorithm == "ES256":
         private = ec.generate_private_key(ec.SECP256R1())
@@ -288,7 +288,7 @@ def signing_key(algorithm: str = "ES256", **members: Any) -> SigningKey:
 
 
 class _Request(BaseHTTPRequestHandler):
-    # For one read or write: a peer that does neither is left alone.
+    # For one read or write: a peer that does neither is given up.
     timeout = 10
 
     def do_GET(self) -> None:
@@ -307,7 +307,7 @@ class _Request(BaseHTTPRequestHandler):
             self.wfile.write(chunk)
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Nothing: tests read their own output."""
+        """Log nothing: tests read their own output."""
 
 
 class _Server(ThreadingHTTPServer):
@@ -318,7 +318,7 @@ class _Server(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", port), _Request)
         self.respond = respond
         if tls is not None:
-            # The handshake is the request's thread's, not the listener's.
+            # The request's thread does the handshake, not the listener.
             self.socket = tls.wrap_socket(self.socket, server_side=True, do_handshake_on_connect=False)
         self._thread = Thread(target=self.serve_forever, args=(0.02,), name="identity provider", daemon=True)
         self._thread.start()
@@ -329,7 +329,7 @@ class _Server(ThreadingHTTPServer):
         self.server_close()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Nothing: a peer that goes away, or that does not trust our certificate, is what tests are about."""
+        """Do nothing: a peer that goes away, or that does not trust our certificate, is what tests are about."""
 
 
 _Behaviour: TypeAlias = Callable[[_Request, Event], None]

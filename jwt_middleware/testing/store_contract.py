@@ -1,4 +1,4 @@
-"""What must a store of sessions keep to? A suite for authors of stores, and for the stores of this package."""
+"""What rules must a store of sessions keep? A suite for authors of stores, and for the stores of this package."""
 
 from dataclasses import replace
 from typing import Any
@@ -16,7 +16,7 @@ LATER = 4_000_000_000
 
 
 def opening(id: str, subject: str = "ada", **changes: Any) -> Opening:
-    """A session that is to be opened, with ``changes``."""
+    """A request to open a session, with ``changes``."""
     lifetimes = {"idle_lifetime": 1000, "session_lifetime": 10_000, "access_lifetime": 300}
     return Opening(**{"id": id, "realm": REALM, "subject": subject, **lifetimes, **changes})
 
@@ -28,7 +28,7 @@ def rotation(id: str, generation: int, **changes: Any) -> Rotation:
 
 
 def revocation_request(value: str, **changes: Any) -> RevocationRequest:
-    """A session that is to be revoked, with ``changes``."""
+    """A request to revoke a session, with ``changes``."""
     return RevocationRequest(**{"realm": REALM, "claim": "sid", "value": value, "lifetime": 300, **changes})
 
 
@@ -36,8 +36,8 @@ class StoreContract:
     """Tests of a ``SessionStore``. A subclass named ``Test...`` has a fixture ``store`` that gives an empty one.
 
     They are run by the pytest plugin of anyio, which comes with it, on the event loops that the fixture
-    ``anyio_backend`` names: where a store needs asyncio, override it to return ``"asyncio"``. They take some seconds;
-    where the store's clock can be set, override ``pass_time`` to save them.
+    ``anyio_backend`` names: if a store needs asyncio, override it to return ``"asyncio"``. They take some seconds;
+    if the store's clock can be set, override ``pass_time`` to save them.
     """
 
     pytestmark = pytest.mark.anyio
@@ -171,7 +171,7 @@ class StoreContract:
 
     async def test_parallel_refreshes_make_one_generation(self, store: SessionStore) -> None:
         await self._opened(store, "s")
-        # So that connections, which may take a while, are there before grace counts.
+        # Opens connections, which may take a while, before grace counts.
         async with anyio.create_task_group() as together:
             for _ in range(20):
                 together.start_soon(store.read, "s", REALM)
@@ -256,7 +256,7 @@ class StoreContract:
         revoked = await store.revoke_subject("ada", other)
         assert [(one.provider, one.issuer, one.value) for one in revoked] == [(*other, "t")]
         assert [session.id for session in await store.sessions("ada", REALM)] == ["u"]
-        # It names a session that is none of that realm: the session lives on.
+        # It names a session of another realm: the session lives on.
         await store.revoke(revocation_request("u", realm=other))
         assert (await store.read("u", REALM))[0] is not None
 
@@ -290,7 +290,7 @@ class StoreContract:
         assert longer.until > first.until + 500
         revoked = (await store.revocations("", 9)).revocations
         assert max(revoked, key=lambda found: found.until) == longer
-        # A token's identifier is no session's, whatever it looks like.
+        # The identifier of a token is not that of a session, whatever it looks like.
         assert (await store.read("s", REALM))[0] is not None
 
     async def test_a_subject_ends_with_all_its_sessions(self, store: SessionStore) -> None:
@@ -301,7 +301,7 @@ class StoreContract:
         assert list(await store.sessions("ada", REALM)) == []
         assert (await store.read("d", REALM))[0] is not None
         assert list(await store.revoke_subject("ada", REALM)) == []
-        # A later login is not meant.
+        # A later login is not affected.
         await self._opened(store, "e")
         assert [session.id for session in await store.sessions("ada", REALM)] == ["e"]
 
@@ -352,7 +352,7 @@ class StoreContract:
             await store.revoke(revocation_request(f"late {n}"))
         revoked = (await store.revocations("", 99)).revocations
         assert [revocation.value for revocation in revoked] == [f"late {n}" for n in range(5)]
-        # Who had read to the end before reads what is new, and perhaps more.
+        # A reader that was at the end before gets what is new, and perhaps more.
         revoked = (await store.revocations(position, 99)).revocations
         assert [revocation.value for revocation in revoked] == [f"late {n}" for n in range(5)]
 
