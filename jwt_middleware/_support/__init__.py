@@ -1,1 +1,1 @@
-"""What several parts of the package share."""
+"""Helpers that several parts of the package share."""

@@ -94,7 +94,7 @@ class LoopEndedError(Exception):
 
 
 async def run_on(loop: object, work: Callable[[], Awaitable[Value]]) -> Value:
-    """Await ``work()`` on ``loop``, which must be running, from any other loop. Returns or raises what it does.
+    """Await ``work()`` on ``loop``, which must be running, from any other loop. Returns or raises what ``work`` does.
 
     Raises ``LoopEndedError`` if ``loop`` ends before the work does.
     """

@@ -18,7 +18,7 @@ def redact(text: str) -> str:
 
 
 def describe_error(error: BaseException) -> str:
-    """What may be shown of ``error``, which the user's own code may have raised."""
+    """The part of ``error`` that may be shown. The user's own code may have raised it."""
     name, cause = type(error).__name__, error
     # Some errors say nothing themselves and are raised from one that does.
     while not str(cause) and (cause.__cause__ or cause.__context__):

@@ -9,7 +9,7 @@ from .._support.arguments import check_strings
 from ..errors import ConfigurationError
 
 UNIX = "unix"
-"""As a trusted proxy: any client that connects through a Unix socket, and so has no address."""
+"""Stands for any trusted proxy that connects through a Unix socket, and so has no address."""
 
 
 class Proxies:

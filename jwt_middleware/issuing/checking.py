@@ -85,7 +85,7 @@ class CheckQueue:
             turns.end(time.monotonic() - started_at)
             self._seconds = turns.seconds
             check.ended.set()
-        # Not if this task was cancelled: then the event loop is about to end.
+        # Not reached if this task was cancelled: the event loop is then about to end.
         self._start(turns)
 
 

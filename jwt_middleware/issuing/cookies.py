@@ -209,8 +209,8 @@ class Cookies:
         site = headers.get(b"sec-fetch-site")
         scheme, page = _read_origin(headers.get(b"origin", ""))
         _, host = _read_origin(f"//{headers.get(b'host', '')}")
-        # A proxy may speak plain http to us, so only the browser can tell. To hosts that they
-        # trust, browsers send Sec-Fetch-Site.
+        # A proxy may speak plain http to us, so only the browser can tell. Browsers send Sec-Fetch-Site to
+        # hosts that they trust.
         if self._secure and site is None and scheme == "http" and not _is_loopback(host):
             self._advise_once(
                 "plain http",

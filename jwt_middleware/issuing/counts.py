@@ -81,7 +81,7 @@ SLOTS = 2**20
 """The most counts that ``MemoryCounts`` holds."""
 
 MAX_COUNT = 256 ** array("I").itemsize - 1
-"""The highest count in memory. It is kept from there on."""
+"""The highest count in memory. A count stays there however many events follow."""
 
 _SLOTS_PER_PIECE = 256
 _BYTES_PER_SLOT = 2 * array("I").itemsize

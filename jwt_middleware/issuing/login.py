@@ -21,7 +21,7 @@ Authenticate: TypeAlias = Callable[[str, str], Any]
 
 
 class Login:
-    """What every login goes through, whatever kind of tokens follow.
+    """The part of a login that is the same with and without stored sessions.
 
     ``authenticate`` is the app's. ``throttle`` is None if failed logins are not counted; ``secret`` is for its counts.
     """

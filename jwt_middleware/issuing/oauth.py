@@ -15,7 +15,7 @@ from ..verifying.compact import json_object
 MAX_BODY_SIZE = 16 * 1024
 """Bytes of a request's body, at most."""
 
-# RFC 6749 5.1: both headers, on every response that holds a token. On errors too, because they tell about a login.
+# RFC 6749 5.1: both headers, on every response that holds a token. On errors too, because they reveal logins.
 NO_STORE = {"cache-control": "no-store", "pragma": "no-cache"}
 
 

@@ -60,7 +60,7 @@ class RefreshTokens:
         return self._issuer.mint(session.subject, claims=claims, lifetime=lifetime, now=now)
 
     async def read(self, raw: str) -> PresentedToken:
-        """What ``raw`` says, expired or not. Raises ``Refusal`` if it is not a refresh token of ours."""
+        """Read the token in ``raw``, expired or not. Raises ``Refusal`` if it is not a refresh token of ours."""
         token = await self._verifier.verify(raw)
         generation, issued_at = token.claims.get("gen"), token.claims.get("iat")
         if token.session_id is None or type(generation) is not int or type(issued_at) is not int:

@@ -121,7 +121,7 @@ class RevocationRequest:
     claim: Claim
     value: str
     lifetime: float
-    """The most seconds for which its tokens are still good."""
+    """The longest time, in seconds, for which its tokens are still good."""
 
     def begin(self, now: float) -> Revocation:
         """The revocation that begins at ``now``."""
@@ -137,7 +137,7 @@ class Outcome(Enum):
     AGAIN = "again"
     """A parallel tab, or an answer that was lost a moment ago: the current generation is given again."""
     REISSUED = "reissued"
-    """An answer was lost: the generation that nobody has presented is replaced by a new one."""
+    """An answer was lost: the generation that no client has presented is replaced by a new one."""
     AHEAD = "ahead"
     """It is higher than the store knows: the store has lost writes, and moves past it."""
     THEFT = "theft"

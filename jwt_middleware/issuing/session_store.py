@@ -15,7 +15,7 @@ class SessionStore(RevocationLog, Protocol):
     """Where sessions and revocations are kept. Each method is atomic.
 
     All moments are by one clock that all processes of the store share: the store's, which is never the caller's.
-    Sessions and revocations that are over are removed without being asked for.
+    Sessions and revocations that are over are removed automatically.
 
     Methods raise ``StoreUnavailable`` if they cannot do their work. They may be cancelled at any moment; the work may
     then be done or not. Authors of stores find the rules in ``jwt_middleware.issuing.testing.StoreContract``.
@@ -45,7 +45,7 @@ class SessionStore(RevocationLog, Protocol):
 
         If the store knows the session, ``Session.revoke`` says for how long it is revoked. Nothing is written if the
         same is already revoked for as long. For a session that the store does not know, a revocation of any length is
-        enough: the session has got no token since.
+        enough: the session has got no token since then.
         """
         ...
 

@@ -57,7 +57,7 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """What a login and a refresh give."""
+    """The result of a login or a refresh."""
 
     access_token: str = field(repr=False)
     refresh_token: str = field(repr=False)

@@ -13,16 +13,16 @@ UNKNOWN = 24 * 3600
 class SteadyTime:
     """A time in seconds that never goes back. When the clock of the store is set back, this time jumps ahead instead.
 
-    ``grace`` is measured by it. By the clock itself, a refresh token that was replaced an hour ago would be good once
-    more after the clock was set back by an hour. When a clock is set, it is unknown how much time has
-    really passed, so this time jumps ahead wherever the clock jumps to: a grace may end early, and never comes again.
-    Each store keeps the two numbers.
+    ``grace`` is measured by it. Measured by the clock, a refresh token that was replaced an hour ago would be good once
+    more after the clock was set back by an hour. When a clock is set, it is unknown how much time has really passed, so
+    this time jumps ahead whichever way the clock is set: a grace may end early, and never comes again. Each store keeps
+    the two numbers.
     """
 
     seen: float = 0
     """The last reading of the clock."""
     offset: float = 0
-    """What is added to the clock."""
+    """Seconds that are added to the clock."""
 
     @property
     def time(self) -> float:

@@ -85,7 +85,7 @@ class Throttle:
     The storage holds no names. It holds hashes of them, made with a secret that ``auth_routes`` derives from the
     signing key, because people type passwords into the wrong field. Memory is bounded: there are 2**20 counts of 8
     bytes each, chosen by a hash with a random key of this process. So nobody can work out which two names share a
-    count. If old counts were dropped instead, an attacker could wash away his own.
+    count. If old counts were dropped instead, an attacker could wash away their own.
 
     Raises ``ConfigurationError`` if an argument cannot work.
     """
@@ -134,8 +134,8 @@ class Throttle:
         count together need the same one.
         """
         client = self.find_client(scope)
-        # Only the beginning of a long name counts, because normalising takes the square of its length. Strip first:
-        # otherwise, padding would stand in for the name.
+        # Only the beginning of a long name counts, because the time to normalise it grows with its length squared.
+        # Strip first: otherwise, padding would stand in for the name.
         account = self._account_of(username.strip()[:MAX_NAME])
         attempt = Attempt(self._accounts.find_slot(account, secret), self._addresses.find_slot(client, secret))
         try:
@@ -179,7 +179,7 @@ class Throttle:
             return "address", max(1, ceil(wait))
         if self._accounts.add(attempt.account, 1) > self._account_failures:
             wait = self._accounts.seconds_left(attempt.account)
-            # A client that goes on with an old password must not lock out everybody who shares its address.
+            # A client that goes on with an old password must not lock out everyone who shares its address.
             self._take_back(attempt)
             return "account", max(1, ceil(wait))
         return None

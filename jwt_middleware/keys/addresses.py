@@ -1,7 +1,7 @@
 """Which addresses may be asked for keys? Pure.
 
 The configuration may name any host. Metadata and resolvers come from elsewhere: an address from them must not lead to
-private networks, where services answer whoever can reach them (server-side request forgery).
+private networks, where services answer anyone who can reach them (server-side request forgery).
 """
 
 import re
@@ -159,7 +159,7 @@ def _ip(host: str) -> IPv4Address | IPv6Address | None:
 
 
 def _read_short_ipv4(host: str) -> IPv4Address | None:
-    """What resolvers take ``host`` for: one to four numbers, decimal, octal or hexadecimal (127.1, 0x7f000001)."""
+    """Read ``host`` as resolvers do: one to four numbers, decimal, octal or hexadecimal (127.1, 0x7f000001)."""
     try:
         *first, last = [_read_number(part) for part in host.split(".")]
         value = sum(number << (24 - 8 * index) for index, number in enumerate(first)) + last

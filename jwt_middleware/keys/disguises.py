@@ -20,7 +20,7 @@ def shows_key(data: bytes, layers: int = 3) -> bool:
     return layers > 0 and any(shows_key(decoded, layers - 1) for decoded in _decode_runs(text))
 
 
-# What shows that bytes are, or hold, a key. Each has 46 bits or more that are fixed, so that no random secret has it.
+# Marks that show that bytes are, or hold, a key. At least 46 bits of each are fixed, so no random secret has it.
 _KEY_MARK = re.compile(
     rb"""
       # Names in DER: RSA, DSA, EC and DH; those of NIST, ML-DSA among them; those of RFC 8410, Ed25519 and its kin.

@@ -38,7 +38,7 @@ def read_keys(document: bytes) -> list[object]:
     it, or one PEM text. A key of a JWK Set that ``json_object`` would refuse is None. Raises ``DocumentError``.
     """
     check_size(len(document))
-    # Some servers put a byte order mark before their JSON; RFC 8259 8.1 allows ignoring it.
+    # Some servers put a byte order mark before their JSON; RFC 8259 8.1 allows us to ignore it.
     document = document.removeprefix(b"\xef\xbb\xbf")
     keys = _read_pem(document) or _read_json(document)
     if len(keys) > MAX_KEYS:
@@ -141,7 +141,7 @@ def _short_integer(text: str) -> float:
 
 _LONGEST_INTEGER = 100
 
-# What is not strict JSON becomes nan or infinity, and only the entry that has it is refused.
+# Whatever is not strict JSON becomes nan or infinity, and only the entry that has it is refused.
 _TOLERANT_DECODER = json.JSONDecoder(object_pairs_hook=_object_or_nan, parse_int=_short_integer)
 
 _LONGEST_AGE = 2**31

@@ -27,13 +27,13 @@ class Document:
     body: bytes | None = field(repr=False)
     """None if it has not changed since ``validator`` was given."""
     validator: Validator | None = None
-    """Given back at the next fetch, it saves reading the same document again."""
+    """Given to the next fetch, it saves reading the same document again."""
     max_age: float | None = None
     """Seconds for which it may be used, if the answer said so (RFC 9111 5.2.2.1)."""
 
 
 class Source(Protocol):
-    """Where a set of keys lies."""
+    """The place of a set of keys."""
 
     published: bool
     """Whether anyone but this service can read it."""
@@ -297,7 +297,7 @@ def _telling(status: int) -> int:
 
 
 _TICK = 2
-"""Seconds; no file system in use has a coarser clock."""
+"""The coarsest clock of any file system in use, in seconds."""
 
 
 def _open_without_waiting(path: str, flags: int) -> int:

@@ -276,7 +276,7 @@ def _make_backend(httpcore2: Any, hosts: Hosts) -> Any:
     backend = httpcore2.AnyIOBackend()
 
     class CheckingBackend(httpcore2.AsyncNetworkBackend):  # type: ignore[misc]
-        """Connects only where ``hosts`` allows, after the name has been resolved: a name can lead anywhere."""
+        """Resolves the name and connects only to addresses that ``hosts`` allows: a name can lead anywhere."""
 
         async def connect_tcp(self, host: str, port: int, *arguments: Any, **options: Any) -> Any:
             failure: Exception | None = None
@@ -322,7 +322,7 @@ async def _read_body(chunks: AsyncIterator[bytes], encoding: str) -> bytes:
         raise FetchError(f"its content encoding is {encoding[:32]!r}, which was not asked for")
     decoder = None if encoding == "identity" else zlib.decompressobj(wbits=zlib.MAX_WBITS | 32)
     body, read, fault = bytearray(), 0, None
-    # The iterators of a stream end well when they are cancelled; left alone, they wait for the garbage collector.
+    # Cancelling ends the iterators of a stream cleanly; left alone, they would wait for the garbage collector.
     with CancelScope() as enough:
         async for chunk in chunks:
             read += len(chunk)

@@ -1,6 +1,6 @@
 """Which key does a JSON Web Key spell, and how is a key spelled as one? RFC 7517, 7518, 7638 and 8037. Pure.
 
-Providers write public keys in odd ways that harm nobody: members that are null or empty, numbers as key ids, standard
+Providers write public keys in odd but harmless ways: members that are null or empty, numbers as key ids, standard
 base64, leading zeros. These are read. A secret or a private key has one spelling only.
 """
 

@@ -33,7 +33,7 @@ class Key:
     issuer: str | None = None
     """The only issuer whose tokens it verifies, perhaps with a placeholder. None if any issuer will do."""
     published_issuer: str | None = None
-    """The issuer that its JWK names. It counts only where issuers share keys: see ``issuer``."""
+    """The issuer that its JWK names. It counts only if issuers share keys: see ``issuer``."""
     _prepared: dict[str, Verify] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def verifies(self, algorithm: str, signing_input: bytes, signature: bytes) -> bool:
@@ -97,7 +97,7 @@ class Skipped:
     """A key of a set that is not used, and why."""
 
     reason: str
-    """Which key it is, and what is the matter with it."""
+    """Which key it is, and what is wrong with it."""
     is_broken: bool
     """Whether it is broken or weak. Otherwise it is made for something else, such as encryption."""
 
@@ -187,8 +187,8 @@ def suited_algorithms(material: Material) -> tuple[str, ...]:
 
 _HMAC_BYTES = {"HS256": 32, "HS384": 48, "HS512": 64}
 _EC_ALGORITHMS = {"secp256r1": "ES256", "secp384r1": "ES384", "secp521r1": "ES512", "secp256k1": "ES256K"}
-# At least: what RFC 7518 3.3 asks for; for old systems, what is not everyone's yet and has room for a SHA-512. At most:
-# what OpenSSL verifies with (OPENSSL_RSA_MAX_MODULUS_BITS, OPENSSL_RSA_MAX_PUBEXP_BITS).
+# The minimum is that of RFC 7518 3.3. The one for old systems is out of reach for most attackers and has room for a
+# SHA-512. The maximum is OpenSSL's for verifying (OPENSSL_RSA_MAX_MODULUS_BITS, OPENSSL_RSA_MAX_PUBEXP_BITS).
 _RSA_BITS = range(2048, 16384 + 1)
 _WEAK_RSA_BITS = range(1024, 16384 + 1)
 _RSA_EXPONENT_BITS = 64
@@ -282,7 +282,7 @@ def _name_entry(position: int, entry: object) -> str:
 
 
 def _check_tries(keys: Sequence[Key]) -> None:
-    # Keys that nobody configured can be too many, and are tried as far as it goes; of these, each must have its turn.
+    # A set that others publish may hold too many keys, and is then tried in part. Each configured key must be tried.
     without_kid = _by_algorithm(key for key in keys if key.kid is None)
     for algorithm, alike in without_kid.items():
         if len(alike) > MAX_TRIES:

@@ -103,7 +103,7 @@ class Places:
         with self._lock:
             if not claim.is_urgent:
                 claim.is_urgent = True
-                # A claim that has not come to `hold` yet goes to this queue there.
+                # A claim that has not reached `hold` yet joins this queue there.
                 if claim.scope is not None:
                     self._queues[claim.is_silent, True].append(claim)
 

@@ -267,7 +267,7 @@ class RemoteKeys:
     async def _wait_for_attempt(self, *, is_urgent: bool = True) -> bool:
         """Whether the attempt succeeded: the one under way, else a new one, or, in the cooldown, the last one.
 
-        ``is_urgent`` means that a request waits, so the attempt goes before those that nobody waits for.
+        ``is_urgent`` means that a request waits, so the attempt goes before those that no request waits for.
         """
         with anyio.move_on_after(self._process.schedule.rules.timeout):
             flight: _Flight | None = None
@@ -299,7 +299,7 @@ class RemoteKeys:
         try:
             self._background.start(partial(self._attempt, flight), ended=partial(self._end, process, flight))
         except BaseException:
-            # There is no event loop here.
+            # There is no event loop here, so no attempt can run.
             self._end(process, flight)
             raise
         return flight

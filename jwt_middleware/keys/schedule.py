@@ -71,7 +71,7 @@ class Schedule:
 
     @property
     def due(self) -> float:
-        """Until then ``next_step`` has nothing to do."""
+        """The time until which ``next_step`` has nothing to do."""
         if not self.has_keys:
             return self.refresh_at
         if self.is_withheld:

@@ -1,4 +1,4 @@
-"""Does this signature verify? PyJWT and cryptography decide, with whatever can be prepared once per key. Pure."""
+"""Does this signature verify? PyJWT and cryptography decide; keys are prepared once, not for each token. Pure."""
 
 from collections.abc import Callable, Mapping
 from hmac import compare_digest

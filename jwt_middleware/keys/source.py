@@ -18,7 +18,7 @@ class KeysHealth:
     fetched_at: float | None = None
     """Unix time when the keys were last found to be current. None if they never were, or if they are static."""
     age: float | None = None
-    """Seconds since then."""
+    """Seconds since that time."""
     error: str | None = None
     """Why the last attempt failed. None if it succeeded."""
     skipped: tuple[str, ...] = ()

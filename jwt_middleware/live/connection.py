@@ -65,7 +65,7 @@ class Connection(ABC):
         finally:
             self._leave()
             if self._refusal is not None:
-                # As soon as the app returns, the server closes the connection itself, with another code.
+                # Wait, because the server closes the connection with another code as soon as the app returns.
                 await self.close().wait()
             # The server's objects hold the scope, which holds this object: together they would form a cycle.
             self._receive, self._send = _receive_nothing, _send_nothing
@@ -204,7 +204,7 @@ class Connection(ABC):
 
 
 def _is_about_disconnect(error: BaseException) -> bool:
-    """Whether apps raise ``error`` because a connection is closed, and not by a mistake of their own."""
+    """Whether apps raise ``error`` because a connection is closed, and not by their own mistake."""
     if isinstance(error, BaseExceptionGroup):
         return all(map(_is_about_disconnect, error.exceptions))
     if isinstance(error, Ended | WebSocketDisconnect | ClientDisconnect):

@@ -16,7 +16,7 @@ async def renew(scope: Scope, new_token: str | bytes) -> Token:
        On a connection that began without a token, the first good one decides to whom it belongs.
     3. ``scope["auth"]`` and ``scope["user"]`` are replaced, and the connection ends when the new token does.
 
-    Its scopes may differ from those before; no ``requires`` that has already let the connection in asks again.
+    Its scopes may differ from those before. A ``requires`` that has let the connection in does not ask again.
 
     Raises a ``Refusal``, and leaves everything as it was, if the token is not accepted or the connection is already
     over. Raises ``RuntimeError`` if the scope has no open connection.

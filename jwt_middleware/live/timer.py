@@ -172,5 +172,5 @@ async def _close(connections: Iterable[Watched]) -> None:
 
 
 def _expiry(connection: Watched) -> Refusal:
-    """The reason why a connection ends when its time has come."""
+    """The refusal with which a connection ends when its time has come."""
     return MissingToken() if connection.token is None else Expired(claim="exp").about(connection.token)

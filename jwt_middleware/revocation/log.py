@@ -24,10 +24,10 @@ class RevocationLog(Protocol):
     async def revocations(self, after: str, limit: int) -> RevocationPage:
         """The next ``limit`` revocations behind the position ``after``.
 
-        Positions belong to the log, which may spell them as it likes. The empty one stands before everything. A
+        Positions belong to the log, which may spell them as it likes. The empty position comes before everything. A
         position that the log does not know, for instance because it lost its last writes, counts as the empty one.
 
-        Whoever was told that a revocation is written can count on every read that begins later to find it. In SQL
+        Once a caller has been told that a revocation is written, every read that begins later must find it. In SQL
         databases, numbers that are drawn before the commit do not keep that promise.
 
         Raises an ``Exception`` if the log cannot be read.

@@ -78,7 +78,7 @@ class RevokedTokens:
         )
 
     def add(self, revocations: Iterable[Revocation], now: float, *, shift: float = 0, at_least: float = 0) -> None:
-        """Know ``revocations`` as well, and forget some of those that are over at ``now``.
+        """Add ``revocations``, and forget some of those that are over at ``now``.
 
         ``shift`` is added to each ``until`` to get to the clock of ``now``. Each revocation is known for ``at_least``
         seconds, whatever it says.

@@ -29,7 +29,7 @@ PATIENT_INTERVAL = 0.5
 """The same, while the log cannot be read or many reads are under way."""
 
 MANY_READS = 8
-"""More reads than are under way at once when each takes 0.8 s."""
+"""More reads than can be under way at once if each takes 0.8 s."""
 
 MOST_READS = 16
 """Reads under way at once, at most, however long they take."""
@@ -136,7 +136,7 @@ class RevocationView:
         if now >= stale_at and not self._passes:
             self._tell_stale()
             raise RevocationsUnavailable(retry_after=1)
-        # Not longer, so that a request comes here now and then and makes sure that the log is read.
+        # No longer than that, so that now and then a request comes here and makes sure that the log is read.
         self._answers_until = now + PATIENT_INTERVAL if self._passes else min(now + PATIENT_INTERVAL, stale_at)
 
     async def stop(self) -> None:
@@ -166,7 +166,7 @@ class RevocationView:
         return self._clock() < self._read_at + FRESH
 
     def _is_known_to_fail(self, reader: "_Reader") -> bool:
-        """Whether reads fail, as far as a read of this event loop found out lately."""
+        """Whether reads fail, as far as a recent read on this event loop has found out."""
         return (self._is_out or reader.misses >= MISSES) and reader.began_at > self._clock() - FRESH
 
     def _know(self, revocations: Iterable[Revocation]) -> None:
@@ -188,7 +188,7 @@ class RevocationView:
             reader.wanted = Event()
             if reader.under_way < MOST_READS and not self._is_paging:
                 reader.begin(self._clock())
-                # Not in a task group of this task: a read whose loop ends before it began must leave nothing behind.
+                # Not in a task group of this task: a read whose loop ends before it begins must leave nothing behind.
                 self._background.start(partial(self._read, reader), ended=reader.finish)
             is_patient = self._is_out or reader.under_way >= MANY_READS
             with anyio.move_on_after(PATIENT_INTERVAL if is_patient else INTERVAL):
@@ -211,7 +211,7 @@ class RevocationView:
     async def _read_pages(self) -> float:
         """Read to the end of the log. Returns when the read of the last page began.
 
-        Of several reads that find a long log, one goes on; the others are as good as none.
+        If several reads find a long log, one goes on; the others count for nothing.
         """
         is_pager = False
         try:

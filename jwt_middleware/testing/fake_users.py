@@ -90,7 +90,7 @@ def headers_for(
 
 _events = Events()
 _keys: WeakKeyDictionary[Provider, Key] = WeakKeyDictionary()
-"""By the copy of the provider that an ``Auth`` has for itself."""
+"""The keys, by the copy of the provider that belongs to one ``Auth`` alone."""
 
 
 def _key_of(auth: Auth, provider: Provider) -> Key:

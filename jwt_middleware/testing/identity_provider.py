@@ -85,7 +85,7 @@ class IdentityProvider:
         self.headers: dict[str, str] = {}
         self.delay = 0.0
         self.requests: list[Asked] = []
-        """What was asked for, in order."""
+        """The requests so far, in order."""
         self._path = path
         self._tls = tls
         self._fault: tuple[Target | None, _Behaviour] | None = None
@@ -109,7 +109,7 @@ class IdentityProvider:
 
     @property
     def issuer(self) -> str:
-        """The ``iss`` of its tokens, and where discovery starts."""
+        """The ``iss`` of its tokens, and the address where discovery starts."""
         return f"{'http' if self._tls is None else 'https'}://127.0.0.1:{self._port}{self._path}"
 
     @property
@@ -295,7 +295,7 @@ class _Request(BaseHTTPRequestHandler):
         try:
             cast("_Server", self.server).respond(self)
         except (OSError, ValueError):
-            # The peer had enough.
+            # The peer has gone away.
             self.close_connection = True
 
     def answer(self, status: int, headers: Mapping[str, str], body: Iterable[bytes]) -> None:

@@ -185,7 +185,7 @@ class RedisStore:
         try:
             policy = (await client.redis.info("memory")).get("maxmemory_policy", "noeviction")
         except self._refused:
-            # Not every user of the server may ask.
+            # Not every user of the server may ask for the policy.
             return
         except BaseException:
             client.is_judged = False
@@ -207,7 +207,7 @@ class RedisStore:
 
 
 class _Place:
-    """Where the client of one event loop is."""
+    """Holds the client of one event loop."""
 
     client: "_Client | None" = None
 
@@ -279,7 +279,7 @@ def _from_address(address: str) -> MakeClient:
 
 @cache
 def _scripts() -> dict[str, str]:
-    """The scripts by name, each behind the constants and the code that all of them share."""
+    """The scripts by name, each after the constants and the code that all of them share."""
     folder = files(__name__.rpartition(".")[0]) / "redis_scripts"
     texts = {file.name.removesuffix(".lua"): file.read_text() for file in folder.iterdir()}
     seconds = {

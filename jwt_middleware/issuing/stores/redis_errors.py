@@ -4,7 +4,7 @@ COMMANDS = (
     "+evalsha +script|load +time +get +set +del +pttl +pexpireat +zadd +zrem +zrange +zcard +zrangebyscore +zscore "
     "+hincrby +hset +hmget +info"
 )
-"""What the ACL of a strict server must allow."""
+"""The commands that the ACL of a strict server must allow."""
 
 
 def explain(error: BaseException, prefix: str) -> str:

@@ -1,4 +1,4 @@
-"""Sessions in a SQLite file: for one machine, with as many processes as it likes, whatever becomes of them."""
+"""Sessions in a SQLite file: for one machine with any number of processes, even if they crash."""
 
 import os
 import sqlite3
@@ -260,7 +260,7 @@ class _Connection:
 _connections: "weakref.WeakSet[_Connection]" = weakref.WeakSet()
 _held: list[_Connection] = []
 _abandoned: list[sqlite3.Connection | None] = []
-"""What a forked process must neither use nor close."""
+"""Objects that a forked process must neither use nor close."""
 
 
 def _copy(path: Path, target: Path) -> None:
