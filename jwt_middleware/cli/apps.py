@@ -13,7 +13,7 @@ from .inputs import UsageError
 
 
 def import_app(name: str) -> Any:
-    """The object that ``name`` means, such as ``main:app``; a call in the end, ``main:make()``, is made.
+    """The object that ``name`` means, such as ``main:app``; in ``main:make()``, the function is called.
 
     It runs the app's import. Raises ``UsageError``.
     """

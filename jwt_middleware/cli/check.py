@@ -18,7 +18,7 @@ from .output import paint, show, show_json
 
 
 def run(arguments: Namespace) -> int:
-    """Show what should be mended; 0 where nothing should."""
+    """Show what should be mended. Return 0 if nothing should."""
     app = import_app(arguments.app)
     middlewares = find_middleware(app)
     if not middlewares:

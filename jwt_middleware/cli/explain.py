@@ -25,7 +25,7 @@ _MARKS = {
 
 
 def run(arguments: Namespace) -> int:
-    """Explain the token; 0 for a good one, 1 for a refused one."""
+    """Explain the token. Return 0 for a good one, 1 for a refused one."""
     providers, revocations = _settings(arguments)
     token = read_text(arguments.token, "token").strip()
     now = time.time() if arguments.at is None else arguments.at
@@ -50,7 +50,7 @@ async def _explained(
     finally:
         await verifier.stop()
     facts = [describe_provider(provider) for provider in providers]
-    # The app's own database is the app's to ask.
+    # Only the app itself should ask its own database.
     unchecked = {"user"} | ({"revocation"} if revocations is None else set())
     size = verifier.max_token_size
     return explain(read_loosely(token), refusal, facts, now, max_token_size=size, unchecked=unchecked)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 MAX_BYTES = 1024 * 1024
-"""Bytes of a file or of standard input that are read."""
+"""The most bytes of a file or of standard input that are read."""
 
 
 class UsageError(Exception):
@@ -16,7 +16,7 @@ class UsageError(Exception):
 def read_text(value: str | None, what: str) -> str:
     """The text that ``value`` names: ``-`` or None is standard input, ``@PATH`` a file, anything else the text itself.
 
-    Raises ``UsageError`` where it cannot be read.
+    Raises ``UsageError`` if it cannot be read.
     """
     if value is None or value == "-":
         if sys.stdin.isatty():

@@ -12,7 +12,7 @@ _MOMENTS = ("exp", "nbf", "iat", "auth_time", "updated_at")
 
 
 def run(arguments: Namespace) -> int:
-    """Show header and claims; 0 where both can be read."""
+    """Show header and claims. Return 0 if both can be read."""
     token = read_loosely(read_text(arguments.token, "token"))
     if token.header is None or token.claims is None:
         raise UsageError("this is no JSON Web Token: its header or payload is not a JSON object in base64url")

@@ -13,7 +13,7 @@ from .output import paint, show, show_json
 
 
 def run(arguments: Namespace) -> int:
-    """Fetch the set and judge each key; 0 where every key can be used."""
+    """Fetch the set and judge each key. Return 0 if every key can be used."""
     try:
         source = RemoteKeys(issuer=arguments.address) if arguments.issuer else RemoteKeys(arguments.address)
     except ConfigurationError as error:

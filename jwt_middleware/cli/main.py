@@ -18,7 +18,7 @@ _Commands: TypeAlias = "_SubParsersAction[ArgumentParser]"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command that ``argv`` names, by default that of the process; gives the exit status."""
+    """Run the command that ``argv`` names, by default that of the process; return the exit status."""
     parser = _parser()
     arguments = parser.parse_args(argv)
     # Each command is imported when it is asked for.
@@ -29,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         warn(f"{parser.prog} {arguments.command}: {error}")
         return 2
     except BrokenPipeError:
-        # The reader of our output has seen enough.
+        # The reader of our output has closed it.
         sys.stderr.close()
         return 0
 

@@ -1,4 +1,4 @@
-"""``mint``: a token signed with a key of one's own, to try a service."""
+"""``mint``: a token signed with your own key, to try a service."""
 
 from argparse import Namespace
 

@@ -10,7 +10,7 @@ _COLOURS: Final = {"green": "32", "red": "31", "yellow": "33", "dim": "2", "bold
 
 
 def paint(text: str, colour: str, stream: TextIO | None = None) -> str:
-    """``text`` in ``colour`` where ``stream`` is a terminal and NO_COLOR is not set (https://no-color.org)."""
+    """``text`` in ``colour`` if ``stream`` is a terminal and NO_COLOR is not set (https://no-color.org)."""
     shown_on: TextIO = stream or sys.stdout
     if not shown_on.isatty() or os.environ.get("NO_COLOR"):
         return text

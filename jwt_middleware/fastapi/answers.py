@@ -1,4 +1,4 @@
-"""How is a refusal answered that a dependency raises? As the middleware answers its own."""
+"""How is a refusal that a dependency raises answered? As the middleware answers its own."""
 
 from functools import partial
 

@@ -71,17 +71,18 @@ class Auth(Guard):
     answered as by the middleware, with its realm and its ``refusal_response``.
 
     ``sessions``
-        ``Sessions``, or a ``TokenIssuer`` whose tokens nobody revokes: their tokens are accepted, and ended sessions
-        refused. The keywords of ``Provider`` may stand beside it, except those that say whose tokens these are.
+        ``Sessions``, or a ``TokenIssuer``, whose tokens cannot be revoked: their tokens are accepted, and ended
+        sessions are refused. The keywords of ``Provider`` may stand beside it, except those that say whose tokens these
+        are.
     ``scopes``
         What each scope allows, for the documentation: ``{"orders:write": "Change orders"}``.
     ``docs_client_id``
-        The OAuth client as which ``/docs`` logs users in at a configured ``issuer``, with PKCE and without a secret.
-        Default None: users paste the id of a client there.
+        The id of the OAuth client with which ``/docs`` logs users in at a configured ``issuer``, with PKCE and without
+        a secret. Default None: users paste the id of a client there.
     others
         See ``JWTMiddleware``. Without ``sessions``, they say whose tokens are accepted.
 
-    Raises ``ConfigurationError`` where an argument cannot work.
+    Raises ``ConfigurationError`` for an argument that cannot work.
     """
 
     def __init__(
@@ -95,13 +96,13 @@ class Auth(Guard):
         self.auth = self
         self.scopes = _check_scopes(scopes)
         self.docs_client_id = check_client_id(docs_client_id)
-        # Given to one middleware for each app: what can be read only once is read here.
+        # These go to one middleware for each app, so iterables that can be read only once are read here.
         given: dict[str, Any] = {
             name: tuple(value) if isinstance(value, Iterator) else value for name, value in options.items()
         }
         if sessions is not None:
             given = _with_sessions(sessions, given)
-        # What cannot work is found here, and not at the first request.
+        # Mistakes are found here, not at the first request.
         checked = JWTMiddleware(_no_app, **given)
         self.refuser = checked.refuser
         """Answers refusals in the name of this object."""
@@ -148,7 +149,7 @@ class Auth(Guard):
 
         ``public`` are paths that need no token, beside those of ``Auth(public=...)``; see ``JWTMiddleware``. The
         routes of an ``auth_router`` need not be named. ``docs=True`` opens the documentation, wherever ``app`` has it:
-        the schema, ``/docs`` with its redirect, ``/redoc``. ``docs_client_id`` takes the place of that of ``Auth``.
+        the schema, ``/docs`` with its redirect, ``/redoc``. ``docs_client_id`` replaces the one of ``Auth``.
 
         Routes may be added later. One app takes one ``Auth``, before it starts: otherwise ``ConfigurationError``.
         """
@@ -157,9 +158,9 @@ class Auth(Guard):
         install(self, app, public=public, docs=docs, docs_client_id=client_id)
 
     def credentials(self, scope: Scope) -> JWTCredentials:
-        """Who calls, as the middleware has put it into ``scope``, or an ``as_user`` in the place of this object.
+        """Who is calling: what the middleware put into ``scope``, or an ``as_user`` that replaces this object.
 
-        Raises ``RuntimeError`` where the middleware of this object is not in front.
+        Raises ``RuntimeError`` if the middleware of this object is not in front.
         """
         overrides = getattr(scope.get("app"), "dependency_overrides", None)
         if overrides:
@@ -179,13 +180,13 @@ class Auth(Guard):
         if bearer_header() in self.options.get("sources", (bearer_header(),)):
             return {"Authorization": f"Bearer {raw}"}
         for name in self.cookies:
-            # As from a page of the app's own, or the token would not count for unsafe methods.
+            # As if from one of the app's own pages. Otherwise the token would not count for unsafe methods.
             return {"Cookie": f"{name}={raw}", "Sec-Fetch-Site": "same-origin"}
         raise ConfigurationError("sources: no header presents a token there; add bearer_header() to them")
 
 
 def check_client_id(client_id: str | None) -> str | None:
-    """``client_id``; raises ``ConfigurationError`` for what is no id."""
+    """``client_id``; raises ``ConfigurationError`` if it is not an id."""
     if client_id is not None and not (isinstance(client_id, str) and client_id):
         raise ConfigurationError(f"docs_client_id must be the id of an OAuth client, not {type(client_id).__name__}")
     return client_id

@@ -30,7 +30,7 @@ class Authority(Protocol):
     refuser: Refuser
 
     def credentials(self, scope: Scope) -> JWTCredentials:
-        """Who calls."""
+        """Who is calling."""
         ...
 
 
@@ -47,11 +47,11 @@ class Guard(SecurityBase):
     """Whose middleware has to stand in front of the route."""
 
     def refusal(self, scope: Scope, scopes: Iterable[str]) -> Refusal | None:
-        """Why the request of ``scope`` is refused where ``scopes`` are demanded, or None."""
+        """Why the request of ``scope`` is refused if ``scopes`` are demanded, or None."""
         return self._refusal(self.auth.credentials(scope), scopes)
 
     def admit(self, scope: Scope, scopes: Iterable[str]) -> JWTCredentials:
-        """The credentials of ``scope``; raises the ``Refusal`` that stands against the request."""
+        """The credentials of ``scope``; raises the ``Refusal`` of a request that is not let through."""
         credentials = self.auth.credentials(scope)
         # Here and not only in the app: a mounted app has exception handlers of its own.
         answer_here(scope)
@@ -83,8 +83,8 @@ class TokenGuard(Guard):
 class OptionalGuard(Guard):
     """``Depends(auth.optional)``: the user, or None for an anonymous request.
 
-    It opens no route: the middleware lets an anonymous request through only where ``public`` or ``allow_anonymous``
-    does. Where scopes are demanded, an anonymous request is refused, since it has none.
+    It opens no route: the middleware lets an anonymous request through only if ``public`` or ``allow_anonymous`` says
+    so. If scopes are demanded, an anonymous request is refused because it has none.
     """
 
     def __init__(self, auth: "Authority") -> None:
@@ -124,7 +124,7 @@ class AnyOfGuard(Guard):
 
 
 def check_scopes(names: Iterable[Any]) -> tuple[str, ...]:
-    """``names`` in order, each once. Raises ``ConfigurationError`` for what is no scope, and where there are none."""
+    """``names`` in order, each once. Raises ``ConfigurationError`` for what is not a scope, and if there are none."""
     several = tuple(names)
     for name in several:
         if not isinstance(name, str) or not name:

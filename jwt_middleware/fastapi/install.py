@@ -78,7 +78,7 @@ class _Gate:
         return selected is not None and (is_open(selected.endpoint) or (self._docs and self._is_docs(selected)))
 
     def check_routes(self) -> None:
-        """Raise ``RuntimeError`` where a route is not guarded as its author meant it to be."""
+        """Raise ``RuntimeError`` if a route is not guarded as its author meant it to be."""
         if not _is_ours(self.app.user_middleware[-1]):
             raise RuntimeError("a middleware was put behind that of auth.install(app); use app.add_middleware(...)")
         for path, endpoint in _endpoints(self.app.routes):
@@ -91,7 +91,7 @@ class _Gate:
     def _is_docs(self, selected: Selected) -> bool:
         app = self.app
         places = (app.openapi_url, app.docs_url, app.swagger_ui_oauth2_redirect_url, app.redoc_url)
-        # FastAPI's own, and not a route that has the path of one.
+        # Only FastAPI's own routes count, not another route with the same path.
         is_fastapis = getattr(selected.endpoint, "__module__", None) == FastAPI.__module__
         return selected.app is app and selected.path in places and is_fastapis
 
@@ -138,8 +138,8 @@ class _Inside:
         await self._app(scope, receive, send)
 
     def _refusal_of_upload(self, scope: Scope) -> Refusal | None:
-        # FastAPI answers some of these with 400 before it has received anything, so they are refused even earlier. To
-        # select a route twice would be too slow for all requests, but costs an upload little.
+        # FastAPI answers some of these with 400 before it has received anything, so they are refused even earlier.
+        # Selecting a route twice would be too slow for all requests, but costs an upload little.
         if not any(name == b"content-type" and value[:9].lower() == b"multipart" for name, value in scope["headers"]):
             return None
         selected = select(self._gate.app, scope)
@@ -164,8 +164,8 @@ _WITHOUT_BODY = frozenset({"GET", "HEAD", "OPTIONS"})
 class _BodyGuard:
     """A ``receive`` that checks the scopes of the selected route before FastAPI reads the first part of a body.
 
-    FastAPI reads and parses it before any dependency runs. What is checked here is checked there again: this decides
-    nothing but the order.
+    FastAPI reads and parses it before any dependency runs. Whatever is checked here is checked again there: this
+    decides only which error comes first.
     """
 
     __slots__ = ("_guards", "_is_checked", "_receive", "_scope")
@@ -198,7 +198,7 @@ def _refusal(scope: Scope, demands: _Demands) -> Refusal | None:
 
 
 class _Guards:
-    """The guards of each route, remembered: to find them takes longer than to ask them."""
+    """The guards of each route, remembered because finding them takes longer than asking them."""
 
     def __init__(self) -> None:
         self._known: dict[int, tuple[Dependant, _Demands]] = {}
@@ -214,7 +214,7 @@ class _Guards:
         """The guards that run for the route of ``dependant``."""
         if overrides:
             return tuple(_guards_that_run(dependant, overrides))
-        # Kept with what it is about: another object could have its id otherwise.
+        # Kept together with its object: otherwise another object could get the same id.
         known = self._known.get(id(dependant))
         if known is None:
             if len(self._known) >= MAX_ROUTES:

@@ -20,7 +20,7 @@ def with_local_keys(provider: Provider) -> Provider:
 def add_local_key(provider: Provider, key: Key) -> None:
     """Let ``key`` verify tokens of ``provider``, beside the provider's own, until this process forks.
 
-    A forked child does not have it. Raises ``TypeError`` where ``provider`` is none of ``with_local_keys``.
+    A forked child does not have it. Raises ``TypeError`` if ``provider`` was not made by ``with_local_keys``.
     """
     if not isinstance(provider.keys, _StaticKeys | _ChangingKeys):
         raise TypeError("only the providers of an Auth take a key of this process")
@@ -34,7 +34,7 @@ def has_local_key(provider: Provider, key: Key) -> bool:
 
 
 class _StaticKeys(StaticKeys):
-    """The key set is replaced when a key is added, so a request finds everything as it is without one."""
+    """The key set is replaced when a key is added, so a request works exactly as it does without one."""
 
     def __init__(self, own: StaticKeys) -> None:
         super().__init__(own.current.keys)

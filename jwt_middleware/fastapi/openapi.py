@@ -15,7 +15,7 @@ Schema: TypeAlias = dict[str, Any]
 
 
 def document(auth: Authority, app: FastAPI, is_public: Callable[[Scope], bool], docs_client_id: str | None) -> None:
-    """Have ``app.openapi()`` tell what ``auth`` does, also where the app puts a function of its own in its place."""
+    """Have ``app.openapi()`` tell what ``auth`` does, even if the app puts its own function in its place."""
     documentation = _Documentation(auth, app, is_public)
 
     def get(self: Any) -> Callable[[], Schema]:
@@ -27,7 +27,7 @@ def document(auth: Authority, app: FastAPI, is_public: Callable[[Scope], bool], 
 
     kind: Any = type(app)
     original = kind.openapi
-    # An attribute of the object alone would be lost as soon as the app assigns its own function.
+    # A mere attribute of the object would be lost as soon as the app assigns its own function.
     app.__class__ = type(kind.__name__, (kind,), {"openapi": property(get, put), "__module__": kind.__module__})
     if any(_discovers(auth)):
         # RFC 7636: a page in a browser keeps no secret.
@@ -45,7 +45,7 @@ class _Documentation:
         self._last: tuple[Schema, Schema, Schema] | None = None
 
     def complete(self, schema: Schema) -> Schema:
-        """``schema`` with our part of it. It stays as it is; what is completed again comes out the same."""
+        """A copy of ``schema`` with our part in it. Completing it again changes nothing."""
         schemes = self._schemes()
         if self._last is not None and self._last[0] is schema and self._last[1] == schemes:
             return self._last[2]
@@ -220,7 +220,7 @@ def _alternatives(guards: Iterable[tuple[Guard, tuple[str, ...]]]) -> Iterator[t
 
 
 def _discovers(auth: Authority) -> Iterator[tuple[str, str, tuple[str, str] | None]]:
-    """Of each provider whose metadata can be discovered: its name, its issuer, and where it logs users in."""
+    """For each provider whose metadata can be discovered: its name, its issuer, and where it logs users in."""
     for provider in auth.providers:
         if provider.remote is not None and len(provider.issuers) == 1:
             yield provider.name, provider.issuers[0], provider.remote.login_endpoints

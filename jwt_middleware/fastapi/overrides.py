@@ -27,11 +27,11 @@ LIFETIME = 900
 """Seconds from now to the ``exp`` of a fake token."""
 
 MAX_DEPTH = 64
-"""Dependencies below each other that are looked at. A route with more stays closed, also one that goes in a circle."""
+"""The depth to which dependencies are looked at. A route with deeper ones, or with a cycle, stays closed."""
 
 
 class AsUser:
-    """A dependency that says who is calling, whoever is: what ``testing.as_user`` makes."""
+    """A dependency that always names the same caller: what ``testing.as_user`` makes."""
 
     def __init__(self, subject: str, scopes: tuple[str, ...], claims: Mapping[str, Any], provider: str) -> None:
         self.scopes = scopes
@@ -90,12 +90,13 @@ def opens(auth: Authority, dependant: Dependant, overrides: Overrides) -> bool:
     """Whether ``overrides`` let an anonymous request reach the route of ``dependant``, which ``auth`` guards.
 
     1. A dependency of the route that checks who is calling is overridden: it is ``auth``, ``auth.token`` or
-       ``auth.any_of(...)``, or depends on one of them. One that only knows ``auth.optional`` counts where an
-       ``as_user`` takes its place.
-    2. With all overrides applied, at any depth, no guard is left that nobody feeds. An ``as_user`` in the place of
-       ``auth`` feeds the other guards of ``auth``.
+       ``auth.any_of(...)``, or depends on one of them. One that only depends on ``auth.optional`` counts if an
+       ``as_user`` replaces it.
+    2. With all overrides applied, at any depth, every guard that is left gets a user. An ``as_user`` in the place of
+       ``auth`` also gives one to the other guards of ``auth``.
 
-    So a replacement that itself depends on ``auth.token`` opens nothing, nor does one of an unrelated dependency.
+    So a replacement that itself depends on ``auth.token`` opens nothing, and neither does the replacement of an
+    unrelated dependency.
     """
     overridden: Mapping[Any, Any] = overrides
     is_fed = isinstance(overridden.get(auth), AsUser)

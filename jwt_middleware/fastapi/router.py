@@ -51,9 +51,9 @@ def auth_router(
 ) -> APIRouter:
     """The routes of ``auth_routes``, for ``app.include_router(..., prefix="/auth")``, with models for OpenAPI.
 
-    An app where an ``Auth`` is installed leaves them open wherever they are included: the routes, each with its
-    method, and not their paths. A route of the app's own that matches first stays guarded. The refresh of a
-    ``TokenIssuer`` is guarded as well, since it takes an access token.
+    An app where an ``Auth`` is installed leaves them open wherever they are included: the routes themselves, each with
+    its method, not their paths. A route of the app's own that matches first stays guarded. The refresh of a
+    ``TokenIssuer`` is guarded as well, because it takes an access token.
 
     ``authenticate(username, password, ...)``, sync (then in a worker thread) or async, returns what it returns for
     ``auth_routes``: None for an unknown user or a wrong password, a subject (str), or a user with ``identity`` and, if
@@ -102,7 +102,7 @@ def auth_router(
 
 
 class Endpoint:
-    """What answers one of the routes."""
+    """The endpoint of one of the routes."""
 
     def __init__(
         self,
@@ -173,7 +173,7 @@ def _injected_parameters(authenticate: Callable[..., Any]) -> tuple[inspect.Para
     try:
         signature = inspect.signature(authenticate, eval_str=True)
     except NameError:
-        # A name that only type checkers know; FastAPI complains of it where it matters.
+        # A name that only type checkers know. FastAPI complains of it if it matters.
         signature = inspect.signature(authenticate)
     except ValueError:
         return ()
@@ -208,7 +208,7 @@ _GIVEN = (HTTPConnection, Response, BackgroundTasks, SecurityScopes)
 
 
 def _check_user(authenticate: Callable[..., Any]) -> None:
-    """Raise ``ConfigurationError`` where the annotation says that users without ``identity`` are returned."""
+    """Raise ``ConfigurationError`` if the annotation says that users without ``identity`` are returned."""
     try:
         returned = inspect.signature(authenticate, eval_str=True).return_annotation
     except (NameError, ValueError):

@@ -21,7 +21,7 @@ class Selected:
     path: str
     """As it was declared, with the paths of mounts and included routers before it."""
     dependant: Dependant | None
-    """None: it is a plain Starlette route."""
+    """None for a plain Starlette route."""
     overrides: Mapping[Callable[..., Any], Callable[..., Any]]
     """The ``dependency_overrides`` that FastAPI applies to it."""
 
@@ -29,10 +29,9 @@ class Selected:
 def select(app: FastAPI, scope: Scope) -> Selected | None:
     """The route of ``app``, or of an app mounted in it, that answers the request of ``scope``, with its method.
 
-    None where there is none, and wherever that cannot be told for certain: where only another method would match,
-    where a route is inside an app that is not FastAPI's, where a middleware that may change the path comes first, and
-    where a convertor of a path parameter fails.
-    ``scope`` is what the router of ``app`` will see; it stays as it is.
+    None if there is none, or if that is not certain: if only another method would match, if a route is inside an app
+    that is not FastAPI's, if a middleware that may change the path comes first, or if a convertor of a path parameter
+    fails. ``scope`` is what the router of ``app`` will see; it stays as it is.
     """
     seen = {**scope, "fastapi": dict(scope.get("fastapi") or ())}
     try:
@@ -50,7 +49,7 @@ def _select(app: FastAPI, scope: Scope, prefix: str) -> Selected | None:
 
 
 def _select_in(app: FastAPI, route: BaseRoute, scope: Scope, prefix: str) -> Selected | None:
-    # An included router is one route here, and all of its routes there, in the order in which FastAPI asks them.
+    # `iter_route_contexts` replaces an included router by its routes, in the order in which FastAPI asks them.
     for context in iter_route_contexts([route]):
         original = context.original_route
         if original is not route and isinstance(original, APIRoute) and type(original).matches is not APIRoute.matches:
@@ -64,7 +63,7 @@ def _select_in(app: FastAPI, route: BaseRoute, scope: Scope, prefix: str) -> Sel
         if isinstance(original, APIRoute):
             provider = context.dependency_overrides_provider
         elif isinstance(original, APIWebSocketRoute):
-            # It keeps no reference to it. Where it has none, the dependencies themselves refuse.
+            # The route keeps no reference to its provider. Without one, the dependencies themselves refuse.
             provider = app
         elif isinstance(original, Route):
             provider = None
@@ -91,7 +90,7 @@ def _select_mounted(context: RouteContext, scope: Scope, child_scope: Scope, pre
     return _select(mounted, scope, prefix + (context.path or ""))
 
 
-# They stand before the router of a mounted app, and leave the path and the method alone.
+# They stand in front of the router of a mounted app, and do not change the path or the method.
 _HARMLESS = frozenset(
     {
         "starlette.middleware.cors.CORSMiddleware",
@@ -104,5 +103,5 @@ _HARMLESS = frozenset(
 
 
 def _name(kind: Any) -> str:
-    # By name, since some of them need packages that an app may not have.
+    # By name, because some of them need packages that an app may not have.
     return f"{getattr(kind, '__module__', None)}.{getattr(kind, '__qualname__', None)}"

@@ -88,7 +88,7 @@ class Counts:
         """An attempt to fetch keys took ``seconds``; exporters override it with their histogram."""
 
     def watch(self, middleware: JWTMiddleware) -> None:
-        """Read what ``middleware`` knows from now on. It calls this itself when it is given as its ``on_event``."""
+        """From now on, read what ``middleware`` knows. A middleware calls this itself for its ``on_event``."""
         self._watched.add(middleware)
         middleware.app = self._count_accepted(middleware.app)
 
@@ -116,7 +116,7 @@ class Counts:
     def _count_accepted(self, app: ASGIApp) -> ASGIApp:
         async def counted(scope: Scope, receive: Receive, send: Send) -> None:
             if scope["type"] != "lifespan" and scope["auth"].token is not None:
-                # Not locked: at most a few of millions are lost between threads.
+                # Not locked: at most a few in millions are lost between threads.
                 self._accepted += 1
             await app(scope, receive, send)
 
@@ -132,7 +132,7 @@ def _read_keys(middleware: JWTMiddleware) -> Iterable[tuple[Metric, Labels, floa
 
 
 def merged(read: Iterable[tuple[Metric, Labels, float]]) -> Mapping[Metric, dict[Labels, float]]:
-    """What was read, by metric and labels. Of two middlewares with a provider of one name, the last one counts."""
+    """What was read, by metric and labels. If two middlewares have a provider of the same name, the last one counts."""
     found: dict[Metric, dict[Labels, Any]] = {metric: {} for metric in METRICS if metric.kind != "histogram"}
     for metric, labels, value in read:
         found[metric][labels] = value

@@ -21,7 +21,7 @@ class PrometheusMetrics(Counts, Collector):
     ``registry``
         Where the metrics are registered. Default: the registry of the process.
 
-    The numbers are read when Prometheus scrapes. A request costs what counting it costs.
+    The numbers are read when Prometheus scrapes. A request costs no more than the counting.
     """
 
     def __init__(self, registry: CollectorRegistry = REGISTRY) -> None:

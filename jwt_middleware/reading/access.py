@@ -130,12 +130,12 @@ class PublicRequests:
         self._test = check_scope_test("public", test)
 
     def __contains__(self, scope: MutableMapping[str, Any]) -> bool:
-        """Whether the request of this ASGI ``scope`` is public. Raises ``TypeError`` for another answer than a bool."""
+        """Whether the request of this ASGI ``scope`` is public. Raises ``TypeError`` if the answer is not a bool."""
         return _is_plain(scope["path"], scope.get("raw_path")) and ask("public", self._test, scope)
 
 
 def check_scope_test(name: str, test: ScopeTest) -> ScopeTest:
-    """``test``; raises ``ConfigurationError`` where its answer would have to be awaited."""
+    """``test``; raises ``ConfigurationError`` if its answer would have to be awaited."""
     if iscoroutinefunction(test) or iscoroutinefunction(type(test).__call__):
         raise ConfigurationError(f"{name} must be a plain function of the scope: an async one is not awaited")
     return test
@@ -170,7 +170,7 @@ def is_preflight(scope: Mapping[str, Any]) -> bool:
 
 
 def _parse(position: int, entry: object) -> tuple[str | None, str]:
-    """The method and the path of a public entry. ``position`` names it where its text could be a secret."""
+    """The method and the path of a public entry. ``position`` names it if its text could be a secret."""
     if not isinstance(entry, str):
         raise ConfigurationError(f"public entry {position} must be a string, not {show(entry)}")
     method, space, path = entry.rpartition(" ")
@@ -202,7 +202,7 @@ _PLACEHOLDER = re.compile(r"\{[A-Za-z_][A-Za-z0-9_]*\}")
 
 
 def _route_path(scope: Mapping[str, Any]) -> str:
-    # What routers see: `path` without `root_path`, where that is a prefix of whole segments.
+    # What routers see: `path` without `root_path`, if that is a prefix of whole segments.
     path: str = scope["path"]
     root_path: str = scope.get("root_path", "")
     rest = path.removeprefix(root_path)

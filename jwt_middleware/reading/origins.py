@@ -41,7 +41,7 @@ class Origins:
            proxy hides from us, such as the scheme.
         3. Otherwise ``Origin`` must be the request's own: its scheme and its Host.
 
-        With neither header the answer is no. A header that is sent twice counts as another site's.
+        With neither header the answer is no. A header that is sent twice counts as one from another site.
         """
         sites, origins, hosts = (_lines(scope, name) for name in (b"sec-fetch-site", b"origin", b"host"))
         if len(sites) > 1 or len(origins) > 1:
@@ -57,7 +57,7 @@ class Origins:
     def is_foreign(self, scope: Mapping[str, Any]) -> bool:
         """Whether the request comes from a page of another origin, which is not trusted either.
 
-        Programs that are no browsers send no Origin, and are not foreign.
+        Programs other than browsers send no Origin, and are not foreign.
         """
         return bool(_lines(scope, b"origin")) and not self.vouched_for(scope)
 
@@ -78,8 +78,8 @@ _DEFAULT_PORTS = {"http": "80", "https": "443"}
 
 
 def _normal(origin: str) -> str | None:
-    """``origin`` in the one form that compares, or None for what is no origin."""
-    # Some characters outside ASCII have a lower case inside it.
+    """``origin`` in the form for comparison, or None if it is not an origin."""
+    # Some characters outside ASCII become ASCII in lower case.
     match = _ORIGIN.fullmatch(origin.lower()) if origin.isascii() else None
     if match is None:
         return None

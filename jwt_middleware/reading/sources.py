@@ -94,7 +94,7 @@ def cookie(name: str) -> Source:
 
 
 def subprotocol(name: str) -> Source:
-    """The WebSocket subprotocol that follows ``name``: browsers send it by ``new WebSocket(url, ["bearer", token])``.
+    """The WebSocket subprotocol that follows ``name``: browsers send it with ``new WebSocket(url, ["bearer", token])``.
 
     The app sees neither of the two. The handshake is answered with ``name``, unless the app chooses another subprotocol
     of the client's.
@@ -103,7 +103,7 @@ def subprotocol(name: str) -> Source:
 
 
 class Sources:
-    """Where the token of a request may be: in any of the sources above, or where functions find it.
+    """Where the token of a request may be: in any of the sources above, or wherever functions find it.
 
     A function takes the ASGI scope and returns a token (str or bytes) or None. It must not wait. It must not read what
     browsers send by themselves, because it lacks the protection of ``cookie()``.
@@ -151,7 +151,7 @@ class Sources:
         return None
 
     def subprotocol(self, scope: Mapping[str, Any]) -> str | None:
-        """The subprotocol to accept a handshake with that is refused: what stands before a token, else the first."""
+        """The subprotocol to accept a refused handshake with: the one before a token, else the first."""
         offered: list[str] = list(scope.get("subprotocols") or ())
         return next(
             (protocol for protocol in offered if protocol in self._subprotocols), offered[0] if offered else None
@@ -191,11 +191,11 @@ _SCHEME_GOES_ON = frozenset(
 
 
 def read_bearer(headers: Headers, max_size: int) -> bytes | None:
-    """Return the token of the Authorization header (RFC 6750 2.1), or None without one or with another scheme.
+    """Return the token of the Authorization header (RFC 6750 2.1), or None if there is none or its scheme is another.
 
     The case of the scheme does not count (RFC 9110 11.1), and one or more spaces follow it. Raises ``AmbiguousToken``
     for two Authorization lines, ``TokenTooLarge`` for more than ``max_size`` bytes, before any copy of them is made,
-    and ``MalformedToken`` for a Bearer scheme that nothing follows which could be a token.
+    and ``MalformedToken`` for a Bearer scheme that is not followed by a possible token.
     """
     authorization = authorization_line(headers)
     return None if authorization is None else bearer_token(authorization, max_size)
@@ -247,7 +247,7 @@ def bearer_token(authorization: bytes, max_size: int) -> bytes | None:
 
 
 def read_cookie(headers: Headers, name: bytes, max_size: int) -> bytes | None:
-    """Return the value of the cookie ``name``, or None without one, or if it is empty.
+    """Return the value of the cookie ``name``, or None if there is none or it is empty.
 
     Raises ``AmbiguousToken`` for two cookies of that name, because another host may have set one of them (RFC 6265
     8.6), and ``TokenTooLarge``.

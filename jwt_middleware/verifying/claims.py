@@ -27,30 +27,30 @@ class ClaimRules:
 
     provider: str
     audiences: frozenset[str] | None
-    """None: any audience, or none at all."""
+    """None allows any audience, or none at all."""
     leeway: float = 5.0
     """A float, as the clock returns one: numbers of one type compare at half the cost."""
     max_token_age: float | None = None
     types: frozenset[str] | None = None
-    """As ``media_type`` gives them. None: any type."""
+    """As ``media_type`` gives them. None allows any type."""
     required_claims: tuple[str, ...] = ()
     subject_claim: str | None = "sub"
-    """None: these tokens have no subject."""
+    """None if these tokens have no subject."""
     audience_claim: str = "aud"
     scopes: ScopeRules = field(default_factory=ScopeRules)
     accept_cnf: frozenset[str] | None = frozenset()
-    """The methods of confirmation that are accepted. None: a check decides about each request."""
+    """The methods of confirmation that are accepted. None if a check decides about each request."""
     allow_id_tokens: bool = False
 
     def check(self, header: Header, payload: bytes, claims: dict[str, Any], now: float) -> tuple[float, Facts]:
         """Check the claims of a token whose signature is good, at ``now`` (Unix time).
 
-        Returns from when on the token is good, leeway included, and its facts, which say until when.
+        Returns the time from which the token is good, leeway included, and its facts, which hold the time of its end.
 
         1. Registered claims have the types of RFC 7519 section 4.1: ``InvalidClaim``. A claim that is null is absent,
            and an integer ``sub`` is its decimal text.
         2. ``exp`` and every required claim are there: ``MissingClaim``.
-        3. ``typ`` is an expected one (RFC 8725 3.11), and this is no ID token or refresh token: ``WrongType``.
+        3. ``typ`` is an expected one (RFC 8725 3.11), and this is not an ID token or a refresh token: ``WrongType``.
         4. ``aud`` names one of the audiences (RFC 7519 4.1.3), and so does ``audience_claim``: ``WrongAudience``.
         5. ``cnf`` is absent or accepted (RFC 7800, RFC 9449 7.1): ``SenderConstrained``.
         6. The subject is there, and the scopes can be read: ``MissingClaim``, ``InvalidClaim``.
@@ -149,7 +149,7 @@ class ClaimRules:
         return methods
 
     def _good_times(self, exp: int, nbf: float | None, iat: float | None, now: float) -> tuple[float, float]:
-        """From when on and until when the token is good. Raises a ``Refusal`` if ``now`` lies outside."""
+        """The times from which and until which the token is good. Raises a ``Refusal`` if ``now`` lies outside."""
         leeway = self.leeway
         # RFC 7519 4.1.4: on or after `exp` the token MUST NOT be accepted.
         good_until = exp + leeway
@@ -177,7 +177,7 @@ class ClaimRules:
     def login_age(self, claims: dict[str, Any], now: float) -> float | None:
         """Seconds since the login behind a token: the claim ``auth_time`` (OpenID Connect Core 1.0, section 2).
 
-        None where it is missing, is no number, or lies in the future by more than the leeway.
+        None if it is missing, is not a number, or lies in the future by more than the leeway.
         """
         auth_time: Any = claims.get("auth_time")
         if type(auth_time) not in (int, float) or not _LOWEST < auth_time < _HIGHEST:
@@ -188,11 +188,11 @@ class ClaimRules:
     def subject(self, claims: dict[str, Any]) -> str | None:
         """Whom these claims are about, or None if they do not say it in a way that can be read."""
         subject = None if self.subject_claim is None else follow(claims, self.subject_claim)
-        # The databases of old issuers number their users. True, and 4.0, are no such numbers.
+        # The databases of old issuers number their users. True and 4.0 are not such numbers.
         return str(subject) if isinstance(subject, str) or type(subject) is int else None
 
     def _demand_subject(self, claims: dict[str, Any]) -> str | None:
-        """Return the text of the claim that stands for ``sub``. A token without a subject is no user."""
+        """Return the text of the claim that stands for ``sub``. A token without a subject names no user."""
         if self.subject_claim is None:
             return None
         subject = self.subject(claims)
@@ -203,7 +203,7 @@ class ClaimRules:
 
 
 def media_type(typ: str) -> str:
-    """``typ`` in the one form that compares: RFC 7515 4.1.9 lets ``application/`` be left out, case does not count."""
+    """``typ`` in the form for comparison: RFC 7515 4.1.9 lets ``application/`` be left out; case does not count."""
     typ = typ.lower()
     return typ.removeprefix("application/") if typ.count("/") == 1 else typ
 
@@ -217,13 +217,13 @@ _MAX_LISTED = 5
 """The number of values that a refusal tells the operator: more would only make the line longer."""
 
 
-# What clocks can say, and more than those who mean "never" write; within it, no arithmetic overflows.
+# A range beyond any clock, and beyond what issuers write for "never". Within it, no arithmetic overflows.
 _LOWEST, _HIGHEST = -(2**63), 2**63
 
 
 def _numeric_date(claims: Mapping[str, Any], name: str) -> float | None:
     date: float | None = claims.get(name)
-    # bool is an int to isinstance, and no date.
+    # To isinstance, a bool is an int; but it is not a date.
     if (type(date) is int or type(date) is float) and _LOWEST < date < _HIGHEST:
         return date
     if name in claims:
@@ -245,7 +245,7 @@ def _audiences(audience: object, claim: str) -> list[str]:
 
 
 def _wrong_type(value: object, claim: str, expected: str) -> InvalidClaim:
-    """The refusal of a claim whose type or range is wrong. It tells the operator which, and not the value."""
+    """The refusal of a claim whose type or range is wrong. It tells the operator which claim, but not its value."""
     return InvalidClaim(claim=claim, expected=expected, found=_TYPES.get(type(value), "another number"))
 
 
@@ -256,7 +256,7 @@ _TELLTALES = frozenset(("token_use", "type", "token_type", "at_hash"))
 
 
 def _check_not_for_clients(claims: Mapping[str, Any]) -> None:
-    """Refuse what is certainly an ID token, or a refresh token of another library: neither is for an API."""
+    """Refuse a token that is certainly an ID token, or another library's refresh token: neither is for an API."""
     # Amazon Cognito writes `token_use`, flask-jwt-extended `type`, djangorestframework-simplejwt `token_type`. OpenID
     # Connect Core (2, 3.1.3.6): `nonce` is about the login, `at_hash` about the access token beside an ID token.
     if claims.get("token_use") == "id" or ("nonce" in claims and "at_hash" in claims):

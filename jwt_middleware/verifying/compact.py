@@ -68,7 +68,7 @@ def decode_header(segment: bytes) -> Header:
     if "crit" in parameters or "b64" in parameters:
         raise MalformedToken
     algorithm, kid, typ = parameters.get("alg"), parameters.get("kid"), parameters.get("typ")
-    # Old issuers number their keys. True, and 7.0, are no such numbers.
+    # Old issuers number their keys. True and 7.0 are not such numbers.
     if type(kid) is int and _LOWEST <= kid < _ABOVE_64_BITS:
         kid = str(kid)
     # Null means absent here. Elsewhere in the header it is malformed.
@@ -111,8 +111,8 @@ def json_object(data: bytes) -> dict[str, Any]:
     """The JSON object that ``data`` holds; raises ``MalformedToken`` for anything else.
 
     UTF-8 without a byte order mark (RFC 8259 8.1), no name twice (RFC 7519 section 4), no NaN or Infinity, at most
-    ``MAX_DEPTH`` levels, no unpaired surrogates and no numbers that floats cannot hold (they would crash whoever
-    encodes them later).
+    ``MAX_DEPTH`` levels, no unpaired surrogates and no numbers that floats cannot hold (encoding them later would
+    fail).
     """
     try:
         text = data.decode("utf-8")
@@ -120,7 +120,7 @@ def json_object(data: bytes) -> dict[str, Any]:
         if text.count("[") + text.count("{") > MAX_DEPTH:
             _check_depth(text)
         value = _decoded(text, _STRICT_DECODER)
-        # One character is looked for at a thirtieth of the price of two.
+        # Searching for one character costs a thirtieth of searching for two.
         if "\\" in text and "\\u" in text:
             json.dumps(value, ensure_ascii=False).encode("utf-8")
     except ValueError:  # bad JSON, bad UTF-8, numbers of more digits than Python converts

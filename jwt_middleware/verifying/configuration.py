@@ -28,7 +28,7 @@ def split_providers(
 
 
 def index_issuers(providers: tuple[Provider, ...]) -> dict[str, int]:
-    """The index of the provider of each configured issuer. Raises ``ConfigurationError`` where two providers clash."""
+    """The index of the provider of each configured issuer. Raises ``ConfigurationError`` if two providers clash."""
     names: set[str] = set()
     by_issuer: dict[str, int] = {}
     for index, provider in enumerate(providers):
@@ -46,7 +46,7 @@ def index_issuers(providers: tuple[Provider, ...]) -> dict[str, int]:
 
 
 def check_revocations(revocations: Revocations, providers: Sequence[Provider]) -> Revocations:
-    """``revocations``, where they can work with ``providers``. Raises ``ConfigurationError``."""
+    """Return ``revocations`` if they can work with ``providers``. Raises ``ConfigurationError`` if not."""
     for name in ("is_revoked", "catch_up", "stop"):
         if not callable(getattr(revocations, name, None)):
             raise ConfigurationError(
@@ -66,7 +66,7 @@ def check_revocations(revocations: Revocations, providers: Sequence[Provider]) -
 
 
 def check_leeway(provider: Provider) -> None:
-    """Raises ``ConfigurationError`` where tokens of ``provider`` outlive their revocations."""
+    """Raises ``ConfigurationError`` if tokens of ``provider`` outlive their revocations."""
     if provider.rules.leeway > MARGIN:
         # A revocation is forgotten that long after the last token that it revokes.
         raise ConfigurationError(
@@ -88,7 +88,7 @@ def find_doubts(providers: Sequence[Provider], max_checks: int) -> Iterator[tupl
 
 
 def _find_too_many_keys(providers: Sequence[Provider], max_checks: int) -> Iterator[str]:
-    # Only these: to look at keys that are fetched begins a fetch, which needs an event loop.
+    # Only these: looking at keys that are fetched begins a fetch, which needs an event loop.
     static = [
         provider.keys.current
         for provider in providers

@@ -14,10 +14,10 @@ from .token import Facts
 def decide(
     compact: Compact, claims: dict[str, Any], keys: KeySet, rules: ClaimRules, now: float, max_checks: int
 ) -> tuple[float, Facts]:
-    """Return from when on the token is good, and its facts, if one of ``keys`` signed it and ``rules`` accept it.
+    """Return the time from which the token is good, and its facts, if ``keys`` verify it and ``rules`` accept it.
 
-    ``now`` is Unix time. At most ``max_checks`` keys are tried. Raises ``BadSignature``, which says how many were, and
-    what ``KeySet.find`` and ``ClaimRules.check`` raise.
+    ``now`` is Unix time. At most ``max_checks`` keys are tried. Raises ``BadSignature``, which says how many were
+    tried, and what ``KeySet.find`` and ``ClaimRules.check`` raise.
     """
     header, payload, signing_input, signature = compact[1:]
     algorithm = header.algorithm
@@ -57,7 +57,7 @@ def last_word(refusals: Iterable[Refusal]) -> Refusal:
 
 _BY_KEYS = (UnknownKey, AlgorithmNotAllowed, BadSignature)
 
-# Anybody can have made a token that is refused like this.
+# Anybody could have made a token that is refused like this.
 _UNVERIFIED = (*_BY_KEYS, Unavailable)
 
 _TEMPORARY = (NotYetValid, Unavailable)

@@ -13,8 +13,9 @@ Value = TypeVar("Value")
 Remembered: TypeAlias = tuple[bytes, float, float, int, int, Facts]
 """What is remembered of a token.
 
-The key that the caller knows it by; from when on it is good, and until when; the index of its provider; the serial of
-the key set that verified it; its facts. A plain tuple of plain values, which the garbage collector leaves alone.
+The key that the caller knows it by; the times from which and until which it is good; the index of its provider; the
+serial of the key set that verified it; its facts. A plain tuple of plain values, which the garbage collector leaves
+alone.
 """
 
 _KEY: Final = 0
@@ -22,7 +23,7 @@ _KEY: Final = 0
 END: Final = 32
 """The bytes at the end of a key by which it is found, before it is compared whole: 192 bits of the token's signature.
 
-To hash the whole key would be a good part of what a request costs, and with a large token nearly all of it.
+Hashing the whole key would be a good part of what a request costs, and nearly all of it with a large token.
 """
 
 BYTES_PER_ENTRY = 4096
@@ -43,16 +44,16 @@ class TokenMemory:
         self.find = self._tokens.get
         """``find(key[-END:])``: what is remembered by the end of a key, or None. The caller compares the whole key."""
         self.taken = 0
-        """The tokens that were remembered since the start, those that are forgotten by now included."""
+        """The number of tokens remembered since the start, including those forgotten by now."""
         self.headers: dict[bytes, Header] = {}
         """Parsed headers by their segments. They come from tokens with good signatures only."""
 
     def remember(
         self, key: bytes, good_from: float, facts: Facts, index: int, serial: int, segment: bytes, header: Header
     ) -> None:
-        """Remember a token by ``key``, and the header that ``segment`` spells. Other tokens may be forgotten for it.
+        """Remember a token by ``key``, and the header that ``segment`` spells. Other tokens may make room for it.
 
-        ``index`` is its provider's, ``serial`` that of the key set which verified it.
+        ``index`` is its provider's, ``serial`` that of the key set that verified it.
         """
         if segment not in self.headers and len(segment) <= MAX_HEADER_SIZE:
             if len(self.headers) >= MAX_HEADERS:
@@ -61,7 +62,7 @@ class TokenMemory:
         self.taken += 1
         end = key[-END:]
         other = self.find(end)
-        # Two good tokens with one signature: only a signer who means to can make them. The first one stays.
+        # Two good tokens with one signature: only the signer can make them, and only on purpose. The first one stays.
         if other is not None and other[_KEY] != key:
             return
         payload, json, scopes = facts[PAYLOAD], facts[HEADER], facts[SCOPES]
@@ -97,7 +98,7 @@ class TokenCache(Generic[Value]):
         return len(self._values)
 
     def put(self, token: bytes, value: Value, weight: int) -> None:
-        """Hold ``value`` for ``token``, which takes ``weight`` bytes of memory. Others may go for it."""
+        """Hold ``value`` for ``token``, which takes ``weight`` bytes of memory. Others may be dropped to make room."""
         with self._lock:
             if token not in self._values:
                 if weight > self._bytes_left or len(self._slots) == self._size:
@@ -121,5 +122,5 @@ class TokenCache(Generic[Value]):
             del self._values[token]
 
 
-# A number, because `in` first takes bytes for a number, and an exception comes and goes where they are none.
+# A number, because `in` first tries to read bytes as a number, which raises and catches an exception.
 _BACKSLASH = ord("\\")

@@ -21,7 +21,7 @@ Tell: TypeAlias = Callable[[str, BaseException | None], None]
 class ScopeRules:
     """How the scopes of a provider's tokens are read. See ``Provider`` for the arguments.
 
-    1. The claims of ``claim`` are read and united. What cannot be read grants nothing, and is told to ``tell``.
+    1. The claims of ``claim`` are read and united. What cannot be read grants nothing, and is reported to ``tell``.
     2. ``implies`` adds what each scope implies.
     3. ``may_grant`` keeps only what this provider may grant.
 
@@ -42,14 +42,15 @@ class ScopeRules:
         self.may_grant = None if may_grant is None else frozenset(check_strings("may_grant", may_grant, at_least=0))
         self._is_plain = not self._implied and self.may_grant is None
         self.is_standard = self._is_plain and claim is None and not self._separators
-        """Whether a text in the claim ``scope`` says all, in words, as most tokens have it."""
+        """Whether the scopes are just the words of a text in the claim ``scope``, as in most tokens."""
         self.tell: Tell = lambda text, error: None
 
     def read(self, claims: Claims, copy: Callable[[], dict[str, Any]]) -> str | tuple[str, ...]:
-        """Return the scopes: as one text with spaces where the token has them so, else as a tuple.
+        """Return the scopes: as one text with spaces if the token has them in that form, else as a tuple.
 
-        ``copy`` returns the claims anew, for a function of the app's, which may change them. Raises ``InvalidClaim``
-        if that function raises an exception, and ``TypeError`` if it returns something else than texts.
+        ``copy`` returns a new copy of the claims, for a function of the app that may change them. Raises
+        ``InvalidClaim`` if that function raises an exception, and ``TypeError`` if it returns anything other than
+        texts.
         """
         if self.function is not None:
             scopes: tuple[str, ...] = self._call(self.function, copy())
@@ -91,7 +92,7 @@ class ScopeRules:
         elif type(entry) is int:
             yield str(entry)
         elif isinstance(entry, dict) and all(map(_is_filled, entry.values())):
-            # Zitadel's older shape. Of any other object, the path must say which member counts.
+            # Zitadel's older shape. For any other object, the path must say which member counts.
             yield from filter(None, entry)
         elif entry is not None:
             self._complain(entry, path)
@@ -210,8 +211,8 @@ def _follow(claims: Claims, path: ClaimPath) -> Iterable[Any]:
 
 
 def _names(value: Mapping[str, Any]) -> Iterator[str]:
-    # Zitadel writes roles as the names of an object. Whatever is no clear yes, such as false or an empty object, must
-    # grant nothing.
+    # Zitadel writes roles as the names of an object. A value that is not a clear yes, such as false or an empty object,
+    # must grant nothing.
     return (name for name, member in value.items() if name and (member is True or _is_filled(member)))
 
 

@@ -18,7 +18,7 @@ Facts: TypeAlias = tuple[
     float,
     tuple[str, ...],
 ]
-"""What is the same for every request with one token.
+"""The facts that are the same for every request with one token.
 
 It is a plain tuple of plain values because the garbage collector leaves only these alone, and memory holds thousands.
 """
@@ -29,7 +29,7 @@ PAYLOAD: Final = 2
 KID: Final = 3
 SUBJECT: Final = 4
 SCOPES: Final = 5
-"""One string with spaces if the token has them so: most requests never ask for scopes."""
+"""One string with spaces if the token has them in that form: most requests never ask for scopes."""
 ID: Final = 6
 SESSION_ID: Final = 7
 ISSUER: Final = 8
@@ -66,7 +66,7 @@ class Token:
         self._facts = facts
 
     def __repr__(self) -> str:
-        # Without the claims: they are the user's private affair, and a repr ends up in logs.
+        # Without the claims: they are private to the user, and a repr ends up in logs.
         return f"Token(provider={self.provider!r}, subject={self.subject!r}, expires_at={self.expires_at!r})"
 
     @property
@@ -102,7 +102,7 @@ class Token:
     def subject(self) -> str | Any:
         """Whom the token is about: the claim ``sub``, or the provider's ``subject_claim``.
 
-        None only where the provider has ``subject_claim=None``; so the type demands no check of everybody else.
+        None only if the provider has ``subject_claim=None``. The type leaves this out, to spare everyone else a check.
         """
         return self._facts[SUBJECT]
 

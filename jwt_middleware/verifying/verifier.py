@@ -66,7 +66,7 @@ class Verifier:
        per provider, and 16 in all.
     5. Signature: ``bad_signature``.
     6. Claims: see ``ClaimRules.check``.
-    7. Revocation: ``revoked``, or ``revocations_unavailable`` if that cannot be told.
+    7. Revocation: ``revoked``, or ``revocations_unavailable`` if that is unknown.
     8. The provider's ``validate``.
 
     If keys that are fetched do not accept a token, newer ones are asked for, and decisions 4 to 6 are made again.
@@ -168,7 +168,7 @@ class Verifier:
     def recall(self, key: bytes) -> Token | None:
         """Return the remembered token of ``key`` if its time and its keys are still good.
 
-        Whether it is revoked, and what ``validate`` says, is not asked: see ``admit``.
+        Neither revocation nor ``validate`` is checked here: see ``admit``.
         """
         remembered = self._find(key[_FROM_THE_END:])
         if remembered is None:
@@ -220,7 +220,7 @@ class Verifier:
         try:
             raise last_word(refusals)
         finally:
-            # Each refusal holds its traceback, which holds this frame: a circle for the garbage collector.
+            # Each refusal holds its traceback, which holds this frame: a reference cycle.
             refusals.clear()
 
     async def _decide_again(
@@ -272,7 +272,7 @@ class Verifier:
                 if result is False:
                     raise InvalidClaim
                 if result is not True:
-                    # Many things are true that mean no: an error text, (False, "reason"), an async generator.
+                    # Many truthy values mean no: an error text, (False, "reason"), an async generator.
                     raise TypeError(f"validate must return True or False, not {type(result).__name__}")
         except Refusal as refusal:
             refusal.about(token)
@@ -314,7 +314,7 @@ class Verifier:
 
     @property
     def new_tokens(self) -> int:
-        """How many tokens were verified that were not remembered, since the start."""
+        """The number of tokens verified since the start that were not remembered."""
         return self._memory.taken
 
     def health(self) -> dict[str, KeysHealth]:
@@ -350,7 +350,7 @@ class Verifier:
         raise UnknownIssuer(found=iss)
 
     def _find_unresolved(self, claims: Mapping[str, Any]) -> str | None:
-        """The issuer that the resolver must be asked about first. None: there is none."""
+        """The issuer that the resolver must be asked about first. None if there is none."""
         iss = claims.get("iss")
         if not isinstance(iss, str) or iss in self._by_issuer or self._resolved is None:
             return None
