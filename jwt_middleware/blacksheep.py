@@ -16,7 +16,7 @@ Handler = TypeVar("Handler", bound=Callable[..., Any])
 
 
 class JWTIdentity(Identity):
-    """``request.user`` of a request with a good token: its claims, and the user that ``load_user`` has returned."""
+    """``request.user`` of a request with a good token: its claims, and the user that ``load_user`` returned."""
 
     def __init__(self, claims: dict[str, Any], user: Any) -> None:
         super().__init__(claims, "JWT")
@@ -43,7 +43,7 @@ def requires(
     acr: str | Iterable[str] | None = None,
     max_age: float | None = None,
 ) -> Callable[[Handler], Handler]:
-    """A decorator for handlers of requests and of WebSockets, below that of the router.
+    """A decorator for handlers of requests and WebSockets, below the router's own decorator.
 
     The arguments are those of ``jwt_middleware.requires``. A refusal is a response with our status, challenge and JSON.
     A WebSocket is closed with our close code.
@@ -55,7 +55,7 @@ def requires(
         parameters = list(signed.parameters.values())
         known = [n for n, p in enumerate(parameters) if _is_connection(p.name, hints.get(p.name, p.annotation))]
         is_added = not known
-        # BlackSheep passes what the signature asks for, by its place.
+        # BlackSheep passes what the signature asks for, by position.
         place = len(parameters) if is_added else known[0]
         if is_added:
             parameters.append(Parameter(_ADDED, Parameter.POSITIONAL_OR_KEYWORD, annotation=Request))
@@ -78,7 +78,7 @@ def requires(
 
 
 async def refuse(answer: Answer, connection: Request | WebSocket) -> Response | None:
-    """The response by which BlackSheep gives ``answer``; a WebSocket is closed."""
+    """The response with which BlackSheep gives ``answer``; a WebSocket is closed."""
     if isinstance(connection, WebSocket):
         await connection.close(answer.close_code, answer.code)
         return None

@@ -15,7 +15,7 @@ def current_token(connection: HTTPConnection) -> Token:
         async def me(request: Request) -> Response:
             return PlainTextResponse(current_token(request).subject)
 
-    An anonymous request is refused: with an ``HTTPException`` or ``WebSocketException`` that has the status, challenge
+    An anonymous request is refused with an ``HTTPException`` or ``WebSocketException`` that has the status, challenge
     or close code of ``missing_token``. Raises ``RuntimeError`` without ``JWTMiddleware`` in front.
     """
     credentials = connection.scope.get("auth")

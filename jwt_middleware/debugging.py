@@ -15,9 +15,9 @@ _FORWARDING = (b"forwarded", b"x-real-ip")
 
 
 class ExplainedRefusals:
-    """A ``refusal_response`` whose body also explains the refusal, to clients on this machine alone.
+    """A ``refusal_response`` whose body also explains the refusal, but only to clients on this machine.
 
-    Behind a proxy on this machine every client looks like one of it, so a request with a forwarding header gets the
+    Behind a proxy on this machine every client seems to be on it, too, so a request with a forwarding header gets the
     plain body. The challenge stays as it is.
     """
 
@@ -58,7 +58,7 @@ def describe_provider(provider: Provider) -> ProviderFacts:
 
 
 def is_local(connection: HTTPConnection) -> bool:
-    """Whether the client is on this machine, and no proxy says that it stands in between."""
+    """Whether the client is on this machine, and no header says that a proxy stands in between."""
     for name, _ in connection.scope["headers"]:
         if name in _FORWARDING or name.startswith(b"x-forwarded-"):
             return False

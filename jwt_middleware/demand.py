@@ -45,7 +45,7 @@ class Demand:
                 raise TypeError(f"requires() takes scopes, not {scope!r}; without any, write @requires()")
             if not scope:
                 raise ConfigurationError("a scope must be a text that is not empty")
-        # A challenge names one of them, and not every text can stand there.
+        # A challenge names one of them, and it cannot spell every text.
         self._alternatives = sorted(self._any_of, key=lambda scope: not is_scope(scope))
         self._providers = None if provider is None else check_strings("provider", provider)
         self._acr = () if acr is None else check_strings("acr", acr)
@@ -55,13 +55,13 @@ class Demand:
     def refusal(self, scope: Scope) -> Refusal | None:
         """Why the request of ``scope`` is refused, or None. The decisions, in their order:
 
-        1. Nobody has authenticated: ``missing_token``.
+        1. The request is anonymous: ``missing_token``.
         2. The demand is about a token, and the middleware has verified none, as with API keys: ``missing_token``.
         3. The token is another provider's: ``wrong_issuer``. What its scopes mean is not known here.
         4. A scope is missing: ``insufficient_scope``.
         5. The login behind the token is too weak, or too long ago: ``insufficient_user_authentication`` (RFC 9470).
 
-        Raises ``RuntimeError`` where no ``JWTMiddleware`` is in front.
+        Raises ``RuntimeError`` if no ``JWTMiddleware`` is in front.
         """
         middleware, credentials = middleware_of(scope), scope.get("auth")
         if not isinstance(credentials, AuthCredentials):
@@ -98,7 +98,7 @@ class Demand:
 
 
 def middleware_of(scope: Scope) -> JWTMiddleware:
-    """The middleware that let the request of ``scope`` through; raises ``RuntimeError`` where there is none."""
+    """The middleware that let the request of ``scope`` through; raises ``RuntimeError`` if there is none."""
     middleware = scope.get(SCOPE_KEY)
     if not isinstance(middleware, JWTMiddleware):
         raise RuntimeError(_NOT_IN_FRONT)
@@ -109,12 +109,12 @@ _NOT_IN_FRONT = "requires() found no credentials: wrap the app in JWTMiddleware"
 
 
 def _is_authenticated(user: object, token: Token | None) -> bool:
-    """Whether ``user`` is somebody.
+    """Whether ``user`` is authenticated.
 
-    ``load_user`` may return any object. One without ``is_authenticated`` is somebody because of the token.
+    ``load_user`` may return any object. One without ``is_authenticated`` counts as authenticated because of the token.
     """
     if user is None:
         return False
     affirmed = getattr(user, "is_authenticated", token is not None)
-    # Nothing but True affirms: a method of that name, which some users have, would always be true.
+    # Only True counts: a method of that name, which some user classes have, would always be truthy.
     return affirmed is True

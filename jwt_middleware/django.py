@@ -1,7 +1,7 @@
 """How does a Django app on ASGI see its user, and how are its views guarded?
 
 ``UserMiddleware`` in ``MIDDLEWARE`` sets ``request.user`` and ``request.auser``. ``requires`` guards views. A consumer
-of Channels is an ASGI app: ``jwt_middleware.requires`` guards it, and its ``scope["user"]`` needs nothing.
+of Channels is an ASGI app: ``jwt_middleware.requires`` guards it, and its ``scope["user"]`` works as it is.
 """
 
 from collections.abc import Awaitable, Callable, Iterable
@@ -25,7 +25,7 @@ GetResponse = Callable[[HttpRequest], Any]
 class UserMiddleware:
     """Sets ``request.user`` and ``request.auser`` to the user of the token.
 
-    An anonymous user is Django's ``AnonymousUser`` where ``django.contrib.auth`` is installed. In ``MIDDLEWARE`` this
+    An anonymous user is Django's ``AnonymousUser`` if ``django.contrib.auth`` is installed. In ``MIDDLEWARE`` this
     class stands in the place of Django's ``AuthenticationMiddleware``, or below it.
     """
 
@@ -43,7 +43,7 @@ class UserMiddleware:
             markcoroutinefunction(self)
 
     def __call__(self, request: HttpRequest) -> HttpResponse | Awaitable[HttpResponse]:
-        """Answer ``request``; the result is awaitable where the rest of Django's middleware is."""
+        """Answer ``request``; the result is awaitable if the rest of Django's middleware is async."""
         scope = _scope(request)
         user = scope["user"]
         if self._anonymous is not None and scope["auth"].token is None:
@@ -107,7 +107,7 @@ async def _awaitable(response: HttpResponse) -> HttpResponse:
 
 
 def refuse(answer: Answer, request: HttpRequest) -> HttpResponse:
-    """The response by which Django gives ``answer``."""
+    """The response with which Django gives ``answer``."""
     return HttpResponse(answer.body, status=answer.status, content_type="application/json", headers=answer.headers)
 
 

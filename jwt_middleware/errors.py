@@ -49,7 +49,7 @@ class Refusal(Exception):
 
     ``validate`` and ``load_user`` may raise any subclass, including the app's own.
 
-    These attributes are for the operator and are not sent to the client by default. Each is None where it is not known:
+    These attributes are for the operator and are not sent to the client by default. Each is None if it is not known:
     ``provider`` (str), the name of the provider that was asked; ``kid`` (str), as the token says it, verified or not;
     ``subject`` (str), only after a good signature; ``claim`` (str), the claim at fault; ``expected`` (str), what would
     have passed; ``found`` (str), what the token says instead; ``seconds_off`` (float), by how many seconds the token
@@ -226,8 +226,8 @@ class UserRefused(InvalidToken):
 class InsufficientScope(Refusal):
     """RFC 6750 3.1: the request requires higher privileges than the token provides.
 
-    ``scopes`` are all that the request needs, because clients ask for what is named and for nothing else. The challenge
-    names those that can be spelled there.
+    ``scopes`` are all that the request needs, because clients ask only for the scopes that are named. The challenge
+    names those that it can spell.
     """
 
     code = "insufficient_scope"
@@ -282,7 +282,7 @@ class CrossSite(Refusal):
 
 
 class Unavailable(Refusal):
-    """RFC 9110 15.6.4: nothing is known against the token. A 401 would make clients throw away a good one."""
+    """RFC 9110 15.6.4: nothing is known against the token. A 401 would make clients throw away a good token."""
 
     code = "unavailable"
     status = 503
@@ -317,6 +317,6 @@ _SCOPE = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]+")
 
 
 def quoted(value: str) -> str:
-    """A quoted-string (RFC 9110 5.6.4) that nothing can break out of. Other than printable ASCII becomes ``?``."""
+    """A quoted-string (RFC 9110 5.6.4) that nothing can break out of. Anything but printable ASCII becomes ``?``."""
     printable = "".join(c if " " <= c <= "~" else "?" for c in value)
     return '"' + printable.replace("\\", "\\\\").replace('"', '\\"') + '"'

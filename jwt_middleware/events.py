@@ -13,13 +13,13 @@ from ._support.arguments import check_callable
 from .errors import ConfigurationError, Refusal
 
 SECONDS_BETWEEN_LINES = 60
-"""Seconds between two log lines about events of one kind, where an event has a kind; the next line says how many."""
+"""Seconds between two log lines about events of one kind. The next line says how many were left out."""
 
 MAX_KINDS = 256
-"""Kinds that are told apart; later ones share one line."""
+"""The number of kinds that are told apart; later ones share one line."""
 
 MAX_TEXT = 200
-"""Characters of a text from a request that an event holds."""
+"""The most characters of a text from a request that an event holds."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,7 +40,7 @@ class Event:
 
     @property
     def kind(self) -> Hashable | None:
-        """Events of one kind are logged once a minute, with their number. None: each one is logged."""
+        """Events of one kind are logged once a minute, with their number. If it is None, each one is logged."""
         return None
 
 
@@ -85,7 +85,7 @@ class RequestRefused(Event):
 
     @property
     def level(self) -> int:
-        """A warning where a setting is likely to be wrong; what clients do every day is informational."""
+        """A warning if a setting is likely to be wrong; what clients do every day is informational."""
         if self.scheme is not None or self.token_like:
             return logging.WARNING
         return level_of(self.code)
@@ -126,7 +126,7 @@ _EVERYDAY = frozenset(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RequestAccepted(Event):
-    """A request with a good token reached the app. Told to handlers only, and only where they are asked for."""
+    """A request with a good token reached the app. Only handlers are told, and only if they ask for it."""
 
     about = "requests"
     severity = logging.DEBUG
@@ -142,7 +142,7 @@ class RequestAccepted(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeysFetched(Event):
-    """Keys were fetched for the first time, or are other ones than before, or came after failed attempts."""
+    """Keys were fetched for the first time, or differ from those before, or came after failed attempts."""
 
     about = "keys"
 
@@ -153,7 +153,7 @@ class KeysFetched(Event):
     changed: bool
     """Whether other keys were in force before."""
     after: str | None = None
-    """Why the attempts before failed. None: the last one succeeded."""
+    """Why the attempts before this one failed. None if the last attempt succeeded."""
 
     def __str__(self) -> str:
         what = "changed" if self.changed else "fetched"
@@ -172,7 +172,7 @@ class FetchFinished(Event):
     seconds: float
     """How long it took."""
     error: str | None = None
-    """Why it failed. None: it succeeded."""
+    """Why it failed. None if it succeeded."""
 
     def __str__(self) -> str:
         outcome = "succeeded" if self.error is None else f"failed: {self.error}"
@@ -249,7 +249,7 @@ class RevocationsUnread(Event):
 
     @property
     def level(self) -> int:
-        """An error where tokens are answered with 503, else a warning."""
+        """An error if tokens are answered with 503, else a warning."""
         return logging.ERROR if self.stale else logging.WARNING
 
     def __str__(self) -> str:
@@ -310,7 +310,7 @@ class SessionEnded(Event):
 
     session_id: str
     subject: str | None
-    """None where the request that ended it does not say."""
+    """None if the request that ended it does not say."""
     reason: EndReason
     """``logout``: the user logged out. ``revoked``: the app ended it. ``theft``: a refresh token was presented again
     long after it was replaced, so two parties hold it. ``evicted``: the subject opened more than ``max_sessions``.
@@ -380,7 +380,7 @@ class StoreFailed(Event):
 
     @property
     def kind(self) -> Hashable:
-        """One for all errors."""
+        """One kind for all errors."""
         return "store"
 
     def __str__(self) -> str:
@@ -403,7 +403,7 @@ class LoginSucceeded(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoginFailed(Event):
-    """A login had a wrong user name or password. The name is not told: people type passwords into the wrong field."""
+    """A login had a wrong user name or password. The name is left out: people type passwords into the wrong field."""
 
     about = "logins"
 
@@ -411,7 +411,7 @@ class LoginFailed(Event):
 
     @property
     def kind(self) -> Hashable:
-        """One for all."""
+        """One kind for all failures."""
         return "failed"
 
     def __str__(self) -> str:
@@ -420,7 +420,7 @@ class LoginFailed(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoginThrottled(Event):
-    """A login was refused without a look at its password."""
+    """A login was refused before its password was checked."""
 
     about = "logins"
 
@@ -511,9 +511,9 @@ class Advice(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UnexpectedError(Event):
-    """Something raised an exception that nothing expects: a mistake of this package, or of a function of the app's.
+    """Something raised an unexpected exception: a mistake in this package, or in a function of the app.
 
-    The log line has the traceback. The work that failed is tried again where that makes sense.
+    The log line has the traceback. The work that failed is tried again if that makes sense.
     """
 
     about = "details"
@@ -529,7 +529,7 @@ class UnexpectedError(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Detail(Event):
-    """What only somebody who looks for a fault in this package wants to know."""
+    """Something that only matters to a person who looks for a fault in this package."""
 
     about = "details"
     severity = logging.DEBUG
@@ -541,11 +541,11 @@ class Detail(Event):
 
 
 class Events:
-    """Tells events: writes each into the log and calls every handler. Any thread may tell.
+    """Tells events: writes each into the log and calls every handler. Any thread may call it.
 
     ``on_event``
         A plain function that takes an ``Event``. It is called on the event loop, so one that blocks blocks every
-        request. An exception that it raises is logged once and breaks nothing. None: events are only logged.
+        request. An exception that it raises is logged once and breaks nothing. If it is None, events are only logged.
     ``clock``
         Monotonic seconds.
 
@@ -573,7 +573,7 @@ class Events:
                 self.handlers = (*self.handlers, handler)
 
     def skips(self, level: int, about: str, kind: Hashable) -> bool:
-        """Whether an event of this level, subject and kind need not be made: it is counted, and nobody would see it."""
+        """Whether an event of this level, subject and kind need not be made, because nobody would see it."""
         if self.handlers:
             return False
         if not logger_of(about).isEnabledFor(level):
@@ -588,8 +588,8 @@ class Events:
     def tell(self, event: Event, *, once: Hashable | None = None, exc_info: BaseException | None = None) -> None:
         """Log ``event`` and call the handlers.
 
-        ``once`` names what is said a single time: a later event of that name is not told at all. ``exc_info`` adds a
-        traceback to the log line.
+        ``once`` is a name for what is said only once: a later event of that name is not told at all. ``exc_info`` adds
+        a traceback to the log line.
         """
         if once is not None:
             with self._lock:
@@ -617,7 +617,7 @@ class Events:
         logger.log(level, "%s", text, exc_info=exc_info, extra=_extra(event))
 
     def _count(self, kind: Hashable) -> int | None:
-        """How many events of ``kind`` were not logged since its last line; None where this one is not logged either."""
+        """How many events of ``kind`` were not logged since its last line; None if this one is not logged either."""
         with self._lock:
             if kind not in self._counts and len(self._counts) >= MAX_KINDS:
                 kind = None

@@ -121,7 +121,7 @@ class Explanation:
 
 @dataclass(frozen=True, slots=True, repr=False)
 class LooseToken:
-    """What can be read of a text that should be a token. A representation would show it, so there is none."""
+    """What can be read of a text that should be a token. It has no repr, because that would show the text."""
 
     text: str = field(repr=False)
     """Without the white space around it."""
@@ -147,7 +147,7 @@ def explain(
     max_token_size: int,
     unchecked: Collection[str] = (),
 ) -> Explanation:
-    """Words for what the verifier said of ``token``: ``refusal``, or None where it accepted the token.
+    """Words for what the verifier said of ``token``: ``refusal``, or None if it accepted the token.
 
     ``now`` is the Unix time of the verdict, ``unchecked`` names the steps that were left out.
     """
@@ -187,7 +187,7 @@ def moment_in_words(value: object, now: float) -> str:
 
 
 def _steps(stopped_at: str) -> tuple[Step, ...]:
-    # What comes before the token is looked at, and what comes after, is no step of this list.
+    # The list has no steps for what happens before the token is looked at, nor for what comes after.
     if stopped_at == "endpoint":
         return tuple(Step(name, asks, "passed") for name, asks in STEPS)
     steps, outcome = [], "not reached" if stopped_at == "presented" else "passed"

@@ -21,14 +21,14 @@ _INSTEAD = {
     "sanic": 'check request.transport.scope["auth"].scopes in it',
     "strawberry": "write permission_classes=[requires(...)] with requires of jwt_middleware.strawberry",
 }
-"""What to write where a function of a framework gets nothing that has the ASGI scope."""
+"""What to write if a framework passes a function nothing that has the ASGI scope."""
 
 
 def takes_foreign_request(function: Callable[..., Any]) -> bool:
     """Whether ``function`` asks a framework other than Starlette for its request.
 
-    Raises ``TypeError``, which says what to write instead, where its framework will pass nothing with an ASGI scope.
-    The framework shows in the annotations of the parameters. Where no parameter can be a request, it shows in the names
+    Raises ``TypeError``, which says what to write instead, if its framework will pass nothing with an ASGI scope.
+    The framework shows in the annotations of the parameters. If no parameter can be a request, it shows in the names
     that the function's module has imported.
     """
     names = getattr(function, "__globals__", {})
@@ -60,7 +60,7 @@ def call_in_framework(function: Callable[..., Any], request: Any) -> Callable[..
     if _package(request) == "django":
         from asgiref.sync import sync_to_async
 
-        # Django keeps one database connection per thread, and closes that of its own thread alone.
+        # Django keeps one database connection per thread, and closes only that of its own thread.
         called: Callable[..., Awaitable[Any]] = sync_to_async(function, thread_sensitive=True)
         return called
     return partial(run_in_threadpool, function)
@@ -85,7 +85,7 @@ def _resolve(annotation: Any, names: dict[str, Any]) -> Any:
 
 def _package(value: Any) -> str:
     """The package that a module, a class, a function or an object comes from."""
-    # Only these are asked themselves: a proxy may raise whatever it is asked.
+    # Only these are asked directly: a proxy may raise an exception, whatever it is asked.
     if isinstance(value, MethodType):
         value = value.__func__
     if ismodule(value):

@@ -14,11 +14,11 @@ class Answer:
 
     status: int
     headers: dict[str, str]
-    """The challenge, where the status is 401 or 403."""
+    """The challenge, if the status is 401 or 403."""
     content: dict[str, str]
     """``error``, ``error_description`` and ``code``, for a JSON body."""
     close_code: int
-    """Closes a WebSocket that cannot be answered otherwise, with ``code`` as the reason."""
+    """For a WebSocket that can only be closed, with ``code`` as the reason."""
 
     @property
     def code(self) -> str:
@@ -32,7 +32,7 @@ class Answer:
 
 
 def check(demand: Demand, scope: Scope) -> Answer | None:
-    """What to answer to the request of ``scope``, in the name of its middleware; None where it meets ``demand``."""
+    """What to answer to the request of ``scope``, in the name of its middleware; None if it meets ``demand``."""
     refusal = demand.refusal(scope)
     if refusal is None:
         return None

@@ -12,7 +12,7 @@ from .verifying.token import Token
 class JWTUser(BaseUser):
     """``scope["user"]``: the user whom a token is about, or an anonymous one, if ``token`` is None.
 
-    A plain object with room for attributes of the app's own.
+    A plain object, to which the app can add its own attributes.
     """
 
     def __init__(self, token: Token | None) -> None:

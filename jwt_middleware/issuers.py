@@ -9,7 +9,7 @@ from ._support.arguments import show
 from .errors import ConfigurationError, InvalidClaim, MissingClaim
 
 COMMON = "common"
-"""What stands in the place of a tenant where a document is about all tenants."""
+"""What stands in the place of a tenant in a document about all tenants."""
 
 TENANT_CLAIM = "tid"
 """The claim that names the tenant of a token."""
@@ -19,7 +19,7 @@ class IssuerTemplate:
     """The issuers of many tenants, such as ``https://login.microsoftonline.com/{tenantid}/v2.0``.
 
     The placeholder is one whole segment of the path and stands for a GUID. ``tenants`` holds the GUIDs that are
-    accepted; None: any. Raises ``ConfigurationError``.
+    accepted; None accepts any. Raises ``ConfigurationError``.
     """
 
     def __init__(self, template: str, tenants: Collection[str] | None) -> None:
@@ -31,19 +31,19 @@ class IssuerTemplate:
             )
         self.text = template
         self.common = f"{found[1]}{COMMON}{found[2]}"
-        """The address of the issuer for all tenants, where the metadata lies."""
+        """The address of the issuer for all tenants, where the metadata is."""
         self._pattern = re.compile(f"{re.escape(found[1])}({_GUID}){re.escape(found[2])}")
         self._tenants = None if tenants is None else frozenset(tenant.lower() for tenant in tenants)
 
     def find_tenant(self, issuer: str) -> str | None:
-        """The tenant of ``issuer``. None: ``issuer`` is not of this template, or its tenant is not accepted."""
+        """The tenant of ``issuer``. None if ``issuer`` does not fit this template, or its tenant is not accepted."""
         found = self._pattern.fullmatch(issuer)
         if found is None or (self._tenants is not None and found[1].lower() not in self._tenants):
             return None
         return found[1]
 
     def check_tenant(self, claims: Mapping[str, Any], tenant: str) -> None:
-        """Raises ``MissingClaim`` or ``InvalidClaim`` unless the token says itself that it is of ``tenant``."""
+        """Raises ``MissingClaim`` or ``InvalidClaim`` unless the token itself names ``tenant``."""
         if claims.get(TENANT_CLAIM) is None:
             raise MissingClaim(claim=TENANT_CLAIM)
         if claims[TENANT_CLAIM] != tenant:

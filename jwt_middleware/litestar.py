@@ -1,6 +1,6 @@
 """How is a Litestar handler guarded? ``guards=[requires("orders:write")]`` on an app, a router or a handler.
 
-``request.user`` and ``request.auth`` need nothing: Litestar reads them from the ASGI scope.
+``request.user`` and ``request.auth`` work as they are: Litestar reads them from the ASGI scope.
 """
 
 from collections.abc import Callable, Iterable
@@ -40,7 +40,7 @@ def requires(
 
 
 def refuse(answer: Answer, connection: ASGIConnection[Any, Any, Any, Any]) -> NoReturn:
-    """Raise the exception by which Litestar gives ``answer``."""
+    """Raise the exception with which Litestar gives ``answer``."""
     scope: Any = connection.scope
     if scope["type"] == "websocket":
         raise WebSocketException(detail=answer.code, code=answer.close_code)

@@ -53,12 +53,13 @@ def protect(
         The URL of the server as its clients write it, for instance ``https://api.example/mcp``, or a
         ``ProtectedResource``. It is the audience of the tokens (RFC 8707) unless ``audience`` says otherwise.
     ``scopes``
-        The scopes of the resource, where ``resource`` is a URL; see ``ProtectedResource``.
+        The scopes of the resource, if ``resource`` is a URL; see ``ProtectedResource``.
     ``tools``, ``resources``, ``prompts``
         The scopes that a call needs: ``{"delete": ["files:write"]}``. A resource is named by its URI. A name that ends
-        with ``*`` stands for all that begin alike. What FastMCP's ``auth=require_scopes(...)`` demands is added.
+        with ``*`` stands for all names that begin with what precedes it. What FastMCP's ``auth=require_scopes(...)``
+        demands is added.
     ``max_body``
-        Bytes of a body that are read to find out what is called; a longer one is answered 413. Default 4 MiB.
+        Bytes of a body that are read to find out what is called; a longer body is answered with 413. Default 4 MiB.
     ``options``
         Every other keyword of ``JWTMiddleware``.
 
@@ -228,7 +229,7 @@ class _CallCheck:
         await self._app(scope, _replay(body, receive), send)
 
     async def _read(self, receive: Receive) -> bytes | None:
-        """The whole body; None where it is too large."""
+        """The whole body; None if it is too large."""
         chunks: list[bytes] = []
         size, more = 0, True
         while more:
@@ -272,7 +273,7 @@ _NAMES: Final = {"tools/call": "name", "resources/read": "uri", "resources/subsc
 
 
 def _calls(body: bytes) -> list[tuple[str, str]]:
-    """Method and name of every call in ``body``; raises ``ValueError`` where it can be read in more than one way."""
+    """Method and name of every call in ``body``; raises ``ValueError`` if it can be read in more than one way."""
     # As floats: what Python refuses to read, such as a number of 5,000 digits, another parser may read.
     parsed = json.loads(body, object_pairs_hook=_once, parse_int=float)
     calls = []
@@ -296,7 +297,7 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def _demanded(component: Any, checks: Any) -> list[str]:
     """The scopes that FastMCP's ``checks`` demand of ``component``."""
     several = checks if isinstance(checks, list) else [] if checks is None else [checks]
-    # A check of another kind may refuse for a reason that no scope mends: then none is named.
+    # A check of another kind may refuse for a reason that no scope cures. Then no scope is named.
     if not all(hasattr(check, "required_scopes") for check in several):
         return []
     tagged = [check for check in several if getattr(check, "tag", None) is None or check.tag in component.tags]

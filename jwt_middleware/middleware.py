@@ -101,8 +101,8 @@ class JWTMiddleware:
         A plain function that gets every event, for instance to count refusals. See ``jwt_middleware.events``. It runs
         on the event loop. Default None: events are only logged.
     ``debug``
-        True: the body of a refusal also explains it, to clients on this machine and without a forwarding header alone.
-        For development. Default False.
+        True: the body of a refusal also explains it, but only to clients on this machine whose requests have no
+        forwarding header. For development. Default False.
     ``max_token_size``, ``cache_size``, ``clock``
         See ``Verifier``. Defaults: 16 KiB, 16,384 tokens, ``time.time``.
 
@@ -158,7 +158,7 @@ class JWTMiddleware:
         )
         watch = getattr(on_event, "watch", None)
         if on_event is not None:
-            # Keys and revocations may be shared with others, and tell everybody.
+            # Keys and revocations may be shared with other middlewares, and tell all of them.
             for part in (*self.verifier.remote, revocations):
                 events = getattr(part, "events", None)
                 if isinstance(events, Events):
@@ -196,7 +196,7 @@ class JWTMiddleware:
         """Answers refusals in this middleware's name, as ``scope["auth"].refuser``."""
         # If no code of the app's sees refusals, one can serve for all requests without an Authorization header.
         self._is_default = self.refuser.is_default
-        # None if there are none: to ask an empty one costs a call.
+        # None if there are none, because asking an empty one costs a call.
         self._public = PublicRequests(public) if callable(public) else PublicPaths(public) or None
         self._mention_root_path(app)
         self._allow_anonymous = allow_anonymous
@@ -219,7 +219,7 @@ class JWTMiddleware:
 
     @property
     def public_entries(self) -> tuple[str, ...]:
-        """The paths of ``public``; none where it is a function."""
+        """The paths of ``public``; none if it is a function."""
         return self._public.entries if isinstance(self._public, PublicPaths) else ()
 
     @property
@@ -263,7 +263,7 @@ class JWTMiddleware:
             except Refusal as raised:
                 # A hook can raise MissingToken, too, but a token that was presented and refused is not missing.
                 is_missing = False
-                # Its traceback holds this frame, which holds the refusal: a circle for the garbage collector.
+                # Its traceback holds this frame, which holds the refusal: a reference cycle.
                 refusal = raised.with_traceback(None)
             # 5. Refuse, or ignore the refusal. pyright cannot tell that is_missing comes with every refusal.
             if refusal is not None:
@@ -328,7 +328,7 @@ class JWTMiddleware:
         return self.verifier.judge(presented.raw, presented.key, self._connection(scope))
 
     def _connection(self, scope: Scope) -> HTTPConnection | None:
-        """What hooks see that ask for the connection; None if no hook does."""
+        """The connection for the hooks that ask for it; None if no hook does."""
         return HTTPConnection(scope) if self.verifier.sees_connection else None
 
     async def _serve_websocket(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -19,24 +19,24 @@ from .revocation.view import RevocationView
 
 @dataclass(frozen=True, slots=True)
 class RevocationsHealth:
-    """How the view of the revocations is."""
+    """The state of the view of the revocations."""
 
     usable: bool
-    """Whether tokens can be judged. False: they are answered with 503."""
+    """Whether tokens can be judged. If not, they are answered with 503."""
     age: float | None
-    """Seconds since the log was last read. None: never."""
+    """Seconds since the log was last read. None if it never was."""
     error: str | None
-    """Why it cannot be read. None: it can."""
+    """Why it cannot be read. None if it can."""
 
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """What the verifying of tokens depends on. Nothing in it comes from a token."""
+    """The state of everything that verifying depends on. Nothing in it comes from a token."""
 
     keys: Mapping[str, KeysHealth]
     """The keys of each provider, by its name: how many, their age, the last error, and which are not used and why."""
     revocations: RevocationsHealth | None
-    """None: nothing is revoked here, or your own ``Revocations`` say nothing about themselves."""
+    """None if nothing is revoked here, or if your own ``Revocations`` say nothing about themselves."""
     store_error: str | None
     """Why the session store could not do its last step. Tokens are verified all the same; logins may fail."""
 
@@ -58,7 +58,7 @@ class Health:
 def health(scope: Scope) -> Health:
     """The health of the middleware that let the request of ``scope`` through, however it was added.
 
-    It asks nobody and waits for nothing. Raises ``RuntimeError`` where no ``JWTMiddleware`` is in front.
+    It sends no request and waits for nothing. Raises ``RuntimeError`` if no ``JWTMiddleware`` is in front.
     """
     verifier = middleware_of(scope).verifier
     revocations, store_error = look_at_revocations(verifier.revocations)
@@ -71,10 +71,10 @@ def health_routes(*, details: str | None = None) -> list[Route]:
     ``GET /live``
         200 as long as the process answers. A restart mends nothing else, so this depends on nothing else.
     ``GET /ready``
-        200 if tokens can be verified, else 503; ``{"ready": true}``. Who has the scope ``details`` gets the whole
-        ``Health``. Default None: nobody does.
+        200 if tokens can be verified, else 503; ``{"ready": true}``. A caller with the scope ``details`` gets the whole
+        ``Health``. Default None: no caller does.
 
-    Raises ``ConfigurationError`` for a ``details`` that is no text.
+    Raises ``ConfigurationError`` if ``details`` is not a string.
     """
     if details is not None:
         check_strings("details", details)
@@ -92,10 +92,10 @@ def health_routes(*, details: str | None = None) -> list[Route]:
 
 
 def look_at_revocations(revocations: object) -> tuple[RevocationsHealth | None, str | None]:
-    """How ``revocations`` are, and what is wrong with the session store behind them, where they say so."""
+    """The state of ``revocations``, and what is wrong with the session store behind them, if they say so."""
     if isinstance(revocations, RevocationView):
         return _described(revocations.is_usable, revocations.age, revocations.error), None
-    # Sessions are the issuing half's, which is not imported here.
+    # Sessions belong to the issuing half, which is not imported here.
     ask = getattr(revocations, "health", None)
     if not callable(ask):
         return None, None

@@ -80,20 +80,21 @@ class Provider:
         The ``aud`` that a token must name (RFC 7519 4.1.3), one or several. A token for any of them is good. ``ANY``
         turns the check off. Required.
     ``issuer``
-        The ``iss`` that a token must have (RFC 7519 4.1.1), one or several, compared to the letter. None: not checked.
+        The ``iss`` that a token must have (RFC 7519 4.1.1), one or several, compared exactly. None turns the check off.
         Without ``key`` and ``jwks``, a single https address also leads to the metadata that names the JWK Set.
     ``tenants``
-        Required where ``issuer`` is a template, such as ``https://login.microsoftonline.com/{tenantid}/v2.0``: the
+        Required if ``issuer`` is a template, such as ``https://login.microsoftonline.com/{tenantid}/v2.0``: the
         GUIDs of the tenants whose tokens are accepted, or ``ANY`` for every customer of the identity provider. The
         token's ``tid`` must be the tenant of its issuer. A key whose JWK names an ``issuer`` verifies tokens of that
         one only.
     ``name``
-        A name of its own among providers. Tokens, refusals and logs say it. Default ``jwt``.
+        A name that is unique among the providers. Tokens, refusals and logs carry it. Default ``jwt``.
     ``algorithms``
-        Names from RFC 7518 3.1 and RFC 9864 2.2. The keys verify no other algorithms. Default: all that they are for.
+        Names from RFC 7518 3.1 and RFC 9864 2.2. The keys verify no other algorithms. Default: all algorithms that the
+        keys are for.
     ``allow_weak_keys``
         Accept secrets shorter than their hash and RSA keys under 2048 bits, for old systems. Default False. A
-        ``RemoteKeys`` has its own.
+        ``RemoteKeys`` has its own setting.
     ``leeway``
         Seconds of clock skew allowed in ``exp``, ``nbf`` and ``iat``. Default 5.
     ``max_token_age``
@@ -102,12 +103,12 @@ class Provider:
         The header's ``typ``, one or several, for instance ``at+jwt`` (RFC 9068 4). Case does not count, and
         ``application/`` may be left out. Default None: not checked.
     ``required_claims``
-        Names of claims that a token must have, and not as null. ``exp`` is always required.
+        Names of claims that a token must have, with a value other than null. ``exp`` is always required.
     ``subject_claim``
         The claim that names the user, a text that is not empty or an integer; dotted steps lead into nested objects. It
-        must be there. Default ``sub``. None: these tokens have no subject, and ``user.identity`` raises an error.
+        must be there. Default ``sub``. None accepts tokens without a subject; ``user.identity`` then raises an error.
     ``audience_claim``
-        The claim that names the audience, where a provider has another one for it: ``client_id`` (Amazon Cognito),
+        The claim that names the audience, if a provider uses another one for it: ``client_id`` (Amazon Cognito),
         ``azp`` (Clerk). A token that also has ``aud`` is held to both. Default ``aud``.
     ``scope_claim``
         The claim that lists the scopes; dotted steps lead into nested objects (``realm_access.roles``). A tuple of
@@ -115,7 +116,7 @@ class Provider:
         returns the scopes. See the page "Claims and permissions" for what is read. Default None: ``scope``, else
         ``scp``.
     ``scope_separator``
-        Where a text in one of these claims is to be split: ``{"permissions": ","}``. Default: at spaces in ``scope``
+        Where a text in one of these claims is split: ``{"permissions": ","}``. Default: at spaces in ``scope``
         and ``scp``, and nowhere in any other claim, because the names of roles may hold spaces.
     ``scope_implies``
         Scopes that another one includes: ``{"orders": ["orders:read", "orders:write"]}``, without cycles.
@@ -124,14 +125,14 @@ class Provider:
     ``accept_cnf``
         What may bind a token to its sender (``cnf``, RFC 7800), because something in front has checked it: names of
         methods such as ``x5t#S256``, never ``jkt``; every method of the token must be one of them. Or a function like
-        ``validate`` that is called for each request with such a token, and accepts it with True and nothing else.
+        ``validate`` that is called for each request with such a token, and accepts it only by returning True.
         Default: such tokens are refused with ``sender_constrained``.
     ``allow_id_tokens``
         True: accept tokens that are certainly ID tokens (``token_use: id``, or ``nonce`` with ``at_hash``) or another
         library's refresh tokens (``type`` or ``token_type``: ``refresh``). Default False: ``wrong_type``.
     ``validate``
         One or several functions, sync or async, called with each of this provider's tokens after every other check:
-        ``validate(token)`` or ``validate(token, connection)``, with Starlette's ``HTTPConnection``, or None where
+        ``validate(token)`` or ``validate(token, connection)``, with Starlette's ``HTTPConnection``, or None if
         ``Verifier.verify`` runs without ASGI. True accepts the token and False refuses it with ``invalid_claim``;
         anything else is a ``TypeError``. A ``Refusal`` that it raises refuses the token as it says.
 

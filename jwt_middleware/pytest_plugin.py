@@ -6,12 +6,12 @@ import pytest
 
 from .testing.identity_provider import IdentityProvider
 
-# So that a failed assert of it says what it compared.
+# So that a failed assert in it says what it compared.
 pytest.register_assert_rewrite("jwt_middleware.testing.store_contract")
 
 
 @pytest.fixture
 def identity_provider() -> Iterator[IdentityProvider]:
-    """A fake identity provider of this test's own."""
+    """A fake identity provider for this test alone."""
     with IdentityProvider() as provider:
         yield provider

@@ -34,7 +34,7 @@ def requires(
     """A decorator for views and WebSocket handlers, below ``@app.route`` or ``@app.websocket``.
 
     The arguments are those of ``jwt_middleware.requires``. A refusal is a response with our status, challenge and JSON;
-    a WebSocket is denied with it, or closed with our close code where the server cannot deny.
+    a WebSocket is denied with it, or closed with our close code if the server cannot deny.
     """
     demand = Demand(scopes, any_of, provider, acr, max_age)
 

@@ -1,4 +1,4 @@
-"""How is a refusal answered? A response over HTTP; over WebSocket a denial, or a close where the server has none."""
+"""How is a refusal answered? A response over HTTP; over WebSocket a denial, or a close if the server has none."""
 
 import logging
 import re
@@ -30,15 +30,15 @@ class Refuser:
     """Answers refusals in the name of ``realm`` (RFC 9110 11.5), printable ASCII.
 
     ``refusal_response(connection, refusal)``, sync or async, builds another response than the default JSON. Headers
-    that the answer cannot do without (RFC 9110 11.6.1: a 401 MUST carry a challenge) are added where it lacks them.
+    that the answer cannot do without (RFC 9110 11.6.1: a 401 MUST carry a challenge) are added if it lacks them.
 
     ``challenge`` holds further parameters of every Bearer challenge (RFC 9110 11.4), ``challenge_401`` more of them for
     the status 401. A refusal that names a parameter itself keeps its own value.
 
     With ``websocket_refusals="close"``, a refused WebSocket handshake is accepted and closed, because a page cannot
     read the status of a denied one. The close code and its reason say why, but not to a page whose Origin is neither
-    the request's own nor one of ``origins``: there every refusal is 3003 without a reason. ``sources`` say which
-    subprotocol to accept with.
+    the request's own nor one of ``origins``: for such a page every refusal is 3003 without a reason. ``sources`` say
+    which subprotocol to accept with.
 
     Every refusal is told once, by ``events``.
     """
@@ -85,7 +85,7 @@ class Refuser:
             if "websocket.http.response" not in (scope.get("extensions") or ()):
                 await self.close(refusal, scope, send)
                 return
-        # RFC 9110 9.3.2: to HEAD the headers of a GET, and no content. Not every server sees to it.
+        # RFC 9110 9.3.2: HEAD gets the headers of a GET, and no content. Not every server sees to that.
         is_head = kind == "http" and scope["method"] == "HEAD"
         if self._refusal_response is None:
             if refusal is not MISSING:
@@ -109,7 +109,7 @@ class Refuser:
         await self.end_websocket(refusal, send)
 
     async def _accept_and_close(self, refusal: Refusal, scope: Scope, send: Send) -> None:
-        # A browser takes a handshake for failed where it offered subprotocols and none is chosen.
+        # To a browser, a handshake has failed if it offered subprotocols and none is chosen.
         await send({"type": "websocket.accept", "subprotocol": self._sources.subprotocol(scope)})
         if self._origins.is_foreign(scope):
             # The page could otherwise learn from the code whether its visitor has a session here.
@@ -119,15 +119,15 @@ class Refuser:
             await self.close(refusal, scope, send)
 
     async def end_websocket(self, refusal: Refusal, send: Send) -> None:
-        """Close a WebSocket whose token is no longer good. ``ConnectionEnded`` tells of it, and not this method."""
+        """Close a WebSocket whose token is no longer good. ``ConnectionEnded`` tells of it, not this method."""
         await send({"type": "websocket.close", "code": _close_code(refusal), "reason": refusal.code})
 
     async def end_stream(self, refusal: Refusal, send: Send) -> None:
-        """End a response that is under way. It is whole for the client. ``ConnectionEnded`` tells of it."""
+        """End a response that is under way. The client sees a complete one. ``ConnectionEnded`` tells of it."""
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     def exception(self, refusal: Refusal, scope: Scope) -> HTTPException | WebSocketException:
-        """What says ``refusal`` where a returned response would not be sent; Starlette and FastAPI answer it."""
+        """The exception for ``refusal`` if a returned response would not be sent; Starlette and FastAPI answer it."""
         self.tell(refusal, scope)
         if scope["type"] == "websocket":
             return WebSocketException(_close_code(refusal), refusal.code)
@@ -155,7 +155,7 @@ class Refuser:
         return response
 
     def tell(self, refusal: Refusal, scope: Scope, *, ignored: bool = False) -> None:
-        """Tell that the request of ``scope`` was refused, or, where its path is public, that its token was ignored."""
+        """Tell that the request of ``scope`` was refused, or, if its path is public, that its token was ignored."""
         code = refusal.code
         scheme, token_like = None, False
         if code == MissingToken.code and refusal is not MISSING:
@@ -188,8 +188,9 @@ class Refuser:
 
     def _json(self, refusal: Refusal) -> _Answer:
         kind = type(refusal)
-        # A refusal of our classes that holds nothing but what the operator sees is answered as all of its class. That
-        # answer is made once, so that bad tokens are no cheaper an attack than good ones are work.
+        # A refusal of one of our classes that holds nothing but details for the operator gets the same answer as all
+        # others of its class. That answer is made once, so that an attacker's bad tokens cost us no more than good
+        # ones.
         is_constant = kind in _OURS and errors.DETAILS.issuperset(refusal.__dict__)
         answer = self._answers.get(kind) if is_constant else None
         if answer is not None:
@@ -205,7 +206,7 @@ class Refuser:
 _INFO = logging.INFO
 
 MISSING = MissingToken()
-"""Says nothing of its own and is never raised: to make one is a good part of what a request without a token costs."""
+"""It has no details and is never raised. Making a new one would be a good part of the cost of a missing token."""
 
 _OURS = frozenset(kind for kind in vars(errors).values() if isclass(kind) and issubclass(kind, Refusal))
 

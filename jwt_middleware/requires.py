@@ -49,18 +49,18 @@ def requires(
         The authentication context class, or several, with one of which the user must have logged in: the claim ``acr``
         (OpenID Connect Core 1.0, section 2).
     ``max_age``
-        Seconds since the login, by the claim ``auth_time``. A token without it, or with one that is no number or lies
-        in the future by more than the provider's leeway, counts as too old.
+        Seconds since the login, by the claim ``auth_time``. A token without this claim, or with one that is not a
+        number or lies in the future by more than the provider's leeway, counts as too old.
 
-    An anonymous request is refused with ``missing_token`` (401). Anonymous is whoever
-    ``scope["user"].is_authenticated`` does not affirm. A user who lacks a scope is refused with ``insufficient_scope``
-    (403); the challenge names every scope that the endpoint demands and that RFC 6749 section 3.3 can spell. A login
-    that is too weak or too old is refused with ``insufficient_user_authentication`` (401, RFC 9470), and another
-    provider's token with ``wrong_issuer`` (401).
+    An anonymous request is refused with ``missing_token`` (401). A user is anonymous if
+    ``scope["user"].is_authenticated`` is anything but True. A user who lacks a scope is refused with
+    ``insufficient_scope`` (403); the challenge names every scope that the endpoint demands and that RFC 6749 section
+    3.3 can spell. A login that is too weak or too old is refused with ``insufficient_user_authentication`` (401, RFC
+    9470), and another provider's token with ``wrong_issuer`` (401).
 
-    Scopes count whoever granted them: any Starlette ``AuthCredentials`` in ``scope["auth"]``, such as those of a
+    Scopes count, whoever granted them: any Starlette ``AuthCredentials`` in ``scope["auth"]``, such as those of a
     middleware for API keys that stands inside ``JWTMiddleware``. ``provider``, ``acr`` and ``max_age`` are about a
-    token, and refuse whoever has brought none.
+    token, and refuse a request without one.
 
     The answer is the middleware's own: its realm, its ``refusal_response``, on WebSockets its denial or close.
 
@@ -81,7 +81,7 @@ def requires(
     ``super().get()``, must await them, or nothing is checked.
 
     Raises ``ConfigurationError`` or ``TypeError`` for a demand that cannot be met, ``TypeError`` for an object that is
-    no endpoint, and, at a request, ``RuntimeError`` where no ``JWTMiddleware`` is in front.
+    no endpoint, and, at a request, ``RuntimeError`` if no ``JWTMiddleware`` is in front.
     """
     return Requirement(Demand(scopes, any_of, provider, acr, max_age))
 
@@ -121,9 +121,9 @@ class Requirement:
 
 
 def is_bypassed(endpoint: object) -> bool:
-    """Whether a route that calls ``endpoint`` calls the function that ``requires`` guards, and not the guarded one.
+    """Whether a route that calls ``endpoint`` calls the unguarded function instead of the guarded one.
 
-    That happens where ``@requires(...)`` stands above the decorator of the route. The attributes of an endpoint do not
+    That happens if ``@requires(...)`` stands above the decorator of the route. The attributes of an endpoint do not
     count, because decorators copy them.
     """
     try:
@@ -133,7 +133,7 @@ def is_bypassed(endpoint: object) -> bool:
 
 
 _guarded: WeakSet[Any] = WeakSet()
-"""What was guarded. An object without weak references is no function that a route could be declared with."""
+"""What was guarded. An object that cannot be weakly referenced is not a function for a route."""
 
 
 def _guarded_class(endpoint: type[HTTPEndpoint] | type[WebSocketEndpoint], demand: Demand) -> type[Any]:
@@ -223,8 +223,8 @@ def _unwrapped(endpoint: Any) -> Any:
 
 
 def _is_called_by_router(guarded: Callable[..., Any], args: tuple[Any, ...], connection: HTTPConnection) -> bool:
-    # A refusal that is returned is a value like any other: only the router is sure to send it. Any other caller, be it
-    # a decorator around the endpoint, may drop it and go on.
+    # A refusal that is returned is a value like any other: only the router is sure to send it. Any other caller, such
+    # as a decorator around the endpoint, may drop it and go on.
     called = connection.scope.get("endpoint")
     if args and type(args[0]) is called:
         called = _handler(args[0], connection)
@@ -243,7 +243,7 @@ def _handler(endpoint: Any, connection: HTTPConnection) -> Any:
     return getattr(endpoint, "get" if method == "HEAD" and not hasattr(endpoint, "head") else method.lower(), None)
 
 
-# Starlette asks method_not_allowed() for any other, though the class may have a method of that name.
+# Starlette calls method_not_allowed() for any other, though the class may have a method of that name.
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 # FastAPI passes what the signature asks for: so an endpoint that has no request gets one, and never sees it.
@@ -253,7 +253,7 @@ _CONNECTION = "jwt_middleware_connection"
 def _is_connection(parameter: Parameter, function: Any) -> bool:
     annotation = parameter.annotation
     if isinstance(annotation, str):
-        # A name that only type checkers know is FastAPI's to complain of.
+        # FastAPI itself complains of a name that only type checkers know.
         annotation = getattr(function, "__globals__", {}).get(annotation)
     return isclass(annotation) and issubclass(annotation, HTTPConnection)
 

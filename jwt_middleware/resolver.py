@@ -19,22 +19,22 @@ from .keys.source import KeySource, StaticKeys
 from .provider import Provider
 
 MAX_ISSUER = 2048
-"""Bytes of an issuer that a resolver is asked about."""
+"""The most bytes of an issuer that a resolver is asked about."""
 
 MAX_CALLS = 8
-"""Calls of a resolver that are under way at once."""
+"""The most calls of a resolver that are under way at once."""
 
 TIMEOUT = 5
-"""Seconds that a call may take."""
+"""The seconds that a call may take."""
 
 LIFETIME = 3600
 """Seconds after which an answer expires."""
 
 MAX_PROVIDERS = 16 * 1024
-"""Providers that are remembered."""
+"""The most providers that are remembered."""
 
 MAX_UNKNOWN = 4096
-"""Issuers without a provider that are remembered. They never displace a provider."""
+"""The most issuers without a provider that are remembered. They never displace a provider."""
 
 Resolve: TypeAlias = Callable[[str], Provider | Awaitable[Provider | None] | None]
 
@@ -44,10 +44,10 @@ class ProviderResolver:
 
     ``resolve``
         ``resolve(issuer)``, sync (then in a worker thread) or async: the ``Provider`` of that issuer, which must list
-        it, or None if its tokens are not accepted. The issuer comes from a token that nobody has verified. It is asked
-        for issuers of at most 2 KiB that are not configured. Eight calls run at once, for five seconds each; one more,
-        one that takes longer and one that raises are answered with 503 and not remembered. Answers expire after an
-        hour.
+        it, or None if its tokens are not accepted. The issuer comes from an unverified token. The function is asked
+        only for issuers of at most 2 KiB that are not configured. At most eight calls run at once, for five seconds
+        each. If a call is one too many, takes longer or raises an exception, the answer is 503 and nothing is
+        remembered. Answers expire after an hour.
     ``allow_hosts``
         Exact names of hosts in private networks that the providers it returns may fetch keys from, beside the hosts
         that configured providers name. All others must be on the public internet.
@@ -73,15 +73,16 @@ class Resolved:
     """An answer of a resolver."""
 
     index: int | None
-    """Where the provider stands. None: there is none."""
+    """The index of the provider. None if there is none."""
     expires_at: float
 
 
 class ResolvedProviders:
     """The answers of a resolver, for one ``Verifier``.
 
-    ``providers`` and ``keys`` are the verifier's; what is resolved is put behind its own. A place there is used again
-    when its answer has expired: key sets are told apart by their serials, so no token is taken for another provider's.
+    ``providers`` and ``keys`` are the verifier's; resolved providers are put behind its own. Their places are reused
+    when their answers have expired: key sets are told apart by their serials, so no token is taken for another
+    provider's.
     """
 
     def __init__(
@@ -109,14 +110,14 @@ class ResolvedProviders:
         self._free: list[int] = []
 
     def recall(self, issuer: str) -> Resolved | None:
-        """What is known about ``issuer``. None: the resolver must be asked."""
+        """What is known about ``issuer``. None if the resolver must be asked."""
         if len(issuer) > MAX_ISSUER or len(issuer.encode("utf-8")) > MAX_ISSUER:
             return _TOO_LONG
         resolved = self._found.get(issuer) or self._unknown.get(issuer)
         return resolved if resolved is not None and self._resolver.clock() < resolved.expires_at else None
 
     async def resolve(self, issuer: str) -> Resolved:
-        """What the resolver says about ``issuer``. Raises ``KeysUnavailable`` where it says nothing in time."""
+        """What the resolver says about ``issuer``. Raises ``KeysUnavailable`` if it says nothing in time."""
         with self._lock:
             call = self._calls.get(issuer)
             if call is None:

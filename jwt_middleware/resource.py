@@ -17,7 +17,7 @@ WELL_KNOWN = "/.well-known/oauth-protected-resource"
 """RFC 9728 section 3: inserted between the host and the path of the resource."""
 
 OFFLINE_ACCESS = "offline_access"
-"""What a client asks for to get a refresh token (OpenID Connect Core 11): it is no scope of a resource."""
+"""What a client asks for to get a refresh token (OpenID Connect Core 11). It is not a scope of a resource."""
 
 
 class ProtectedResource:
@@ -43,10 +43,10 @@ class ProtectedResource:
     ``metadata``
         Further members of the document, by their registered names.
 
-    The document and the challenge depend on the configuration alone: nothing in them comes from the ``Host`` header or
+    The document and the challenge depend only on the configuration: nothing in them comes from the ``Host`` header or
     from a header that a proxy adds.
 
-    Raises ``ConfigurationError`` where an argument cannot work.
+    Raises ``ConfigurationError`` for an argument that cannot work.
     """
 
     def __init__(
@@ -127,7 +127,7 @@ class ProtectedResource:
         return {**document, **self._members, **self._further}
 
     def routes(self, issuers: Iterable[str] = (), *, methods: Collection[str] = ("header",)) -> list[Route]:
-        """Routes that serve the document, for the outer app where the middleware wraps a mounted one.
+        """Routes that serve the document, for the outer app if the middleware wraps a mounted one.
 
         ``issuers`` and ``methods`` as for ``document``.
         """
@@ -137,7 +137,7 @@ class ProtectedResource:
 class ServedResource:
     """An ASGI app with the metadata document of a resource in front of it.
 
-    Raises ``ConfigurationError`` where ``resource`` is no ``ProtectedResource``.
+    Raises ``ConfigurationError`` if ``resource`` is not a ``ProtectedResource``.
     """
 
     def __init__(self, app: ASGIApp, resource: object, issuers: Iterable[str], methods: Collection[str]) -> None:
@@ -153,7 +153,7 @@ class ServedResource:
         """Whether this request is for the document, which needs no token."""
         if scope["type"] != "http" or scope["method"] not in _METHODS:
             return False
-        # Where a server is told of a prefix that its proxy strips, the path begins with that prefix.
+        # If a server is told of a prefix that its proxy strips, the path begins with that prefix.
         prefix = _server_root(scope)
         path: str = scope["path"]
         return (path.removeprefix(prefix) if path.startswith(f"{prefix}/") else path) in self._paths
@@ -192,7 +192,7 @@ class Document:
         if method not in _METHODS:
             await Response(status_code=405, headers={"allow": "GET, HEAD, OPTIONS"})(scope, receive, send)
             return
-        # Every page may read what every client is meant to read: there is nothing of a user in it.
+        # Every page may read what every client is meant to read: it holds nothing about a user.
         headers = {"access-control-allow-origin": "*", "cache-control": "public, max-age=3600"}
         if method == "OPTIONS":
             headers |= {"access-control-allow-methods": "GET, HEAD", "access-control-allow-headers": "*"}
@@ -211,7 +211,7 @@ def _parse(identifier: object) -> tuple[str, str, str]:
             "instance https://api.example/mcp; http is for loopback only (RFC 9728 section 1.2)"
         )
     parts = urlsplit(identifier)
-    # RFC 9728 section 3.1: a slash that ends the host is no path.
+    # RFC 9728 section 3.1: a terminating slash after the host is not a path.
     return identifier, f"{parts.scheme}://{parts.netloc}", "" if parts.path == "/" else parts.path
 
 

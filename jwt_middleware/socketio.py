@@ -1,6 +1,6 @@
 """How does a client of python-socketio authenticate, and when does its connection end?
 
-A Socket.IO connection can be many HTTP requests, and its client sends a header with the first one alone. So the paths
+A Socket.IO connection can be many HTTP requests, and its client sends a header with the first one only. So the paths
 of the server are public for the middleware, and ``authenticate`` in the ``connect`` handler decides.
 """
 
@@ -77,7 +77,7 @@ class _Client:
             self._number = None
 
     def block(self, refusal: Refusal) -> None:
-        """Nothing: ``close`` follows at once, and no message of the client is on the way through here."""
+        """Do nothing: ``close`` follows at once, and no message of the client passes through here."""
 
     def close(self) -> None:
         """Disconnect the client."""
@@ -86,7 +86,7 @@ class _Client:
 
 
 class _Clients:
-    """The clients of one server. It does not tell when one has gone, so they are swept as their number doubles."""
+    """The clients of one server. It does not say when one has gone, so they are swept whenever their number doubles."""
 
     def __init__(self) -> None:
         self._clients: list[_Client] = []

@@ -71,7 +71,7 @@ def scope_of(context: Any) -> Scope:
     """The ASGI scope of a Strawberry context, a dict or an object, of any of its ASGI integrations."""
     for name in ("request", "ws", "websocket", "connection"):
         connection = context.get(name) if isinstance(context, Mapping) else getattr(context, name, None)
-        # Channels has it one step further.
+        # Channels keeps it one level deeper.
         for holder in (connection, getattr(connection, "consumer", None)):
             scope: Scope | None = getattr(holder, "scope", None)
             if scope is not None:
