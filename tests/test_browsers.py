@@ -248,7 +248,7 @@ async def test_headers_that_can_be_read_once_are_there_for_every_source() -> Non
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        pytest.param({"sources": []}, "sources must name at least one place", id="no sources"),
+        pytest.param({"sources": []}, "sources must name at least one source", id="no sources"),
         pytest.param({"origins": ["*"]}, "origins entry", id="any origin"),
     ],
 )

@@ -279,7 +279,8 @@ def test_every_argument_is_in_the_settings(function: Any) -> None:
 def test_every_refusal_is_explained() -> None:
     explained = text("docs/refusals.rst").partition("Every code\n")[2].partition("Challenges\n")[0]
     leaves = [kind for kind in vars(errors).values() if inspect.isclass(kind) and issubclass(kind, errors.Refusal)]
-    codes = {kind.code for kind in leaves if not kind.__subclasses__()}
+    # Among ours: a test may have made subclasses, too.
+    codes = {kind.code for kind in leaves if not any(other is not kind and issubclass(other, kind) for other in leaves)}
     assert set(re.findall(r"^``([a-z_]+)`` \(\d{3}\)$", explained, re.MULTILINE)) == codes, "see docs/refusals.rst"
 
 

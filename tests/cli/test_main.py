@@ -357,6 +357,8 @@ bypassed = JWTMiddleware(Starlette(routes=ROUTES), public=PUBLIC, **SETTINGS)
 anybody = JWTMiddleware(endpoint, key={SECRET!r}, audience=ANY)
 inside = Starlette(middleware=[Middleware(JWTMiddleware, **SETTINGS), Middleware(CORSMiddleware)])
 outside = Starlette(middleware=[Middleware(CORSMiddleware), Middleware(JWTMiddleware, **SETTINGS)])
+SET = {{"keys": [{{"kty": "oct", "k": "{"QUFB" * 16}", "kid": "a"}}, {{"kty": "oct", "k": "QUFB", "kid": "b"}}]}}
+skipped = JWTMiddleware(endpoint, key=SET, audience="orders")
 away = JWTMiddleware(endpoint, jwks="http://127.0.0.1:9/jwks", audience="orders")
 none = Starlette()
 """
@@ -371,6 +373,7 @@ none = Starlette()
         ("never", ["'/helth'", "'POST /docs/other'", "'/old/*'"]),
         ("bypassed", ["/items/{id}: @requires"]),
         ("anybody", ["any audience"]),
+        ("skipped", ["3 bytes"]),
         ("inside", ["CORSMiddleware is inside"]),
         ("away", ["does not check the issuer", "cannot be reached"]),
     ],

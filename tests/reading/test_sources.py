@@ -417,7 +417,7 @@ async def waits(scope: Scope) -> str | None:
 @pytest.mark.parametrize(
     ("sources", "message"),
     [
-        pytest.param([], "at least one place", id="none"),
+        pytest.param([], "at least one source", id="none"),
         pytest.param("bearer", "sources must be a list", id="a string"),
         pytest.param(None, "sources must be a list", id="None"),
         pytest.param(bearer_header(), "sources must be a list", id="one, without a list"),
