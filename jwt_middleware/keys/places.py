@@ -9,6 +9,7 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from threading import Lock
 
 import anyio
@@ -38,8 +39,9 @@ class Claim:
         self.is_silent = False
         self.is_over = False
         self.held_since: float | None = None
-        self.loop: object = None
-        self.scope: anyio.CancelScope | None = None
+        self.is_queued = False
+        self.give_up: Callable[[], object]
+        """Ends the attempt, from any thread. It is there as soon as the claim stands in a queue."""
 
 
 class Places:
@@ -74,13 +76,14 @@ class Places:
 
         Raises ``FetchError`` if the attempt is given up because silent hosts hold half of the places.
         """
-        claim.loop = current_token().native_token
+        scope = anyio.CancelScope()
+        claim.give_up = partial(call_on, current_token().native_token, scope.cancel)
         with self._lock:
             claim.is_silent = claim.host in self._silent
+            claim.is_queued = True
             self._queues[claim.is_silent, claim.is_urgent].append(claim)
         try:
-            with anyio.CancelScope() as scope:
-                claim.scope = scope
+            with scope:
                 self._grant()
                 while claim.held_since is None:
                     with anyio.move_on_after(_SECONDS_BETWEEN_LOOKS):
@@ -104,7 +107,7 @@ class Places:
             if not claim.is_urgent:
                 claim.is_urgent = True
                 # A claim that has not reached `hold` yet joins this queue there.
-                if claim.scope is not None:
+                if claim.is_queued:
                     self._queues[claim.is_silent, True].append(claim)
 
     def heard(self, host: str) -> None:
@@ -136,9 +139,9 @@ class Places:
         for claim in granted:
             claim.granted.set()
         for claim in given_up:
-            if claim.scope is not None:
-                with suppress(RuntimeError):
-                    call_on(claim.loop, claim.scope.cancel)
+            # The loop may have ended; then the attempt has, too.
+            with suppress(RuntimeError):
+                claim.give_up()
 
     def _next(self) -> Claim | None:
         for is_urgent in (True, False):

@@ -85,7 +85,8 @@ async def test_hosts_that_do_not_answer_hold_half_of_the_places() -> None:
         async with attempts.running("good"):
             await anyio.sleep(0.6)
             assert attempts.holding == ["a", "b", "good"]
-            assert attempts.given_up == ["c", "d"]
+            # Both are given up at the same moment, and trio runs their tasks in any order.
+            assert sorted(attempts.given_up) == ["c", "d"]
 
 
 async def test_a_good_host_waits_for_silent_ones_no_longer_than_the_patience() -> None:
