@@ -105,6 +105,7 @@ class ResolvedProviders:
         self._background = Background("resolving issuers")
         self._lock = Lock()
         self._found: dict[str, Resolved] = {}
+        self._indices: dict[str, int] = {}
         self._unknown: dict[str, Resolved] = {}
         self._calls: dict[str, _Call] = {}
         self._free: list[int] = []
@@ -183,13 +184,13 @@ class ResolvedProviders:
 
     def _remember(self, issuer: str, provider: Provider) -> Resolved:
         self._unknown.pop(issuer, None)
-        before = self._found.pop(issuer, None)
+        self._found.pop(issuer, None)
         expires_at = self._resolver.clock() + LIFETIME
-        index = before.index if before is not None else None
+        index = self._indices.get(issuer)
         if index is None:
             if len(self._found) >= MAX_PROVIDERS:
                 self._free_place(next(iter(self._found)))
-            index = self._free.pop() if self._free else self._add_place(provider)
+            index = self._indices[issuer] = self._free.pop() if self._free else self._add_place(provider)
         self._providers[index] = provider
         self._keys[index] = _ExpiringKeys(provider.keys, expires_at, self._resolver.clock)
         resolved = self._found[issuer] = Resolved(index, expires_at)
@@ -209,10 +210,10 @@ class ResolvedProviders:
         return len(self._keys) - 1
 
     def _free_place(self, issuer: str) -> None:
-        index = self._found.pop(issuer).index
-        if index is not None:
-            self._keys[index] = StaticKeys(())
-            self._free.append(index)
+        del self._found[issuer]
+        index = self._indices.pop(issuer)
+        self._keys[index] = StaticKeys(())
+        self._free.append(index)
 
 
 class _ExpiringKeys:

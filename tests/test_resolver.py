@@ -203,16 +203,21 @@ async def test_an_issuer_that_is_too_long_is_unknown_and_nobody_is_asked() -> No
     assert len(tenants.asked) == 2
 
 
-async def test_a_flood_of_unknown_issuers_evicts_no_tenant_and_fetches_no_keys() -> None:
+async def test_a_flood_of_unknown_issuers_evicts_no_tenant_and_asks_again_only_about_the_forgotten(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert MAX_UNKNOWN >= 1000
+    most = 50
+    monkeypatch.setattr("jwt_middleware.resolver.MAX_UNKNOWN", most)
     tenants = Tenants(a=provider("a"))
     asking = verifier(tenants)
     assert await code(asking, signed("a")) == "good"
-    for number in range(MAX_UNKNOWN + 10):
+    for number in range(most + 10):
         with pytest.raises(Refusal, match="unknown_issuer"):
             await asking.verify(signed(str(number)))
     asked = len(tenants.asked)
     assert await code(asking, signed("a")) == "good"
-    assert await code(asking, signed(str(MAX_UNKNOWN))) == "unknown_issuer"
+    assert await code(asking, signed(str(most))) == "unknown_issuer"
     assert len(tenants.asked) == asked
     # The first ones are forgotten.
     assert await code(asking, signed("0")) == "unknown_issuer"
@@ -283,6 +288,38 @@ async def test_a_host_that_a_configured_provider_names_may_serve_tenants(identit
         assert await code(asking, tenant.mint(aud="orders")) == "good"
         assert await code(asking, identity_provider.mint(aud="orders")) == "good"
         await asking.stop()
+
+
+class Slow(Revocations):
+    """Nothing is revoked, but only ``catch_up`` can tell, and an hour passes meanwhile."""
+
+    def __init__(self, clock: Clock) -> None:
+        self.clock = clock
+        self.is_behind = True
+
+    def is_revoked(self, token: Token) -> bool | None:
+        return None if self.is_behind else False
+
+    async def catch_up(self) -> None:
+        self.clock.now += LIFETIME
+        self.is_behind = False
+
+    async def stop(self) -> None: ...
+
+
+async def test_an_answer_that_expires_while_its_token_waits_for_revocations_is_a_503_and_asked_for_again() -> None:
+    seen: list[Token] = []
+
+    def accept(found: Token) -> bool:
+        seen.append(found)
+        return True
+
+    tenants, clock = Tenants(a=provider("a", validate=accept)), Clock(0)
+    asking = verifier(tenants, clock, revocations=Slow(clock))
+    assert await code(asking, signed("a")) == "keys_unavailable"
+    assert seen == []
+    assert await code(asking, signed("a")) == "good"
+    assert (len(seen), len(tenants.asked)) == (1, 2)
 
 
 class Ended(Revocations):
