@@ -63,6 +63,14 @@ async def test_the_work_stops_before_the_server_hears_that_shutdown_has_failed()
     assert await lifespan(app, Work()) == ["started", "startup.complete", "stopped", "shutdown.failed"]
 
 
+async def test_a_startup_that_failed_starts_no_work() -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await receive()
+        await send({"type": "lifespan.startup.failed", "message": "the database is gone"})
+
+    assert await lifespan(app, Work()) == ["startup.failed", "stopped"]
+
+
 async def test_the_work_stops_where_the_app_raises() -> None:
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         await receive()

@@ -35,6 +35,7 @@ from jwt_middleware.keys.remote import RemoteKeys
 from jwt_middleware.testing.identity_provider import IdentityProvider
 
 from ..support import until
+from ..support.keys import ED25519, RSA, pem, private_pem
 from .test_remote import ADDRESS, OLD, Answer
 
 JWKS = json.dumps({"keys": [OLD.jwk]}).encode()
@@ -488,6 +489,12 @@ def test_an_issuer_with_a_query_keeps_its_secrets() -> None:
         RemoteKeys(issuer="https://h?key=s3cret")
 
 
+@pytest.mark.parametrize("url", well_known_addresses(f"{ISSUER}/shop"))
+def test_the_address_of_metadata_given_as_an_issuer_is_refused_with_the_issuer(url: str) -> None:
+    with pytest.raises(ConfigurationError, match=f"is the address of the metadata.*'{ISSUER}/shop'"):
+        RemoteKeys(issuer=url)
+
+
 def test_an_address_is_shown_without_its_secrets() -> None:
     assert str(address("https://h/j?key=s3cret", Metadata())) == "https://h/j"
     assert str(address("https://h/j#frag=s3cret", Metadata())) == "https://h/j"
@@ -554,3 +561,18 @@ def test_a_broken_entry_leaves_the_others_alone(entry: str) -> None:
 def test_a_broken_set_is_an_error(document: bytes) -> None:
     with pytest.raises(DocumentError, match="it is not a JSON object"):
         read_keys(document)
+
+
+def test_an_object_of_key_ids_and_pem_texts_is_a_set_of_keys() -> None:
+    document = json.dumps({"a": pem(RSA).decode(), "b": pem(ED25519).decode()}).encode()
+    keys, skipped = load_foreign_keys(read_keys(document))
+    assert [(key.kid, key.material) for key in keys] == [("a", RSA.public_key()), ("b", ED25519.public_key())]
+    assert skipped == ()
+
+
+def test_a_private_key_in_pem_that_is_published_is_not_used() -> None:
+    document = json.dumps({"good": pem(RSA).decode(), "leaked": private_pem(ED25519).decode()}).encode()
+    keys, skipped = load_foreign_keys(read_keys(document))
+    assert [key.kid for key in keys] == ["good"]
+    assert [one.reason for one in skipped] == ["key 2 (kid 'leaked'): it is a private key, and published"]
+    assert skipped[0].is_broken

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import httpcore2
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
@@ -103,6 +104,25 @@ async def test_the_next_address_of_a_name_is_asked_where_one_does_not_answer(
     names["keycloak"] = ["127.0.0.1"]
     with pytest.raises(Exception, match="connection attempts failed"):
         await ask(OwnClient(hosts), f"http://keycloak:{port}/jwks")
+
+
+async def test_every_public_address_of_a_name_that_others_chose_is_asked(
+    names: dict[str, list[str]], identity_provider: IdentityProvider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    connect = httpcore2.AnyIOBackend.connect_tcp
+
+    async def answer_at_the_second(self: Any, host: str, *arguments: Any, **options: Any) -> Any:
+        asked.append(host)
+        if host == "8.8.8.8":
+            raise httpcore2.ConnectError("no route")
+        return await connect(self, "127.0.0.1", *arguments, **options)
+
+    monkeypatch.setattr(httpcore2.AnyIOBackend, "connect_tcp", answer_at_the_second)
+    names["keys.example"] = ["8.8.8.8", "1.1.1.1"]
+    port = identity_provider.jwks_uri.split(":")[2].split("/")[0]
+    assert await ask(OwnClient(Hosts()), f"http://keys.example:{port}/jwks") == 200
+    assert asked == ["8.8.8.8", "1.1.1.1"]
 
 
 def make_certificate(path: Path) -> None:

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from jwt_middleware.errors import ConfigurationError
 from jwt_middleware.keys.jwk import load_jwk, public_jwk, thumbprint
-from jwt_middleware.keys.loading import load
+from jwt_middleware.keys.loading import load, load_pem
 from jwt_middleware.keys.material import Material, PrivateKey, UnusableKey
 
 from ..support import b64
@@ -328,6 +328,12 @@ def test_a_secret_of_several_lines_must_be_bytes(text: str) -> None:
     with pytest.raises(ConfigurationError, match=r"a text of several lines is no secret.*key=text.encode\(\)"):
         load(text)
     assert load(text.encode()).value == text.encode()
+
+
+def test_where_pem_is_needed_no_other_text_is_taken_for_a_secret() -> None:
+    assert load_pem(pem(RSA)).value == RSA.public_key()
+    with pytest.raises(ConfigurationError, match="the text is no PEM"):
+        load_pem(b"a secret of thirty-two bytes, yes")
 
 
 def test_the_line_end_of_a_file_makes_no_second_line() -> None:

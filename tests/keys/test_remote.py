@@ -521,6 +521,22 @@ def test_a_forked_process_fetches_for_itself(moment: str, backend: str) -> None:
 
 
 @pytest.mark.anyio
+async def test_a_process_with_another_id_waits_for_no_attempt_of_its_parent(monkeypatch: pytest.MonkeyPatch) -> None:
+    fetch = Fetcher(OLD)
+    fetch.gate = anyio.Event()
+    keys, parent = remote(fetch), os.getpid()
+    _ = keys.current
+    await until(lambda: len(fetch.asked) == 1)
+    # As in a fork: the parent's attempt never ends here.
+    monkeypatch.setattr(os, "getpid", lambda: parent + 1)
+    fetch.gate = None
+    with anyio.fail_after(4):
+        assert kids(await keys.refreshed("old", "ES256")) == ["old"]
+    assert len(fetch.asked) == 2
+    await keys.stop()
+
+
+@pytest.mark.anyio
 async def test_a_fetch_that_is_cut_short_again_and_again_is_not_gone_on_with_for_ever() -> None:
     fetch = Fetcher(OLD)
     fetch.gate = anyio.Event()
