@@ -152,6 +152,7 @@ async def test_a_rotation_that_was_done_is_not_done_again(server: RedisServer) -
             Losing.lose = True
             outcome, session = await store.rotate(rotation("s", generation, grace=0))
             assert not Losing.lose
+            assert session is not None
             assert (outcome, session.generation) == (Outcome.NEXT, generation + 1)
 
 
@@ -162,6 +163,7 @@ async def test_a_theft_that_was_found_is_told_all_the_same(server: RedisServer) 
         await store.rotate(rotation("s", 2, grace=0))
         Losing.lose = True
         outcome, session = await store.rotate(rotation("s", 1, grace=0))
+        assert session is not None
         assert (outcome, session.id) == (Outcome.THEFT, "s")
 
 
