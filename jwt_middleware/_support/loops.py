@@ -11,6 +11,7 @@ import os
 from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import Future
 from contextlib import suppress
+from contextvars import Context
 from functools import partial
 from threading import Lock
 from typing import TYPE_CHECKING, Generic, TypeVar, cast
@@ -146,7 +147,8 @@ def _spawn(loop: object, run: Callable[[], Coroutine[None, None, None]]) -> None
 
         spawn_system_task(run)
         return
-    task = loop.create_task(run())
+    # In a context of its own: the one here is the caller's, which may be of another kind of event loop.
+    task = loop.create_task(run(), context=Context())
     # The loop holds its tasks weakly.
     _TASKS.add(task)
     task.add_done_callback(_TASKS.discard)

@@ -5,13 +5,16 @@ import gc
 import os
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import anyio
 import pytest
-from anyio.lowlevel import current_token
+from anyio.lowlevel import checkpoint, current_token
 
-from jwt_middleware._support.loops import PerLoop
+from jwt_middleware._support.loops import LoopEndedError, PerLoop, run_on
+
+from ..support.waiting import until
 
 
 class Value:
@@ -116,3 +119,95 @@ def test_a_forked_process_has_no_value_of_its_parent_and_leaves_the_parents_alon
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     assert loop.run_until_complete(get()) is before
     loop.close()
+
+
+# Work for another loop
+
+
+@contextmanager
+def other_loop(backend: str) -> Iterator[tuple[object, Callable[[], None]]]:
+    """An event loop that runs on another thread, and a function that ends it."""
+    loops: list[object] = []
+    runs, ends = threading.Event(), threading.Event()
+
+    async def main() -> None:
+        loops.append(current_token().native_token)
+        runs.set()
+        while not ends.is_set():  # noqa: ASYNC110  # it is set on another thread
+            await anyio.sleep(0.01)
+
+    thread = threading.Thread(target=anyio.run, args=(main,), kwargs={"backend": backend})
+    thread.start()
+    try:
+        assert runs.wait(10)
+        yield loops[0], ends.set
+    finally:
+        ends.set()
+        thread.join(10)
+
+
+@pytest.fixture(params=["asyncio", "trio"])
+def there(request: pytest.FixtureRequest) -> Iterator[tuple[object, Callable[[], None]]]:
+    with other_loop(request.param) as other:
+        yield other
+
+
+@pytest.mark.anyio
+async def test_work_on_another_loop_runs_there_and_its_result_comes_back(
+    there: tuple[object, Callable[[], None]],
+) -> None:
+    loop, _ = there
+
+    async def work() -> object:
+        await checkpoint()
+        return current_token().native_token
+
+    assert await run_on(loop, work) is loop
+
+
+@pytest.mark.anyio
+async def test_an_error_of_work_on_another_loop_is_raised_where_it_is_awaited(
+    there: tuple[object, Callable[[], None]],
+) -> None:
+    loop, _ = there
+
+    async def fail() -> None:
+        await checkpoint()
+        raise LookupError("no such key")
+
+    with pytest.raises(LookupError, match="no such key"):
+        await run_on(loop, fail)
+
+
+@pytest.mark.anyio
+async def test_work_on_another_loop_is_cancelled_with_the_caller(there: tuple[object, Callable[[], None]]) -> None:
+    loop, _ = there
+    began, cancelled = threading.Event(), threading.Event()
+
+    async def work() -> None:
+        began.set()
+        try:
+            await anyio.sleep(60)
+        except anyio.get_cancelled_exc_class():
+            cancelled.set()
+            raise
+
+    async with anyio.create_task_group() as together:
+        together.start_soon(run_on, loop, work)
+        await until(began.is_set)
+        together.cancel_scope.cancel()
+    await until(cancelled.is_set)
+
+
+@pytest.mark.anyio
+async def test_a_caller_hears_that_the_other_loop_ended_before_the_work(
+    there: tuple[object, Callable[[], None]],
+) -> None:
+    loop, end = there
+
+    async def work() -> None:
+        end()
+        await anyio.sleep(60)
+
+    with anyio.fail_after(10), pytest.raises(LoopEndedError):
+        await run_on(loop, work)
