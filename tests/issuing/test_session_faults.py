@@ -448,7 +448,7 @@ async def test_while_redis_is_out_logout_says_so_at_once_and_plain_requests_go_o
             assert (await log_out()).status_code == 200
             assert (await ask()).status_code == 401
     stack.close()
-    assert any("the store is not available" in said for _, said in logged(caplog))
+    assert any("the session store is unavailable" in said for _, said in logged(caplog))
     assert PASSWORD not in caplog.text
     assert not any(tokens[kind] in caplog.text for kind in ("access_token", "refresh_token"))
 
