@@ -11,7 +11,8 @@ from collections.abc import AsyncIterator
 from contextlib import closing
 from functools import partial
 from pathlib import Path
-from threading import Event, current_thread
+from threading import Event, Thread, current_thread
+from threading import enumerate as enumerate_threads
 
 import anyio
 import pytest
@@ -25,6 +26,7 @@ from jwt_middleware.testing.store_contract import REALM, opening, revocation_req
 from ..support import SECRET
 from ..support.logs import logged
 from ..support.processes import run
+from ..support.waiting import until
 
 pytestmark = pytest.mark.anyio
 OLD = time.time() - 3600
@@ -137,6 +139,52 @@ async def test_a_file_that_is_still_being_copied_is_not_opened(store: SQLiteStor
     await opened(store, "new")
     assert store.problem is None
     assert await found(store, "kept", "new") == [True, True]
+
+
+async def test_a_file_that_is_not_safe_to_open_is_told_once_to_the_operator(
+    store: SQLiteStore, path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    await opened(store, "kept")
+    assert await found(store, "kept") == [True]
+    backup = await backup_of(store, path)
+    os.utime(backup)
+    backup.rename(path)
+    # Writes and reads have connections of their own, and both find the other file.
+    for _ in range(2):
+        with pytest.raises(StoreUnavailable, match="still being written"):
+            await opened(store, "new")
+        with pytest.raises(StoreUnavailable, match="still being written"):
+            await found(store, "kept")
+    told = [said for _, said in logged(caplog) if "is another file than before" in said]
+    assert len(told) == 1
+
+
+async def test_a_file_that_is_removed_while_it_is_opened_is_not_used(
+    store: SQLiteStore, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    open_file = os.open
+
+    def remove_and_open(name: str | os.PathLike[str], *arguments: int) -> int:
+        if os.fspath(name).endswith("-owner"):
+            path.unlink()
+        return open_file(name, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", remove_and_open)
+        with pytest.raises(StoreUnavailable, match="was removed while it was opened"):
+            await opened(store, "lost")
+    await opened(store, "new")
+    assert await found(store, "lost", "new") == [False, True]
+
+
+async def test_a_file_whose_owner_cannot_be_noted_is_not_used(store: SQLiteStore, path: Path) -> None:
+    owner = path.with_name("sessions.db-owner")
+    owner.mkdir()
+    with pytest.raises(StoreUnavailable, match="IsADirectoryError"):
+        await opened(store, "lost")
+    owner.rmdir()
+    await opened(store, "new")
+    assert await found(store, "lost", "new") == [False, True]
 
 
 async def test_a_file_that_was_removed_is_made_anew_a_moment_later(store: SQLiteStore, path: Path) -> None:
@@ -356,7 +404,63 @@ async def test_only_so_many_steps_wait(path: Path, monkeypatch: pytest.MonkeyPat
     await store.aclose()
 
 
+async def test_a_step_that_comes_while_the_file_is_slowly_closed_is_refused_in_time(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closes = Event()
+
+    class OnSlowDisk(sqlite3.Connection):
+        def close(self) -> None:
+            closes.set()
+            time.sleep(1.5)
+            super().close()
+
+    monkeypatch.setattr("jwt_middleware.issuing.stores.sqlite_queue.IDLE_SECONDS", 0.1)
+    monkeypatch.setattr(sqlite3, "connect", partial(sqlite3.connect, factory=OnSlowDisk))
+    store = SQLiteStore(path)
+    assert await found(store, "s") == [False]
+    # A store that nobody uses has no thread.
+    await until(lambda: all(thread.name != "sqlite reader" for thread in enumerate_threads()))
+    closing = Thread(target=anyio.run, args=(store.aclose,))
+    closing.start()
+    assert closes.wait(5)
+    began = time.monotonic()
+    with pytest.raises(StoreUnavailable, match="the file is being closed"):
+        await store.read("s", REALM)
+    assert time.monotonic() - began < 1.4
+    closing.join(10)
+    assert await found(store, "s") == [False]
+    await store.aclose()
+
+
 # A process that ends
+
+
+HANG = """
+import sys, threading, anyio
+from jwt_middleware.issuing import SQLiteStore
+from jwt_middleware.testing.store_contract import REALM
+
+hangs = threading.Event()
+
+def clock():
+    hangs.set()
+    threading.Event().wait()
+
+async def main():
+    with anyio.move_on_after(0.3):
+        await store.read("s", REALM)
+    assert hangs.is_set()
+
+store = SQLiteStore(sys.argv[1], clock=clock)
+anyio.run(main)
+"""
+
+
+def test_a_process_whose_disk_hangs_exits(path: Path) -> None:
+    began = time.monotonic()
+    run("-E", "-W", "ignore", "-c", HANG, str(path))
+    assert time.monotonic() - began < 15
 
 
 LEAVE = """

@@ -212,6 +212,59 @@ anyio.run(main)
 """
 
 
+def test_a_disk_that_is_full_before_a_step_is_over_undoes_all_steps_of_its_transaction(path: Path) -> None:
+    run("-c", FULL_WITHIN_A_STEP, str(path))
+
+
+FULL_WITHIN_A_STEP = """
+import resource, signal, sys, threading, time, anyio
+from dataclasses import replace
+from jwt_middleware.errors import StoreUnavailable
+from jwt_middleware.issuing import SQLiteStore
+from jwt_middleware.testing.store_contract import REALM, opening
+
+is_slow = False
+refused = []
+
+def clock():
+    if is_slow and threading.current_thread().name == "sqlite writer":
+        time.sleep(0.2)
+    return time.time()
+
+async def refuse(wrong):
+    try:
+        await store.open(wrong, max_sessions=9)
+    except StoreUnavailable as error:
+        assert "the disk of" in str(error), error
+        refused.append(wrong.id)
+
+async def main():
+    global is_slow
+    await store.open(opening("kept"), max_sessions=9)
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    is_slow = True
+    async with anyio.create_task_group() as together:
+        # While the first is done, the other two gather for one transaction.
+        together.start_soon(lambda: store.open(opening("first", "bob"), max_sessions=9))
+        await anyio.sleep(0.1)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (400_000, hard))
+        together.start_soon(refuse, opening("small", "bob"))
+        # More than SQLite keeps in memory until the end of a transaction.
+        together.start_soon(refuse, replace(opening("large", "bob"), claims={"n": "x" * 5_000_000}))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    is_slow = False
+    assert sorted(refused) == ["large", "small"], refused
+    assert [session.id for session in await store.sessions("bob", REALM)] == ["first"]
+    await store.open(opening("small", "bob"), max_sessions=9)
+    assert len(await store.sessions("bob", REALM)) == 2
+    await store.aclose()
+
+store = SQLiteStore(sys.argv[1], clock=clock)
+anyio.run(main)
+"""
+
+
 async def test_a_step_that_fails_leaves_no_part_of_it_and_harms_no_other_of_its_moment(store: SQLiteStore) -> None:
     session = await opened(store)
     # The least recently used session ends for it before its subject turns out to be none.
@@ -468,6 +521,101 @@ def test_a_forked_process_has_connections_of_its_own(path: Path) -> None:
     with sqlite3.connect(path) as db:
         assert db.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
     db.close()
+
+
+FORK_MEANWHILE = """
+import os, sys, threading, time, anyio
+from jwt_middleware.errors import StoreUnavailable
+from jwt_middleware.issuing import SQLiteStore
+from jwt_middleware.testing.store_contract import REALM, opening
+
+parent, slow_seconds, answers = os.getpid(), 0, []
+
+def clock():
+    global slow_seconds
+    if threading.current_thread().name == "sqlite reader" and os.getpid() == parent and slow_seconds:
+        seconds, slow_seconds = slow_seconds, 0
+        time.sleep(seconds)
+    return time.time()
+
+async def read():
+    try:
+        answers.append((await store.read("s", REALM))[0].id)
+    except StoreUnavailable:
+        answers.append("unavailable")
+
+async def use():
+    await store.open(opening("child", "bob"), max_sessions=9)
+    assert (await store.read("s", REALM))[0].id == "s"
+    await store.aclose()
+
+def fork():
+    began = time.monotonic()
+    child = os.fork()
+    if not child:
+        try:
+            anyio.run(use)
+            os._exit(0)
+        finally:
+            os._exit(1)
+    taken = time.monotonic() - began
+    assert taken < 4, taken
+    return child
+
+async def main():
+    global slow_seconds
+    await store.open(opening("s"), max_sessions=9)
+    await read()
+    slow_seconds = float(sys.argv[2])
+    async with anyio.create_task_group() as together:
+        for _ in range(2):
+            together.start_soon(read)
+            await anyio.sleep(0.1)
+        child = await anyio.to_thread.run_sync(fork)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert answers == sys.argv[3:], answers
+    with anyio.fail_after(10):
+        while answers[-1] != "s":
+            await read()
+    assert len(await store.sessions("bob", REALM)) == 1
+    await store.aclose()
+
+store = SQLiteStore(sys.argv[1], clock=clock)
+anyio.run(main)
+"""
+
+
+@pytest.mark.parametrize(
+    ("slow_seconds", "answers"),
+    [
+        pytest.param("0.5", ["s", "s", "s"], id="that is slow"),
+        pytest.param("3", ["s", "s", "unavailable"], id="that hangs"),
+    ],
+)
+def test_a_fork_during_a_transaction_loses_no_step(path: Path, slow_seconds: str, answers: list[str]) -> None:
+    """One step is in the transaction, and another waits for it. The fork waits for the transaction, but not long."""
+    run("-W", "ignore", "-c", FORK_MEANWHILE, str(path), slow_seconds, *answers)
+
+
+WITHOUT_FORKS = """
+import asyncio, os, random, sys, anyio
+del os.register_at_fork
+from jwt_middleware.issuing import SQLiteStore
+from jwt_middleware.testing.store_contract import REALM, opening
+
+async def main():
+    store = SQLiteStore(sys.argv[1])
+    await store.open(opening("s"), max_sessions=9)
+    assert (await store.read("s", REALM))[0].id == "s"
+    await store.aclose()
+
+anyio.run(main)
+"""
+
+
+def test_where_processes_cannot_be_forked_a_file_is_used_all_the_same(path: Path) -> None:
+    """Windows has no forks."""
+    run("-c", WITHOUT_FORKS, str(path))
 
 
 def test_one_event_loop_after_the_other_and_several_at_once(path: Path, anyio_backend: str) -> None:
