@@ -67,8 +67,6 @@ class StatelessRefresh:
     def _renew(self, token: Token, now: float) -> Response:
         # Another holder of the secret, or of one that is now an old key, may have made this token. So it need not be
         # a token that we would make.
-        if not token.subject:
-            raise MissingClaim(claim="sub")
         lifetime = min(self._tokens.access_lifetime, self._seconds_left(token.claims, now))
         claims = {name: value for name, value in token.claims.items() if name not in RESERVED}
         try:

@@ -110,7 +110,7 @@ INVALID = 'Bearer realm="api", error="invalid_token", error_description="{}"'
         pytest.param({"auth_time": NOW - 3600}, "too_old", id="an old login"),
         pytest.param({"auth_time": -(10**300)}, "too_old", id="a login before time"),
         pytest.param({"sub": None}, "missing_claim", id="no subject"),
-        pytest.param({"sub": ""}, "missing_claim", id="an empty subject"),
+        pytest.param({"sub": ""}, "invalid_claim", id="an empty subject"),
         pytest.param({"scope": 'a "'}, "invalid_claim", id="a scope that cannot be one"),
         pytest.param({"scope": None, "scp": ["a b"]}, "invalid_claim", id="a scope with a space"),
         pytest.param({"x": "x" * 12_095}, "invalid_claim", id="a token that would grow too large"),
