@@ -59,3 +59,25 @@ async def test_socketio_clients_that_have_gone_are_swept_once_they_are_settled()
 
     middleware = JWTMiddleware(app, key=SECRET, audience="orders", clock=Clock())
     await sent(middleware, http("/", f"Bearer {token(exp=NOW + 900)}".encode()))
+
+
+@pytest.mark.anyio
+@pytest.mark.virtual_time
+async def test_socketio_clients_whose_token_has_expired_are_disconnected_once_and_then_swept() -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        server = Server()
+        for number in range(64):
+            await authenticate(server, str(number), {"asgi.scope": scope}, {"token": token(exp=NOW + 30)})
+        clock.now += 60
+        await anyio.sleep(1)
+        assert sorted(server.left, key=int) == [str(number) for number in range(64)]
+        assert middleware.open_connections == 0
+        for number in range(64, 128):
+            await authenticate(server, str(number), {"asgi.scope": scope}, {"token": token(exp=NOW + 900)})
+        await anyio.sleep(1)
+        assert len(server.left) == 64
+        assert middleware.open_connections == 64
+
+    clock = Clock()
+    middleware = JWTMiddleware(app, key=SECRET, audience="orders", clock=clock, public=["/socket.io/*"])
+    await sent(middleware, http("/socket.io/"))

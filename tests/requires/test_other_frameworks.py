@@ -6,9 +6,14 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from starlette.types import Receive, Scope, Send
+from starlette.websockets import WebSocketDisconnect
 from websockets.exceptions import InvalidStatus
 
-from ..support.frameworks import CHALLENGE, OTHER, READER, Served, served
+from jwt_middleware import JWTMiddleware
+
+from ..support import bare_client
+from ..support.frameworks import CHALLENGE, OTHER, READER, SECRET, Served, served
 
 HEAD = """
 from jwt_middleware import JWTMiddleware, requires
@@ -135,10 +140,27 @@ app = JWTMiddleware(quart_app, **options)
 """,
 }
 
+# One middleware that is not async is enough: Django then calls those around it without await.
+PROGRAMS["django beside a sync middleware"] = (
+    PROGRAMS["django"]
+    .replace(
+        """["jwt_middleware.django.UserMiddleware"]""", """["jwt_middleware.django.UserMiddleware", "main.plain"]"""
+    )
+    .replace(
+        "settings.configure(",
+        """
+def plain(get_response):
+    return lambda request: get_response(request)
+
+settings.configure(""",
+    )
+)
+
 
 @pytest.fixture(scope="module")
 def app(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    with served(request.param, HEAD + PROGRAMS[request.param], tmp_path_factory.mktemp("app")) as running:
+    framework = request.param.split()[0]
+    with served(framework, HEAD + PROGRAMS[request.param], tmp_path_factory.mktemp("app")) as running:
         yield running
 
 
@@ -174,7 +196,7 @@ def test_a_blacksheep_handler_gets_what_it_asks_for(app: Served) -> None:
     assert app.client.get("/own/5", headers=OTHER).status_code == 403
 
 
-@pytest.mark.parametrize("app", ["django"], indirect=True)
+@pytest.mark.parametrize("app", ["django", "django beside a sync middleware"], indirect=True)
 def test_a_django_view_sees_its_user_without_djangos_own(app: Served) -> None:
     assert app.client.get("/me", headers=READER).json() == {"user": "ada", "same": True}
     assert app.client.get("/me").json() == {"user": "", "same": True}
@@ -189,6 +211,44 @@ def test_django_without_asgi_is_an_error_and_not_a_way_in() -> None:
 
     with pytest.raises(RuntimeError, match="put JWTMiddleware around get_asgi_application"):
         view(object())
+
+
+@pytest.mark.parametrize(
+    ("authorization", "code", "reason"),
+    [
+        pytest.param({}, 3000, "missing_token", id="anonymous"),
+        pytest.param(OTHER, 3003, "insufficient_scope", id="without the scope"),
+    ],
+)
+def test_quart_closes_a_websocket_with_our_code_if_the_server_cannot_deny_it(
+    authorization: dict[str, str], code: int, reason: str
+) -> None:
+    from quart import Quart
+
+    from jwt_middleware.quart import requires
+
+    quart_app = Quart(__name__)
+
+    @quart_app.websocket("/feed")
+    @requires("orders:read")
+    async def feed() -> None:
+        raise AssertionError("the handler was reached")
+
+    inside: Any = quart_app
+    guarded = JWTMiddleware(inside, key=SECRET, audience="orders", allow_anonymous=True)
+
+    async def on_such_a_server(scope: Scope, receive: Receive, send: Send) -> None:
+        # Version 2.3 of ASGI for WebSockets brought the reason.
+        older = {**scope, "asgi": {"version": "3.0", "spec_version": "2.3"}}
+        del older["extensions"]
+        await guarded(older, receive, send)
+
+    with (
+        pytest.raises(WebSocketDisconnect) as closed,
+        bare_client(on_such_a_server).websocket_connect("/feed", headers=authorization),
+    ):
+        pass
+    assert (closed.value.code, closed.value.reason) == (code, reason)
 
 
 def define(source: str) -> None:
