@@ -1,5 +1,6 @@
 """What the dependencies give, whom they refuse, and when."""
 
+import gc
 import inspect
 from collections.abc import AsyncIterator, Iterator
 from typing import Annotated, Any
@@ -7,7 +8,10 @@ from typing import Annotated, Any
 import anyio
 import pytest
 from fastapi import APIRouter, BackgroundTasks, Body, Depends, FastAPI, Form, Request, Security, UploadFile, WebSocket
+from fastapi.dependencies.models import Dependant
 from fastapi.responses import PlainTextResponse, StreamingResponse
+from starlette.authentication import AuthCredentials
+from starlette.datastructures import UploadFile as StarletteUploadFile
 from starlette.testclient import WebSocketDenialResponse
 from starlette.websockets import WebSocketDisconnect
 
@@ -298,6 +302,19 @@ def test_an_apps_own_handler_of_refusals_is_kept() -> None:
     assert bare_client(app).get("/", headers=READER).text == "mine: insufficient_scope"
 
 
+def test_a_refusal_behind_the_credentials_of_another_is_not_answered_in_our_name() -> None:
+    async def current(request: Request) -> None:
+        request.scope["auth"] = AuthCredentials(["another"])
+        raise UserRefused
+
+    def declare(app: FastAPI) -> None:
+        @app.get("/", dependencies=[Depends(current)])
+        def read() -> None: ...
+
+    with pytest.raises(UserRefused):
+        serve(auth, declare).get("/", headers=READER)
+
+
 @pytest.mark.parametrize("wrapped", [None, "JWTMiddleware", "another Auth"])
 def test_without_the_middleware_in_front_they_say_so(wrapped: str | None) -> None:
     app = FastAPI()
@@ -431,6 +448,58 @@ def test_403_precedes_the_reading_of_the_body_also_beside_overrides() -> None:
         service.post("/orders", content="{", headers={"content-type": "application/json", **READER}).status_code == 403
     )
     assert service.post("/orders", json={"order": 1}, headers=WRITER).json() == "another"
+
+
+def test_an_upload_to_a_route_without_dependencies_or_to_none_is_left_to_the_app() -> None:
+    async def receive(request: Request) -> PlainTextResponse:
+        async with request.form() as form:
+            file = form["file"]
+            assert isinstance(file, StarletteUploadFile)
+            return PlainTextResponse(str(file.filename))
+
+    service = serve(auth, lambda app: app.add_route("/plain", receive, methods=["POST"]))
+    upload = {"file": ("x", b"y")}
+    assert service.post("/plain", files=upload).status_code == 401
+    assert service.post("/plain", files=upload, headers=READER).text == "x"
+    assert service.post("/nowhere", files=upload, headers=READER).status_code == 404
+
+
+def test_many_routes_are_guarded_though_the_guards_of_a_few_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("jwt_middleware.fastapi.install.MAX_ROUTES", 2)
+    paths = [f"/orders/{number}" for number in range(5)]
+
+    def declare(app: FastAPI) -> None:
+        for path in paths:
+
+            @app.post(path)
+            def write(user: Writer, order: Annotated[int, Body(embed=True)]) -> int:
+                return order
+
+    service = serve(auth, declare)
+    headers = {"content-type": "application/json", **READER}
+    for path in paths * 2:
+        assert service.post(path, content="{", headers=headers).status_code == 403
+        assert service.post(path, json={"order": 1}, headers=WRITER).json() == 1
+
+
+def test_the_guards_of_removed_routes_are_forgotten_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("jwt_middleware.fastapi.install.MAX_ROUTES", 2)
+    app = FastAPI()
+    auth.install(app)
+    service = bare_client(app)
+
+    for number in range(5):
+
+        def write(user: Writer, order: Annotated[int, Body(embed=True)]) -> int:
+            return order
+
+        app.add_api_route(f"/removed/{number}", write, methods=["POST"])
+        assert service.post(f"/removed/{number}", json={"order": 1}, headers=WRITER).json() == 1
+        app.router.routes.pop()
+    gc.collect()
+    dependants = [each for each in gc.get_objects() if type(each) is Dependant]
+    kept = {each.path for each in dependants if str(each.path).startswith("/removed/")}
+    assert len(kept) <= 2
 
 
 def test_401_precedes_the_reading_of_the_body_on_a_public_path_with_a_guard() -> None:

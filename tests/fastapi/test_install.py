@@ -1,5 +1,7 @@
 """Where the middleware stands, what it leaves open, and what an app must not do."""
 
+import importlib
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Annotated, Any
@@ -260,3 +262,22 @@ def test_lifespan_starts_and_stops_the_app() -> None:
     with bare_client(app) as service:
         assert service.get("/", headers=READER).json() == "here"
     assert seen == ["started", "stopped"]
+
+
+def test_an_app_may_route_by_host() -> None:
+    app, child = FastAPI(), FastAPI()
+    auth.install(app)
+    child.add_api_route("/", lambda: "child")
+    app.host("child.example", child)
+    app.add_api_route("/", lambda: "parent")
+    with bare_client(app) as service:
+        assert service.get("/", headers={"host": "child.example"}).status_code == 401
+        assert service.get("/", headers={"host": "child.example", **READER}).json() == "child"
+        assert service.get("/", headers=READER).json() == "parent"
+
+
+def test_without_fastapi_the_import_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "jwt_middleware.fastapi")
+    monkeypatch.setitem(sys.modules, "fastapi", None)
+    with pytest.raises(ImportError, match=r"pip install 'asgi-jwt-middleware\[fastapi\]'"):
+        importlib.import_module("jwt_middleware.fastapi")

@@ -167,6 +167,20 @@ def test_the_password_flow_leads_to_our_login() -> None:
     }
 
 
+def test_the_scopes_of_another_auth_are_not_offered_at_our_login() -> None:
+    sessions = Sessions(MemoryStore(), TokenIssuer(SECRET, "orders"))
+    auth, another = Auth(sessions=sessions), make_auth()
+    app = FastAPI()
+    auth.install(app)
+    app.include_router(auth_router(sessions, authenticate=authenticate), prefix="/auth")
+
+    @app.get("/", dependencies=[Security(auth, scopes=["ours"]), Security(another, scopes=["theirs"])])
+    def read() -> None: ...
+
+    assert schemes(app)["login"]["flows"]["password"]["scopes"] == {"ours": ""}
+    assert security(app, "/") == [{"login": ["ours"]}]
+
+
 def test_a_token_issuer_alone_has_no_refresh_url() -> None:
     issuer = TokenIssuer(SECRET, "orders")
     app = FastAPI()

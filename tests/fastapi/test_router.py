@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import pytest
 from fastapi import APIRouter, Body, Depends, FastAPI, Form, Header, Request
+from fastapi.routing import iter_route_contexts
 from starlette.testclient import TestClient
 
 from jwt_middleware import ConfigurationError, JWTUser
@@ -123,6 +124,20 @@ def test_cookies_are_for_the_path_of_the_router(prefix: str, root_path: str) -> 
     assert service.post(f"{root_path}{prefix}/refresh").json()["code"] == "cross_site"
     assert service.post(f"{root_path}{prefix}/logout", headers=page).status_code == 200
     assert service.get(f"{root_path}/me").status_code == 401
+
+
+def test_an_endpoint_that_the_app_declares_at_a_path_of_its_own_has_cookies_for_the_whole_app() -> None:
+    app = make_app(cookies="all", options={"sources": [cookie("__Host-access"), bearer_header()]}, prefix="")
+    (login,) = [each for each in iter_route_contexts(app.routes) if each.name == "login"]
+    assert login.endpoint is not None
+    app.add_api_route("/sign-in", login.endpoint, methods=["POST"])
+    service = bare_client(app, base_url="https://api.example", root_path="/proxied")
+    page = {"sec-fetch-site": "same-origin"}
+    answer = service.post("/proxied/sign-in", data={"username": "ada", "password": "lovelace"}, headers=page)
+    assert answer.status_code == 200
+    paths = {cookie.name: cookie.path for cookie in service.cookies.jar}
+    assert paths == {"__Secure-refresh": "/proxied", "__Host-access": "/"}
+    assert service.post("/proxied/refresh", headers=page).status_code == 200
 
 
 def test_it_takes_what_auth_routes_takes() -> None:

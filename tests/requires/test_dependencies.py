@@ -1,5 +1,6 @@
 """A guarded FastAPI dependency cannot answer, so it must raise."""
 
+from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, Any
 
@@ -192,7 +193,24 @@ def test_requires_itself_as_a_dependency_guards_websockets() -> None:
         pass
 
 
-@pytest.mark.parametrize("endpoint", [lambda: None, FastAPI(), {}, None], ids=["function", "app", "unhashable", "None"])
+@dataclass
+class Unhashable:
+    value: str = "x"
+
+    def __call__(self) -> str:
+        return self.value
+
+
+@pytest.mark.parametrize(
+    "endpoint",
+    [
+        pytest.param(lambda: None, id="function"),
+        pytest.param(FastAPI(), id="app"),
+        pytest.param({}, id="object without weak references"),
+        pytest.param(Unhashable(), id="unhashable object"),
+        pytest.param(None, id="None"),
+    ],
+)
 def test_what_was_never_guarded_is_not_bypassed(endpoint: Any) -> None:
     assert not is_bypassed(endpoint)
 

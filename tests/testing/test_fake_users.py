@@ -14,7 +14,9 @@ from starlette.testclient import TestClient
 
 from jwt_middleware import ConfigurationError, JWTMiddleware, JWTUser, Provider, Token
 from jwt_middleware.fastapi import Auth
+from jwt_middleware.fastapi.local_keys import add_local_key
 from jwt_middleware.issuing import MemoryStore, Sessions, TokenIssuer
+from jwt_middleware.keys.key_set import Key
 from jwt_middleware.reading.sources import cookie, subprotocol
 from jwt_middleware.testing import IdentityProvider, as_user, headers_for, signing_key
 
@@ -97,6 +99,14 @@ def test_one_of_several_providers_can_be_named() -> None:
     assert service.get("/me", headers=headers_for(auth, "ada", provider="staff")).json()[2] == "staff"
     with pytest.raises(ConfigurationError, match=r"there is no 'other'; .* has 'users', 'staff'"):
         headers_for(auth, "ada", provider="other")
+
+
+def test_scopes_that_a_function_reads_are_given_as_claims() -> None:
+    auth = make_auth(scope_claim=lambda claims: claims["grants"])
+    with pytest.raises(ConfigurationError, match=r"scope_claim is a function; give what it reads in claims"):
+        headers_for(auth, "ada", scopes=["orders:write"])
+    headers = headers_for(auth, "ada", claims={"grants": ["orders:write"]})
+    assert make_app(auth).post("/write", headers=headers).json() == "ada"
 
 
 # Every other check
@@ -227,7 +237,8 @@ for auth in (Auth(sessions=TokenIssuer("x" * 32, "orders")), Auth(jwks=path, aud
     if child == 0:
         status = service.get("/me", headers=headers).status_code == 401
         again = service.get("/me", headers=headers_for(auth, "ada")).status_code == 200
-        os._exit(0 if status and again else 1)
+        # Unlike os._exit(), it lets coverage write down what ran here.
+        sys.exit(0 if status and again else 1)
     assert os.waitpid(child, 0)[1] == 0, "the child knows the key"
     assert service.get("/me", headers=headers).status_code == 200
 """
@@ -238,6 +249,33 @@ def test_a_forked_child_does_not_have_the_key(tmp_path: Any) -> None:
     path = tmp_path / "jwks.json"
     path.write_text(json.dumps({"keys": [signing_key("ES256").jwk]}))
     command = [sys.executable, "-W", "ignore", "-c", FORKED, str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_only_the_providers_of_an_auth_take_a_key_of_this_process() -> None:
+    provider = Provider(key=SECRET, audience="orders")
+    with pytest.raises(TypeError, match="only the providers of an Auth"):
+        add_local_key(provider, Key(SECRET[::-1].encode(), ("HS256",), "local"))
+    assert [key.kid for key in provider.keys.current.keys] != ["local"]
+    assert len(provider.keys.current.keys) == 1
+
+
+WITHOUT_FORK = """
+import fastapi.testclient, os
+for name in ("fork", "register_at_fork"):
+    if hasattr(os, name):
+        delattr(os, name)
+from jwt_middleware.testing import headers_for
+from tests.testing.test_fake_users import make_app, make_auth
+
+auth = make_auth()
+assert make_app(auth).get("/me", headers=headers_for(auth, "ada")).status_code == 200
+"""
+
+
+def test_the_key_needs_no_fork() -> None:
+    command = [sys.executable, "-W", "ignore", "-c", WITHOUT_FORK]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
 
