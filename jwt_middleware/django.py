@@ -52,7 +52,8 @@ class UserMiddleware:
         async def auser() -> Any:
             return user
 
-        request.user, request.auser = user, auser
+        # As attributes that Django's own middleware sets, of types that only a project with its apps knows.
+        vars(request).update(user=user, auser=auser)
         response: HttpResponse | Awaitable[HttpResponse] = self._get_response(request)
         return response
 
@@ -73,18 +74,19 @@ def requires(
 
     def decorate(view: Guarded) -> Guarded:
         if isclass(view) and issubclass(view, View):
-            guarded: Any = _guarded_class(view, demand)
-        elif iscoroutinefunction(view):
+            return cast(Guarded, _guarded_class(view, demand))
+        call = cast(Callable[..., Any], view)
+        if iscoroutinefunction(call):
 
-            @wraps(view)
-            async def guarded(request: HttpRequest, *args: Any, **kwargs: Any) -> Any:
-                return _refusal(demand, request) or await view(request, *args, **kwargs)
+            @wraps(call)
+            async def guarded_async(request: HttpRequest, *args: Any, **kwargs: Any) -> Any:
+                return _refusal(demand, request) or await call(request, *args, **kwargs)
 
-        else:
+            return cast(Guarded, guarded_async)
 
-            @wraps(view)
-            def guarded(request: HttpRequest, *args: Any, **kwargs: Any) -> Any:
-                return _refusal(demand, request) or view(request, *args, **kwargs)
+        @wraps(call)
+        def guarded(request: HttpRequest, *args: Any, **kwargs: Any) -> Any:
+            return _refusal(demand, request) or call(request, *args, **kwargs)
 
         return cast(Guarded, guarded)
 

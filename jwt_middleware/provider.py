@@ -269,7 +269,8 @@ def _confirmations(methods: object) -> frozenset[str]:
 
 
 def _make_template(issuers: tuple[str, ...], tenants: object) -> IssuerTemplate | None:
-    if not any(map(is_template, issuers)):
+    template = next(filter(is_template, issuers), None)
+    if template is None:
         if tenants is not None:
             raise ConfigurationError(
                 "tenants needs a template as issuer=, for instance https://login.microsoftonline.com/{tenantid}/v2.0"
@@ -277,7 +278,7 @@ def _make_template(issuers: tuple[str, ...], tenants: object) -> IssuerTemplate 
         return None
     if len(issuers) > 1:
         raise ConfigurationError("issuer: a template stands alone; give other issuers a Provider of their own")
-    return IssuerTemplate(issuers[0], check_tenants(tenants, ANY))
+    return IssuerTemplate(template, check_tenants(tenants, ANY))
 
 
 def _load_static_keys(

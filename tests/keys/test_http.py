@@ -110,7 +110,8 @@ async def test_every_public_address_of_a_name_that_others_chose_is_asked(
     names: dict[str, list[str]], identity_provider: IdentityProvider, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[str] = []
-    connect = httpcore2.AnyIOBackend.connect_tcp
+    backend: Any = httpcore2.AnyIOBackend
+    connect = backend.connect_tcp
 
     async def answer_at_the_second(self: Any, host: str, *arguments: Any, **options: Any) -> Any:
         asked.append(host)
