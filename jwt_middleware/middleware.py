@@ -52,14 +52,14 @@ class JWTMiddleware:
     6. ``scope["auth"]`` and ``scope["user"]`` are set, whatever they were before, and the app is called. A refusal that
        is not ignored is answered instead.
 
-    A WebSocket ends when its token expires or is revoked: the client gets the close code 3000, and the app gets a
-    disconnect, and ``OSError`` if it goes on sending. ``renew`` prolongs the connection.
+    A WebSocket ends when its token expires or is revoked. The client sees the close code 3000. The app receives a
+    disconnect, and any further send raises ``OSError``. ``renew`` prolongs the connection.
 
     ``app``
         Any ASGI application.
     ``providers``
-        A ``Provider`` or several, and at most one ``ProviderResolver``. Without it, the keywords of ``Provider``
-        (``key``, ``audience``, ...) are taken here and make the only one.
+        A ``Provider`` or several, and at most one ``ProviderResolver``. If you leave ``providers`` out, pass the
+        keywords of ``Provider`` (``key``, ``audience``, ...) here: they make the only provider.
     ``allow_anonymous``
         True: a request without a token passes, and its user is anonymous. A request with a bad token is refused all the
         same. Or a plain function of the ASGI scope, which decides for one request at a time; only True lets it pass.
@@ -87,11 +87,12 @@ class JWTMiddleware:
         in a worker thread, which takes about 100 µs. It returns the app's own user for ``scope["user"]``, or None or
         False to refuse. Default: a ``JWTUser``.
     ``revocations``
-        Whether a token was ended before its time: ``Sessions``, a ``RevocationView``, or your own ``Revocations``.
+        What knows which tokens were revoked before they expired: ``Sessions``, a ``RevocationView``, or your own
+        ``Revocations``.
         Default None: tokens are good until they expire.
     ``websocket_refusals``
         ``"close"``: a refused WebSocket handshake is accepted and then closed, with a code and a reason that a page can
-        read. Default ``"deny"``: it gets an HTTP response, of which a page learns nothing. See ``Refuser``.
+        read. Default ``"deny"``: it gets an HTTP response, which a page's script cannot read. See ``Refuser``.
     ``refusal_response``, ``realm``, ``challenge``
         See ``Refuser``. Defaults: JSON, ``api``, no further parameters.
     ``resource``
@@ -194,7 +195,7 @@ class JWTMiddleware:
             events=self.events,
         )
         """Answers refusals in this middleware's name, as ``scope["auth"].refuser``."""
-        # If no code of the app's sees refusals, one can serve for all requests without an Authorization header.
+        # If no code of the app sees refusals, one shared refusal serves every request without an Authorization header.
         self._is_default = self.refuser.is_default
         # None if there are none, because asking an empty one costs a call.
         self._public = PublicRequests(public) if callable(public) else PublicPaths(public) or None

@@ -40,7 +40,7 @@ class Refuser:
     the request's own nor one of ``origins``: for such a page every refusal is 3003 without a reason. ``sources`` say
     which subprotocol to accept with.
 
-    Every refusal is told once, by ``events``.
+    Each refusal is reported exactly once, through ``events``.
     """
 
     def __init__(
@@ -127,7 +127,7 @@ class Refuser:
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     def exception(self, refusal: Refusal, scope: Scope) -> HTTPException | WebSocketException:
-        """The exception for ``refusal`` if a returned response would not be sent; Starlette and FastAPI answer it."""
+        """The exception to raise where a returned response would be ignored; Starlette and FastAPI answer it."""
         self.tell(refusal, scope)
         if scope["type"] == "websocket":
             return WebSocketException(_close_code(refusal), refusal.code)

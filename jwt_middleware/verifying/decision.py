@@ -31,7 +31,7 @@ def decide(
 
 
 def describe(refusal: Refusal, rules: ClaimRules, header: Header, claims: dict[str, Any]) -> Refusal:
-    """Say which provider's ``refusal`` this is, and whom it is about if the signature was good; return it."""
+    """Record provider and ``kid`` on ``refusal``, and the subject if the signature was good; return it."""
     refusal.provider, refusal.kid = rules.provider, header.kid
     if isinstance(refusal, AlgorithmNotAllowed):
         refusal.found = header.algorithm
@@ -57,7 +57,7 @@ def last_word(refusals: Iterable[Refusal]) -> Refusal:
 
 _BY_KEYS = (UnknownKey, AlgorithmNotAllowed, BadSignature)
 
-# Anybody could have made a token that is refused like this.
+# The signature was not verified, so the claims may be forged: no subject is reported.
 _UNVERIFIED = (*_BY_KEYS, Unavailable)
 
 _TEMPORARY = (NotYetValid, Unavailable)
@@ -68,5 +68,5 @@ def _progress(refusal: Refusal) -> int:
         return 0
     if isinstance(refusal, BadSignature):
         return 1
-    # Without the keys, the token may be good. A claim at fault after a good signature settles it.
+    # Without the keys, the token may still be good. A bad claim under a good signature is conclusive.
     return 2 if isinstance(refusal, Unavailable) else 3

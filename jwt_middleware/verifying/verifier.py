@@ -139,8 +139,8 @@ class Verifier:
     async def verify(self, raw: str | bytes, *, key: bytes | None = None, connection: object | None = None) -> Token:
         """Return the token that ``raw`` spells if it is good now. Raises a ``Refusal`` that says why it is not.
 
-        Any ``raw`` ends in one or the other. Only what ``validate`` itself raises passes through. ``key`` is as for
-        ``judge``; ``connection`` is for ``validate``.
+        Every str or bytes yields a ``Token`` or a ``Refusal``. Other exceptions come only from ``validate``, or from its
+        returning no bool. ``key`` is as for ``judge``; ``connection`` is for ``validate``.
         """
         if isinstance(raw, str):
             if len(raw) > self.max_token_size:
@@ -158,7 +158,8 @@ class Verifier:
         """Do what ``verify`` does, without a coroutine if nothing must be waited for, which is nearly always.
 
         Otherwise it returns a coroutine, which waits for keys, revocations or ``validate``. The token is remembered by
-        ``key``, any bytes that end as ``raw`` ends, so that a caller can recall it before it takes its input apart.
+        ``key``, any bytes that end with the same bytes as ``raw``, so that a caller can look the token up before it
+        parses its input.
         """
         if len(raw) > self.max_token_size:
             raise TokenTooLarge
@@ -405,7 +406,7 @@ class Verifier:
                 checks -= refusal.tried
                 refusals.append(describe(refusal, rules, compact.header, claims))
                 continue
-            # If another provider's refusal may pass, the next request asks that provider again.
+            # If another provider's refusal is temporary, the next request must ask that provider again.
             if not refusals or not any(map(is_temporary, refusals)):
                 self._memory.remember(key, good_from, facts, index, keys.serial, compact.header_segment, compact.header)
             refusals.clear()
