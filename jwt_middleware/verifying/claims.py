@@ -46,6 +46,7 @@ class ClaimRules:
         """Check the claims of a token whose signature is good, at ``now`` (Unix time).
 
         Returns the time from which the token is good, leeway included, and its facts, which hold the time of its end.
+        Both are remembered: a token that is seen again is held to these two times, and to no other claim.
 
         1. Registered claims have the types of RFC 7519 section 4.1: ``InvalidClaim``. A claim that is null is absent,
            and an integer ``sub`` is its decimal text.

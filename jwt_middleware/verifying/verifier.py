@@ -139,8 +139,8 @@ class Verifier:
     async def verify(self, raw: str | bytes, *, key: bytes | None = None, connection: object | None = None) -> Token:
         """Return the token that ``raw`` spells if it is good now. Raises a ``Refusal`` that says why it is not.
 
-        Every str or bytes yields a ``Token`` or a ``Refusal``. Other exceptions come only from ``validate``, or from its
-        returning no bool. ``key`` is as for ``judge``; ``connection`` is for ``validate``.
+        Every str or bytes yields a ``Token`` or a ``Refusal``. Other exceptions come only from ``validate``, or if it
+        returns no bool. ``key`` is as for ``judge``; ``connection`` is for ``validate``.
         """
         if isinstance(raw, str):
             if len(raw) > self.max_token_size:
