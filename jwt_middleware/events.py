@@ -125,22 +125,6 @@ _EVERYDAY = frozenset(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RequestAccepted(Event):
-    """A request with a good token reached the app. Only handlers are told, and only if they ask for it."""
-
-    about = "requests"
-    severity = logging.DEBUG
-
-    provider: str
-    subject: str | None
-    method: str | None
-    path: str
-
-    def __str__(self) -> str:
-        return f"accepted {self.method or 'WebSocket'} {self.path} (provider={self.provider}, subject={self.subject})"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class KeysFetched(Event):
     """Keys were fetched for the first time, or differ from those before, or came after failed attempts."""
 
