@@ -1,6 +1,8 @@
 import gc
+import logging
 import os
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -30,6 +32,22 @@ def pytest_collection_finish() -> None:
     # Thousands of tests are no garbage: the collector need not look at them again and again.
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture(autouse=True)
+def logging_as_it_was() -> Iterator[None]:
+    """Some frameworks configure logging when an app of theirs is made; no other test shall see it."""
+    loggers = [logging.getLogger(), logging.getLogger("jwt_middleware"), *loggers_below("jwt_middleware")]
+    before = [(logger, logger.level, logger.handlers[:], logger.propagate, logger.disabled) for logger in loggers]
+    yield
+    for logger, level, handlers, propagate, disabled in before:
+        logger.setLevel(level)
+        logger.handlers[:] = handlers
+        logger.propagate, logger.disabled = propagate, disabled
+
+
+def loggers_below(name: str) -> list[logging.Logger]:
+    return [logging.getLogger(known) for known in logging.root.manager.loggerDict if known.startswith(f"{name}.")]
 
 
 @pytest.fixture(params=["asyncio", "trio"])
