@@ -2,14 +2,14 @@
 
 import logging
 import time
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Collection, Hashable, Iterable
 from dataclasses import dataclass, fields
 from functools import cache
 from inspect import iscoroutinefunction
 from threading import Lock
 from typing import Any, ClassVar, Literal, TypeAlias
 
-from ._support.arguments import check_callable
+from ._support.arguments import check_callables
 from .errors import ConfigurationError, Refusal
 
 SECONDS_BETWEEN_LINES = 60
@@ -46,6 +46,9 @@ class Event:
 
 Handler: TypeAlias = Callable[[Event], object]
 """A plain function that is called with every event. It runs on the event loop: one that blocks blocks every request."""
+
+Handlers: TypeAlias = Handler | Collection[Handler]
+"""What ``on_event`` takes: one handler or several."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,7 +102,7 @@ class RequestRefused(Event):
         where = f" {self.method or 'WebSocket'} {self.path}" if self.path is not None else ""
         client = f" from {self.client}" if self.client is not None else ""
         outcome = "ignored the token of" if self.ignored else "refused"
-        details = [f"{name}={getattr(self, name)}" for name in _SHOWN if getattr(self, name) is not None]
+        details = _details(self, _SHOWN)
         if self.token_like:
             details.append("something like a token came without the scheme Bearer")
         return f"{outcome}{where or ' a request'}{client}: {self.code}" + (
@@ -107,7 +110,33 @@ class RequestRefused(Event):
         )
 
 
-_SHOWN = ("claim", "expected", "found", "seconds_off", "scheme", "provider", "kid", "subject")
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestAccepted(Event):
+    """A request with a good token goes to the app. Told only with ``JWTMiddleware(tell_accepted=True)``."""
+
+    about = "requests"
+    severity = logging.DEBUG
+
+    provider: str
+    kid: str | None
+    subject: str | None
+    method: str | None = None
+    path: str
+    """The path without the query."""
+    client: str | None = None
+    """The client's address, as the server reports it."""
+
+    def __str__(self) -> str:
+        client = f" from {self.client}" if self.client is not None else ""
+        return f"accepted {self.method or 'WebSocket'} {self.path}{client} ({', '.join(_details(self, _WHOSE))})"
+
+
+_WHOSE = ("provider", "kid", "subject")
+_SHOWN = ("claim", "expected", "found", "seconds_off", "scheme", *_WHOSE)
+
+
+def _details(event: Event, names: Iterable[str]) -> list[str]:
+    return [f"{name}={getattr(event, name)}" for name in names if getattr(event, name) is not None]
 
 
 def level_of(code: str) -> int:
@@ -528,15 +557,15 @@ class Events:
     """Tells events: writes each into the log and calls every handler. Any thread may call it.
 
     ``on_event``
-        A plain function that takes an ``Event``. It is called on the event loop, so one that blocks blocks every
-        request. An exception that it raises is logged once and breaks nothing. If it is None, events are only logged.
+        A plain function that takes an ``Event``, or several. They are called on the event loop, so one that blocks
+        blocks every request. An exception is logged once and breaks nothing. If it is None, events are only logged.
     ``clock``
         Monotonic seconds.
 
     Raises ``ConfigurationError`` for a handler that cannot be called, or that is a coroutine function.
     """
 
-    def __init__(self, on_event: Handler | None = None, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, on_event: Handlers | None = None, *, clock: Callable[[], float] = time.monotonic) -> None:
         self.handlers: tuple[Handler, ...] = ()
         """Who is called with every event."""
         self._clock = clock
@@ -545,16 +574,17 @@ class Events:
         self._counts: dict[Hashable, _Count] = {}
         self._failed: set[int] = set()
         if on_event is not None:
-            self.add_handler(on_event)
+            self.add_handlers(on_event)
 
-    def add_handler(self, handler: Handler) -> None:
-        """Call ``handler`` with every event from now on; adding it again changes nothing."""
-        check_callable("on_event", handler, "event")
-        if iscoroutinefunction(handler) or iscoroutinefunction(type(handler).__call__):
+    def add_handlers(self, on_event: Handlers) -> None:
+        """Call one handler, or several, with every event from now on; adding one again changes nothing."""
+        handlers = check_callables("on_event", on_event, "event")
+        if any(iscoroutinefunction(one) or iscoroutinefunction(type(one).__call__) for one in handlers):
             raise ConfigurationError("on_event must be a plain function: nothing would await a coroutine function")
         with self._lock:
-            if handler not in self.handlers:
-                self.handlers = (*self.handlers, handler)
+            for one in handlers:
+                if one not in self.handlers:
+                    self.handlers = (*self.handlers, one)
 
     def skips(self, level: int, about: str, kind: Hashable) -> bool:
         """Whether an event of this level, subject and kind need not be made, because nobody would see it."""

@@ -12,9 +12,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ._support.arguments import check_bool, check_callable, check_seconds, check_token_hook
 from ._support.hooks import Hook
+from .accepted import hear_accepted, tell_of_accepted
 from .debugging import ExplainedRefusals
 from .errors import ConfigurationError, CrossSite, MissingToken, Refusal, UserRefused
-from .events import Advice, Events, Handler, escape
+from .events import Advice, Events, Handlers, escape
 from .identity import JWTCredentials, JWTUser
 from .live.connections import Connections
 from .live.stream import serve_stream
@@ -99,8 +100,10 @@ class JWTMiddleware:
         A ``ProtectedResource``: its metadata document is served and named in every challenge, so that clients find out
         where to get a token and for which scopes. It is the default of ``audience``. Default None.
     ``on_event``
-        A plain function that gets every event, for instance to count refusals. See ``jwt_middleware.events``. It runs
-        on the event loop. Default None: events are only logged.
+        A plain function that gets every event, for instance to count refusals, or several such functions. They run on
+        the event loop. See ``jwt_middleware.events``. Default None: events are only logged.
+    ``tell_accepted``
+        True: each request with a good token is an event, too, ``RequestAccepted``. Default False.
     ``debug``
         True: the body of a refusal also explains it, but only to clients on this machine whose requests have no
         forwarding header. For development. Default False.
@@ -129,7 +132,8 @@ class JWTMiddleware:
         websocket_refusals: WebSocketRefusals = "deny",
         challenge: Mapping[str, str] | None = None,
         resource: ProtectedResource | None = None,
-        on_event: Handler | None = None,
+        on_event: Handlers | None = None,
+        tell_accepted: bool = False,
         debug: bool = False,
         max_token_size: int = MAX_TOKEN_SIZE,
         cache_size: int = CACHE_SIZE,
@@ -157,13 +161,12 @@ class JWTMiddleware:
             clock=clock,
             events=self.events,
         )
-        watch = getattr(on_event, "watch", None)
         if on_event is not None:
             # Keys and revocations may be shared with other middlewares, and tell all of them.
             for part in (*self.verifier.remote, revocations):
                 events = getattr(part, "events", None)
                 if isinstance(events, Events):
-                    events.add_handler(on_event)
+                    events.add_handlers(on_event)
         # Looked up once instead of with each request.
         self._recall = self.verifier.recall
         self._must_admit = self.verifier.must_admit
@@ -215,8 +218,13 @@ class JWTMiddleware:
             events=self.events,
         )
         self.app = partial(serve_stream, self._connections, app) if close_streams_on_expiry else app
-        if callable(watch):
-            watch(self)
+        check_bool("tell_accepted", tell_accepted)
+        if tell_accepted:
+            self.app = hear_accepted(self.app, partial(tell_of_accepted, self.events))
+        for handler in self.events.handlers:
+            watch = getattr(handler, "watch", None)
+            if callable(watch):
+                watch(self)
 
     @property
     def public_entries(self) -> tuple[str, ...]:

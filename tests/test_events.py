@@ -16,6 +16,7 @@ from jwt_middleware.events import (
     Event,
     Events,
     KeysExpired,
+    RequestAccepted,
     RequestRefused,
     RevocationsUnread,
     SessionEnded,
@@ -86,11 +87,20 @@ def test_a_handler_gets_every_event() -> None:
     assert heard == [expired()] * 3
 
 
+def test_several_handlers_get_every_event() -> None:
+    first: list[Event] = []
+    second: list[Event] = []
+    Events([first.append, second.append]).tell(expired())
+    assert first == second == [expired()]
+    with pytest.raises(ConfigurationError, match="on_event must be callable"):
+        Events([first.append, "print"])  # type: ignore[list-item]
+
+
 def test_a_handler_that_is_added_twice_is_called_once() -> None:
     heard: list[Event] = []
     hear = heard.append
     teller = Events(hear)
-    teller.add_handler(hear)
+    teller.add_handlers(hear)
     teller.tell(expired())
     assert heard == [expired()]
 
@@ -121,7 +131,7 @@ def test_what_a_handler_raises_is_logged_once_and_breaks_nothing(log: pytest.Log
         raise RuntimeError("no")
 
     teller = Events(fail)
-    teller.add_handler(heard.append)
+    teller.add_handlers(heard.append)
     for _ in range(3):
         teller.tell(Advice(text="do"))
     assert len(heard) == 3
@@ -185,7 +195,7 @@ def test_an_event_that_nobody_would_see_need_not_be_made(log: pytest.LogCaptureF
     assert not teller.skips(logging.WARNING, "requests", event.kind)
     teller.tell(event)
     assert log.messages[-1].endswith("(1 more of this kind since the last line)")
-    teller.add_handler(lambda event: None)
+    teller.add_handlers(lambda event: None)
     assert not teller.skips(logging.INFO, "requests", "kind")
 
 
@@ -224,6 +234,13 @@ def test_a_refused_request_says_what_was_expected_and_what_was_found() -> None:
     assert str(RequestRefused(code="expired", status=401)) == "refused a request: expired"
     ignored = RequestRefused(code="expired", status=401, method="GET", path="/", ignored=True)
     assert str(ignored) == "ignored the token of GET /: expired"
+
+
+def test_an_accepted_request_says_whose_it_was() -> None:
+    event = RequestAccepted(provider="jwt", kid=None, subject="ada", method="GET", path="/items", client="10.0.0.1")
+    assert str(event) == "accepted GET /items from 10.0.0.1 (provider=jwt, subject=ada)"
+    live = RequestAccepted(provider="jwt", kid="k", subject=None, path="/live")
+    assert str(live) == "accepted WebSocket /live (provider=jwt, kid=k)"
 
 
 def test_a_refusal_describes_itself() -> None:

@@ -11,7 +11,7 @@ from starlette.types import Receive, Scope, Send
 
 from .._support.arguments import check_bool
 from ..errors import ConfigurationError
-from ..events import Handler
+from ..events import Handlers
 from ..identity import JWTCredentials, JWTUser
 from ..issuing import Sessions, TokenIssuer
 from ..middleware import JWTMiddleware, LoadUser
@@ -46,7 +46,8 @@ class MiddlewareOptions(ProviderOptions, total=False):
     websocket_refusals: WebSocketRefusals
     challenge: Mapping[str, str] | None
     resource: ProtectedResource | None
-    on_event: Handler | None
+    on_event: Handlers | None
+    tell_accepted: bool
     debug: bool
     max_token_size: int
     cache_size: int

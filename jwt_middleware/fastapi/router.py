@@ -15,7 +15,7 @@ from starlette.requests import HTTPConnection, Request
 
 from .._support.arguments import check_callable
 from ..errors import ConfigurationError
-from ..events import Handler
+from ..events import Handlers
 from ..issuing import Sessions, Throttle, TokenIssuer, auth_routes
 from ..issuing.cookies import CookieMode, Cookies
 from ..issuing.session_endpoints import NoteDevice
@@ -47,7 +47,7 @@ def auth_router(
     origins: Iterable[str] = (),
     realm: str = "api",
     refusal_response: RefusalResponse | None = None,
-    on_event: Handler | None = None,
+    on_event: Handlers | None = None,
 ) -> APIRouter:
     """The routes of ``auth_routes``, for ``app.include_router(..., prefix="/auth")``, with models for OpenAPI.
 

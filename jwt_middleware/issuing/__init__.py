@@ -7,7 +7,7 @@ from .passwords import password_check
 from .rotation import Session
 from .routes import auth_routes
 from .session_store import SessionStore
-from .sessions import Grant, InvalidGrant, SessionEvent, Sessions, SessionsHealth
+from .sessions import Grant, InvalidGrant, Sessions, SessionsHealth
 from .stores import MemoryStore, RedisStore, SQLiteStore
 from .throttle import LoginRefused, Throttle
 
@@ -20,7 +20,6 @@ __all__ = [
     "RedisStore",
     "SQLiteStore",
     "Session",
-    "SessionEvent",
     "SessionStore",
     "Sessions",
     "SessionsHealth",

@@ -9,7 +9,7 @@ from starlette.routing import Route
 
 from .._support.arguments import check_callable
 from ..errors import ConfigurationError
-from ..events import Events, Handler
+from ..events import Events, Handlers
 from ..refuser import RefusalResponse, Refuser
 from .cookies import CookieMode, Cookies
 from .issuer import TokenIssuer
@@ -31,7 +31,7 @@ def auth_routes(
     origins: Iterable[str] = (),
     realm: str = "api",
     refusal_response: RefusalResponse | None = None,
-    on_event: Handler | None = None,
+    on_event: Handlers | None = None,
 ) -> list[Route]:
     """Return Starlette routes, for a ``Mount`` at a path of your choice.
 
@@ -127,11 +127,11 @@ def _read_cookies(
     return Cookies(cookies, path=cookie_path, origins=origins)
 
 
-def _connect_events(on_event: Handler | None, throttle: Throttle | None, cookies: Cookies | None) -> Events:
+def _connect_events(on_event: Handlers | None, throttle: Throttle | None, cookies: Cookies | None) -> Events:
     events = Events(on_event)
     for part in (throttle, cookies):
         if part is not None and on_event is not None:
-            part.events.add_handler(on_event)
+            part.events.add_handlers(on_event)
     return events
 
 

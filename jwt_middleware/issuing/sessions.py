@@ -11,15 +11,14 @@ from typing import Any, Literal, TypeAlias, TypeVar
 import anyio
 
 from .._support.arguments import check_callable, check_count, check_seconds
-from .._support.background import Background
 from .._support.hooks import Hook
 from ..errors import ConfigurationError, Refusal, StoreUnavailable
 from ..events import (
     Advice,
     AnswerLost,
     EndReason,
-    Event,
     Events,
+    Handlers,
     SessionEnded,
     SessionOpened,
     SessionRefreshed,
@@ -51,7 +50,6 @@ STORE_METHODS = ("open", "read", "rotate", "revoke", "revoke_subject", "sessions
 
 ReloadUser: TypeAlias = Callable[[str], Any]
 Reuse: TypeAlias = Literal["within_grace", "until_used"]
-Happening: TypeAlias = Literal["theft", "lost_writes", "evicted", "lost_answer"]
 Result = TypeVar("Result")
 
 
@@ -67,19 +65,6 @@ class Grant:
     session_id: str
     refresh_expires_in: int
     """Seconds until the session ends unless it is refreshed before then."""
-
-
-@dataclass(frozen=True, slots=True)
-class SessionEvent:
-    """Something about a session that the operator should know."""
-
-    what: Happening
-    """``theft``: a refresh token was presented long after it was replaced, and its session ended. ``lost_writes``: a
-    refresh token is newer than what the store knows, so the store has lost its last writes. ``evicted``: a subject
-    opened more than ``max_sessions``, and this session ended for it. ``lost_answer``: a refresh token was presented
-    again, its successor was never used, and the client got another one (``reuse="until_used"``)."""
-    session_id: str
-    subject: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,8 +117,8 @@ class Sessions:
         ``authenticate`` returned at login, or True. None or False ends the session. Scopes that are gone are
         withdrawn, and claims are replaced. Default None: a session keeps what was granted at login.
     ``on_event``
-        ``on_event(event)``, sync (in a worker thread) or async, gets each ``SessionEvent``. No request waits for it; an
-        exception in it is logged. ``events`` logs all of them in any case.
+        A plain function that gets every event about sessions, their store and the reading of revocations, or several
+        such functions. See ``jwt_middleware.events``. Default None: events are only logged.
     ``revocations_max_stale``, ``revocations_unavailable``
         ``max_stale`` and ``when_unavailable`` of the ``RevocationView``. Defaults: 60 seconds, ``"refuse"``.
 
@@ -152,7 +137,7 @@ class Sessions:
         reuse: Reuse = "within_grace",
         max_sessions: int = 100,
         reload_user: ReloadUser | None = None,
-        on_event: Callable[[SessionEvent], Any] | None = None,
+        on_event: Handlers | None = None,
         revocations_max_stale: float = 60,
         revocations_unavailable: WhenUnavailable = "refuse",
     ) -> None:
@@ -172,8 +157,6 @@ class Sessions:
             raise ConfigurationError("reuse must be 'within_grace' or 'until_used'")
         if reload_user is not None:
             check_callable("reload_user", reload_user, "subject")
-        if on_event is not None:
-            check_callable("on_event", on_event, "event")
         self.tokens = tokens
         self._store = store
         self._realm = Realm(tokens.name, tokens.issuer)
@@ -182,8 +165,6 @@ class Sessions:
         self._reuse_until_used = reuse == "until_used"
         self._max_sessions = check_count("max_sessions", max_sessions, minimum=1)
         self._reload_user = None if reload_user is None else Hook(reload_user)
-        self._on_event = None if on_event is None else Hook(on_event)
-        self._background = Background("telling of sessions")
         self._began_at = tokens.clock()
         self._unanswered = Unanswered()
         self._slots = SessionSlots()
@@ -196,6 +177,8 @@ class Sessions:
         events = getattr(store, "events", None)
         self.events = events if isinstance(events, Events) else Events()
         """Tells of sessions, of their store, and of the reading of revocations."""
+        if on_event is not None:
+            self.events.add_handlers(on_event)
         self._view.events = self.events
         self._refresh_tokens = RefreshTokens(tokens, session_lifetime)
         self._access_verifier = verifier_of(tokens)
@@ -249,7 +232,7 @@ class Sessions:
         self._compare_clocks(session.opened_at, now)
         self._view.add(*evicted)
         for revocation in evicted:
-            self._tell("evicted", revocation.value, subject)
+            self.events.tell(SessionEnded(session_id=revocation.value, subject=subject, reason="evicted"))
         self.events.tell(SessionOpened(session_id=id, subject=subject))
         refresh_token = self._refresh_tokens.mint(session, now, session.opened_at)
         return Grant(access_token, refresh_token, expires_in, scopes, id, int(session.expires_at - session.opened_at))
@@ -386,7 +369,6 @@ class Sessions:
 
     async def stop(self) -> None:
         """End all work on this event loop, and close what is open there. Later calls start and open it again."""
-        await self._background.stop()
         await self._view.stop()
         await self._store.aclose()
 
@@ -418,14 +400,14 @@ class Sessions:
         if outcome is Outcome.THEFT:
             ended = before if session is None else session
             self._view.add(ended.revoke())
-            self._tell("theft", ended.id, ended.subject)
+            self.events.tell(SessionEnded(session_id=ended.id, subject=ended.subject, reason="theft"))
             raise InvalidGrant("refresh token was used before")
         if session is None:
             raise InvalidGrant("session is over")
         if outcome is Outcome.AHEAD:
-            self._tell("lost_writes", session.id, session.subject)
+            self.events.tell(WritesLost(session_id=session.id, subject=session.subject))
         if outcome is Outcome.REISSUED:
-            self._tell("lost_answer", session.id, session.subject)
+            self.events.tell(AnswerLost(session_id=session.id, subject=session.subject))
         return session
 
     def _request(self, token: Token) -> RevocationRequest:
@@ -529,20 +511,6 @@ class Sessions:
                 "access tokens are good until they expire (said once)"
             )
             self.events.tell(Advice(text=text), once="unasked")
-
-    def _tell(self, what: Happening, session_id: str, subject: str) -> None:
-        self.events.tell(_event(what, session_id, subject))
-        if self._on_event is not None:
-            # No request waits for it: a client that gave up waiting would ask again, and look like a thief.
-            self._background.start(partial(self._on_event, SessionEvent(what, session_id, subject)))
-
-
-def _event(what: Happening, session_id: str, subject: str) -> Event:
-    if what == "lost_writes":
-        return WritesLost(session_id=session_id, subject=subject)
-    if what == "lost_answer":
-        return AnswerLost(session_id=session_id, subject=subject)
-    return SessionEnded(session_id=session_id, subject=subject, reason=what)
 
 
 def _check_lifetime(value: object, *, at_most: float) -> float:
