@@ -118,6 +118,10 @@ class Page:
             mobile=width < 600,
         )
 
+    def tab(self) -> "Page":
+        """Another page in the same profile."""
+        return open_page(self._devtools, self._profile)
+
     def screenshot(self, path: Path) -> None:
         """Keep what it looks like, all of it, as a PNG file."""
         answer = ask(self._devtools, "Page.captureScreenshot", self._session, captureBeyondViewport=True)
@@ -142,14 +146,19 @@ class Chromium:
         """A new page, in a new profile."""
         profile = ask(self._devtools, "Target.createBrowserContext")["browserContextId"]
         self._profiles.append(profile)
-        target = ask(self._devtools, "Target.createTarget", url="about:blank", browserContextId=profile)["targetId"]
-        session = ask(self._devtools, "Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
-        return Page(self._devtools, profile, session)
+        return open_page(self._devtools, profile)
 
     def close_pages(self) -> None:
         """Close every page, and forget its profile."""
         while self._profiles:
             ask(self._devtools, "Target.disposeBrowserContext", browserContextId=self._profiles.pop())
+
+
+def open_page(devtools: ClientConnection, profile: str) -> Page:
+    """A new page in ``profile``."""
+    target = ask(devtools, "Target.createTarget", url="about:blank", browserContextId=profile)["targetId"]
+    session = ask(devtools, "Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
+    return Page(devtools, profile, session)
 
 
 def ask(devtools: ClientConnection, method: str, session: str | None = None, **parameters: Any) -> Any:
