@@ -69,6 +69,13 @@ def test_the_first_lines_protect_an_app() -> None:
     assert client.get("/", headers=token()).text == "hello ada"
 
 
+@pytest.mark.parametrize("document", [*DOCUMENTS, "CHANGELOG.rst", "CONTRIBUTING.rst", "SECURITY.rst"])
+def test_lines_have_at_most_120_columns(document: str) -> None:
+    lines = enumerate(text(document).splitlines(), 1)
+    # An address cannot be broken.
+    assert [number for number, line in lines if len(line) > 120 and not re.match(" +<?https://", line)] == []
+
+
 def served() -> list[tuple[Block, str]]:
     """Each program that a reader saves as main.py and serves, with the commands that follow it."""
     found = []
