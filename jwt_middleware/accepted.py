@@ -5,7 +5,8 @@ from collections.abc import Awaitable, Callable
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from .events import Events, RequestAccepted, escape
+from .events import RequestAccepted
+from .telling import Events, escape
 from .verifying.token import Token
 
 

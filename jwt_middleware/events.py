@@ -1,37 +1,55 @@
-"""What is an operator told, and how? Every event is a class here; ``Events`` logs it and calls handlers."""
+"""What is an operator told? A class for each event. ``telling.py`` says how."""
 
 import logging
-import time
-from collections.abc import Callable, Collection, Hashable, Iterable
-from dataclasses import dataclass, fields
-from functools import cache
-from inspect import iscoroutinefunction
-from threading import Lock
-from typing import Any, ClassVar, Literal, TypeAlias
-
-from ._support.arguments import check_callables
-from .errors import ConfigurationError, Refusal
-
-SECONDS_BETWEEN_LINES = 60
-"""Seconds between two log lines about events of one kind. The next line says how many were left out."""
-
-MAX_KINDS = 256
-"""The number of kinds that are told apart; later ones share one line."""
-
-MAX_TEXT = 200
-"""The most characters of a text from a request that an event holds."""
+from collections.abc import Hashable, Iterable, Mapping
+from dataclasses import MISSING, Field, FrozenInstanceError, dataclass, fields
+from typing import Any, ClassVar, Literal, TypeAlias, dataclass_transform
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass_transform(frozen_default=True, kw_only_default=True)
 class Event:
     """Something that an operator may want to know. No event holds a token, a secret or a password.
 
     ``str(event)`` is the log line. Every field is in the log record, too, under its own name.
+
+    Each subclass is a frozen dataclass with keywords only. Its methods are those below: if each class had methods
+    generated for itself, they would take a third of the time to import this package.
     """
 
     about: ClassVar[str]
     """The subject: events of ``keys`` are logged by the logger ``jwt_middleware.keys``."""
     severity: ClassVar[int] = logging.INFO
+    __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
+    _names: ClassVar[tuple[str, ...]] = ()
+    _defaults: ClassVar[Mapping[str, object]] = {}
+
+    def __init_subclass__(cls) -> None:
+        several = fields(dataclass(init=False, repr=False, eq=False, kw_only=True)(cls))
+        cls._names = tuple(field.name for field in several)
+        cls._defaults = {field.name: field.default for field in several if field.default is not MISSING}
+
+    def __init__(self, **values: object) -> None:
+        """Raises ``TypeError`` unless ``values`` are the fields of the class. Those with a default may be left out."""
+        values = {**self._defaults, **values}
+        if values.keys() != frozenset(self._names):
+            raise TypeError(f"{type(self).__name__}() takes {', '.join(self._names)}, not {', '.join(values)}")
+        self.__dict__.update(values)
+
+    def __repr__(self) -> str:
+        values = vars(self)
+        return f"{type(self).__name__}({', '.join(f'{name}={values[name]!r}' for name in self._names)})"
+
+    def __eq__(self, other: object) -> bool:
+        return type(other) is type(self) and vars(other) == vars(self)
+
+    def __hash__(self) -> int:
+        return hash((type(self), frozenset(vars(self).items())))
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise FrozenInstanceError(f"cannot assign to field {name!r}")
+
+    def __delattr__(self, name: str) -> None:
+        raise FrozenInstanceError(f"cannot delete field {name!r}")
 
     @property
     def level(self) -> int:
@@ -44,14 +62,6 @@ class Event:
         return None
 
 
-Handler: TypeAlias = Callable[[Event], object]
-"""A plain function that is called with every event. It runs on the event loop: one that blocks blocks every request."""
-
-Handlers: TypeAlias = Handler | Collection[Handler]
-"""What ``on_event`` takes: one handler or several."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class RequestRefused(Event):
     """A request was refused, or, on a public path, its token was ignored (``ignored``)."""
 
@@ -110,7 +120,6 @@ class RequestRefused(Event):
         )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class RequestAccepted(Event):
     """A request with a good token goes to the app. Told only with ``JWTMiddleware(tell_accepted=True)``."""
 
@@ -153,7 +162,6 @@ _EVERYDAY = frozenset(
 """Codes of refusals that a well-configured service answers every day."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class KeysFetched(Event):
     """Keys were fetched for the first time, or differ from those before, or came after failed attempts."""
 
@@ -174,7 +182,6 @@ class KeysFetched(Event):
         return f"keys of {self.source} {what}{after}; in force: {', '.join(map(repr, self.kids))}"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class FetchFinished(Event):
     """An attempt to fetch keys is over, whether it changed anything or not."""
 
@@ -192,7 +199,6 @@ class FetchFinished(Event):
         return f"fetching keys of {self.source} took {self.seconds:.3f} s and {outcome}"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class KeysFailed(Event):
     """Keys could not be fetched."""
 
@@ -209,7 +215,6 @@ class KeysFailed(Event):
         return f"keys of {self.source} could not be fetched: {self.error}; {outcome}"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class KeysExpired(Event):
     """Keys were not fetched for ``keys_max_stale`` seconds and are no longer used."""
 
@@ -227,7 +232,6 @@ class KeysExpired(Event):
         )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class KeySkipped(Event):
     """A key of a set is not used: it is broken or weak, or it is made for something else. The others are used."""
 
@@ -248,7 +252,6 @@ class KeySkipped(Event):
         return f"keys of {self.source}: skipped {self.reason}"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class RevocationsUnread(Event):
     """The log of revocations could not be read."""
 
@@ -269,7 +272,6 @@ class RevocationsUnread(Event):
         return f"revocations could not be read: {self.error}; {self.outcome}"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class RevocationsRead(Event):
     """The log of revocations can be read again."""
 
@@ -283,7 +285,6 @@ class RevocationsRead(Event):
         return f"revocations are read again, after: {self.after}"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class SessionOpened(Event):
     """A login opened a session."""
 
@@ -296,7 +297,6 @@ class SessionOpened(Event):
         return f"session {self.session_id} opened for {self.subject!r}"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class SessionRefreshed(Event):
     """A refresh token was exchanged for new tokens."""
 
@@ -315,7 +315,6 @@ class SessionRefreshed(Event):
 EndReason: TypeAlias = Literal["logout", "revoked", "theft", "evicted", "user_refused"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class SessionEnded(Event):
     """A session ended before its time."""
 
@@ -338,7 +337,6 @@ class SessionEnded(Event):
         return f"session {self.session_id} of {self.subject!r} ended: {self.reason}"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class WritesLost(Event):
     """A refresh token is newer than what the store knows: the store must have lost its last writes."""
 
@@ -352,7 +350,6 @@ class WritesLost(Event):
         return f"the store has lost writes: session {self.session_id} of {self.subject!r} is older there than its token"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class AnswerLost(Event):
     """A refresh token was presented again, and its successor was never used: the client got another successor."""
 
@@ -365,7 +362,6 @@ class AnswerLost(Event):
         return f"an answer was lost: session {self.session_id} of {self.subject!r} got another refresh token"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class RefreshRefused(Event):
     """A refresh token was refused."""
 
@@ -382,7 +378,6 @@ class RefreshRefused(Event):
         return f"a refresh token was refused: {self.reason}"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class StoreFailed(Event):
     """The session store gave no answer, or an error."""
 
@@ -400,7 +395,6 @@ class StoreFailed(Event):
         return f"the session store is unavailable: {self.error}"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class LoginSucceeded(Event):
     """A user logged in."""
 
@@ -414,7 +408,6 @@ class LoginSucceeded(Event):
         return f"{self.subject!r} logged in from {self.client}"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class LoginFailed(Event):
     """A login had a wrong user name or password. The name is left out: people type passwords into the wrong field."""
 
@@ -431,7 +424,6 @@ class LoginFailed(Event):
         return f"a login from {self.client} failed"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class LoginThrottled(Event):
     """A login was refused before its password was checked."""
 
@@ -452,7 +444,6 @@ class LoginThrottled(Event):
         return f"a login from {self.client} was refused, limited by {self.by}"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class ThrottleFailed(Event):
     """The storage that counts failed logins is unavailable."""
 
@@ -465,7 +456,6 @@ class ThrottleFailed(Event):
         return f"failed logins cannot be counted, so logins are answered with 503: {self.error}"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class ThrottleRecovered(Event):
     """The storage that counts failed logins is available again."""
 
@@ -475,7 +465,6 @@ class ThrottleRecovered(Event):
         return "failed logins are counted again"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class ConnectionEnded(Event):
     """A WebSocket or a stream was closed because its token is no longer good."""
 
@@ -495,7 +484,6 @@ class ConnectionEnded(Event):
         return f"a connection of {self.subject!r} was closed: {self.code} (provider={self.provider})"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class ConnectionRenewed(Event):
     """A connection goes on with a new token."""
 
@@ -509,7 +497,6 @@ class ConnectionRenewed(Event):
         return f"a connection of {self.subject!r} was renewed (provider={self.provider})"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Advice(Event):
     """A setting is likely to be wrong, or something the service relies on is; the text says what to do."""
 
@@ -522,7 +509,6 @@ class Advice(Event):
         return self.text
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class UnexpectedError(Event):
     """Something raised an unexpected exception: a mistake in this package, or in a function of the app.
 
@@ -540,7 +526,6 @@ class UnexpectedError(Event):
         return f"{self.where} failed: {self.error}"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Detail(Event):
     """Something that only matters to a person who looks for a fault in this package."""
 
@@ -551,143 +536,3 @@ class Detail(Event):
 
     def __str__(self) -> str:
         return self.text
-
-
-class Events:
-    """Tells events: writes each into the log and calls every handler. Any thread may call it.
-
-    ``on_event``
-        A plain function that takes an ``Event``, or several. They are called on the event loop, so one that blocks
-        blocks every request. An exception is logged once and breaks nothing. If it is None, events are only logged.
-    ``clock``
-        Monotonic seconds.
-
-    Raises ``ConfigurationError`` for a handler that cannot be called, or that is a coroutine function.
-    """
-
-    def __init__(self, on_event: Handlers | None = None, *, clock: Callable[[], float] = time.monotonic) -> None:
-        self.handlers: tuple[Handler, ...] = ()
-        """Who is called with every event."""
-        self._clock = clock
-        self._lock = Lock()
-        self._said: set[Hashable] = set()
-        self._counts: dict[Hashable, _Count] = {}
-        self._failed: set[int] = set()
-        if on_event is not None:
-            self.add_handlers(on_event)
-
-    def add_handlers(self, on_event: Handlers) -> None:
-        """Call one handler, or several, with every event from now on; adding one again changes nothing."""
-        handlers = check_callables("on_event", on_event, "event")
-        if any(iscoroutinefunction(one) or iscoroutinefunction(type(one).__call__) for one in handlers):
-            raise ConfigurationError("on_event must be a plain function: nothing would await a coroutine function")
-        with self._lock:
-            for one in handlers:
-                if one not in self.handlers:
-                    self.handlers = (*self.handlers, one)
-
-    def skips(self, level: int, about: str, kind: Hashable) -> bool:
-        """Whether an event of this level, subject and kind need not be made, because nobody would see it."""
-        if self.handlers:
-            return False
-        if not logger_of(about).isEnabledFor(level):
-            return True
-        with self._lock:
-            count = self._counts.get((about, kind))
-            if count is None or self._clock() >= count.logged_at + SECONDS_BETWEEN_LINES:
-                return False
-            count.left_out += 1
-            return True
-
-    def tell(self, event: Event, *, once: Hashable | None = None, exc_info: BaseException | None = None) -> None:
-        """Log ``event`` and call the handlers.
-
-        ``once`` is a name for what is said only once: a later event of that name is not told at all. ``exc_info`` adds
-        a traceback to the log line.
-        """
-        if once is not None:
-            with self._lock:
-                if once in self._said or len(self._said) >= MAX_KINDS:
-                    return
-                self._said.add(once)
-        self._log(event, exc_info)
-        for handler in self.handlers:
-            try:
-                handler(event)
-            except Exception as error:  # noqa: BLE001  # whatever it raises, the request goes on
-                self._log_failure(handler, error)
-
-    def _log(self, event: Event, exc_info: BaseException | None) -> None:
-        logger, level = logger_of(event.about), event.level
-        if not logger.isEnabledFor(level):
-            return
-        before = 0
-        if event.kind is not None:
-            line = self._count((event.about, event.kind))
-            if line is None:
-                return
-            before = line
-        text = f"{event} ({before} more of this kind since the last line)" if before else str(event)
-        logger.log(level, "%s", text, exc_info=exc_info, extra=_extra(event))
-
-    def _count(self, kind: Hashable) -> int | None:
-        """How many events of ``kind`` were not logged since its last line; None if this one is not logged either."""
-        with self._lock:
-            if kind not in self._counts and len(self._counts) >= MAX_KINDS:
-                kind = None
-            count = self._counts.get(kind)
-            now = self._clock()
-            if count is None:
-                self._counts[kind] = _Count(now)
-                return 0
-            if now < count.logged_at + SECONDS_BETWEEN_LINES:
-                count.left_out += 1
-                return None
-            before, count.left_out, count.logged_at = count.left_out, 0, now
-            return before
-
-    def _log_failure(self, handler: Handler, error: Exception) -> None:
-        with self._lock:
-            first = id(handler) not in self._failed
-            self._failed.add(id(handler))
-        if first:
-            logger_of("details").error("on_event raised an exception; further ones are not logged", exc_info=error)
-
-
-class _Count:
-    __slots__ = ("left_out", "logged_at")
-
-    def __init__(self, logged_at: float) -> None:
-        self.logged_at = logged_at
-        self.left_out = 0
-
-
-def escape(text: str) -> str:
-    """``text``, which comes from a request, fit for a log line: control characters escaped, 200 characters at most."""
-    cut = text if len(text) <= MAX_TEXT else f"{text[:MAX_TEXT]}..."
-    return cut if cut.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in cut)
-
-
-def describe_refusal(refusal: Refusal) -> dict[str, Any]:
-    """The fields of ``RequestRefused`` that a refusal itself knows."""
-    return {
-        "code": refusal.code,
-        "status": refusal.status,
-        "provider": refusal.provider,
-        "kid": None if refusal.kid is None else escape(refusal.kid),
-        "subject": None if refusal.subject is None else escape(refusal.subject),
-        "claim": refusal.claim,
-        "expected": refusal.expected,
-        "found": None if refusal.found is None else escape(refusal.found),
-        "seconds_off": refusal.seconds_off,
-    }
-
-
-@cache
-def logger_of(about: str) -> logging.Logger:
-    """The logger of a subject."""
-    return logging.getLogger(f"jwt_middleware.{about}")
-
-
-def _extra(event: Event) -> dict[str, Any]:
-    return {"event": type(event).__name__, **{field.name: getattr(event, field.name) for field in fields(event)}}

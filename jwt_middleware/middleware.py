@@ -15,7 +15,7 @@ from ._support.hooks import Hook
 from .accepted import hear_accepted, tell_of_accepted
 from .debugging import ExplainedRefusals
 from .errors import ConfigurationError, CrossSite, MissingToken, Refusal, UserRefused
-from .events import Advice, Events, Handlers, escape
+from .events import Advice
 from .identity import JWTCredentials, JWTUser
 from .live.connections import Connections
 from .live.stream import serve_stream
@@ -28,6 +28,7 @@ from .refuser import MISSING, RefusalResponse, Refuser, WebSocketRefusals
 from .resolver import ProviderResolver
 from .resource import ProtectedResource, ServedResource
 from .revocation.revoked import Revocations
+from .telling import Events, Handlers, escape
 from .verifying.token import Token
 from .verifying.verifier import CACHE_SIZE, MAX_TOKEN_SIZE, Clock, Verifier
 

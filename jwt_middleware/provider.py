@@ -12,7 +12,7 @@ from starlette.requests import HTTPConnection
 
 from ._support.arguments import check_bool, check_callables, check_seconds, check_strings, check_token_hook, show
 from .errors import ConfigurationError, SenderConstrained
-from .events import Events, KeySkipped
+from .events import KeySkipped
 from .issuers import IssuerTemplate, check_tenants, is_template
 from .keys.addresses import is_address
 from .keys.algorithms import check_algorithms
@@ -20,6 +20,7 @@ from .keys.key_set import load_keys_and_skipped
 from .keys.material import PrivateKey, PublicKey
 from .keys.remote import RemoteKeys
 from .keys.source import KeysHealth, KeySource, ProviderKeys, StaticKeys, health_of
+from .telling import Events
 from .verifying.claims import ClaimRules, media_type
 from .verifying.scopes import ClaimPath, ScopeClaim, ScopeRules
 from .verifying.token import Token

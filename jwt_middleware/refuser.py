@@ -14,10 +14,11 @@ from starlette.types import Message, Receive, Scope, Send
 from . import errors
 from ._support.arguments import check_callable, show
 from .errors import ConfigurationError, MissingToken, Refusal, quoted
-from .events import Events, RequestRefused, describe_refusal, escape, level_of, logger_of
+from .events import RequestRefused, level_of
 from .reading.origins import Origins
 from .reading.presented import describe_credentials
 from .reading.sources import Sources, bearer_header
+from .telling import Events, describe_refusal, escape, logger_of
 
 _Answer: TypeAlias = tuple[int, tuple[tuple[bytes, bytes], ...], bytes]
 

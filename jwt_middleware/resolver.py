@@ -12,11 +12,12 @@ from ._support.arguments import check_callable, check_seconds, show
 from ._support.background import Background, Signal
 from ._support.hooks import Hook
 from .errors import ConfigurationError, KeysUnavailable
-from .events import Events, UnexpectedError, escape
+from .events import UnexpectedError
 from .keys.addresses import Hosts, check_hosts
 from .keys.key_set import KeySet
 from .keys.source import KeySource, StaticKeys
 from .provider import Provider
+from .telling import Events, escape
 
 MAX_ISSUER = 2048
 """The most bytes of an issuer that a resolver is asked about."""

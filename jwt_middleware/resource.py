@@ -11,7 +11,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ._support.arguments import check_bool, check_strings, show
 from .errors import ConfigurationError
-from .events import Advice, Events
+from .events import Advice
+from .telling import Events
 
 WELL_KNOWN = "/.well-known/oauth-protected-resource"
 """RFC 9728 section 3: inserted between the host and the path of the resource."""

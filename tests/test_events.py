@@ -1,7 +1,7 @@
 """What is an operator told, and how?"""
 
 import logging
-from dataclasses import FrozenInstanceError, fields
+from dataclasses import FrozenInstanceError, asdict, fields, replace
 from typing import Any
 
 import pytest
@@ -9,20 +9,16 @@ import pytest
 from jwt_middleware import ConfigurationError, events
 from jwt_middleware.errors import WrongAudience
 from jwt_middleware.events import (
-    MAX_KINDS,
-    MAX_TEXT,
-    SECONDS_BETWEEN_LINES,
     Advice,
+    Detail,
     Event,
-    Events,
     KeysExpired,
     RequestAccepted,
     RequestRefused,
     RevocationsUnread,
     SessionEnded,
-    describe_refusal,
-    escape,
 )
+from jwt_middleware.telling import MAX_KINDS, MAX_TEXT, SECONDS_BETWEEN_LINES, Events, describe_refusal, escape
 
 KINDS = [
     kind
@@ -69,6 +65,8 @@ def test_every_event_is_a_frozen_value_with_a_sentence_and_a_logger_of_its_subje
     for field in fields(event):
         with pytest.raises(FrozenInstanceError):
             setattr(event, field.name, None)
+        with pytest.raises(FrozenInstanceError):
+            delattr(event, field.name)
     Events().tell(event)
     (record,) = log.records
     assert record.name == f"jwt_middleware.{event.about}"
@@ -77,6 +75,30 @@ def test_every_event_is_a_frozen_value_with_a_sentence_and_a_logger_of_its_subje
     assert record.__dict__["event"] == kind.__name__
     for field in fields(event):
         assert record.__dict__[field.name] == getattr(event, field.name)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_events_with_the_same_fields_are_equal(kind: type[Event]) -> None:
+    event = example(kind)
+    values = asdict(event)
+    alike = kind(**dict(reversed(values.items())))
+    assert event == alike
+    assert hash(event) == hash(alike)
+    assert repr(event) == f"{kind.__name__}({', '.join(f'{name}={value!r}' for name, value in values.items())})"
+    for name, value in values.items():
+        if isinstance(value, str):
+            assert replace(event, **{name: "another"}) != event
+
+
+def test_events_of_two_classes_are_not_equal() -> None:
+    assert Advice(text="a") != Detail(text="a")
+    assert Advice(text="a") != "a"
+
+
+@pytest.mark.parametrize("values", [{}, {"text": "a", "more": 1}])
+def test_an_event_has_all_fields_and_no_others(values: dict[str, Any]) -> None:
+    with pytest.raises(TypeError, match=r"Advice\(\) takes text, not"):
+        Advice(**values)
 
 
 def test_a_handler_gets_every_event() -> None:

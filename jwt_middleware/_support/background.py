@@ -19,7 +19,8 @@ import anyio
 from anyio import CancelScope, Event
 from anyio.lowlevel import current_token
 
-from ..events import Events, UnexpectedError
+from ..events import UnexpectedError
+from ..telling import Events
 from .loops import PerLoop
 
 if TYPE_CHECKING:

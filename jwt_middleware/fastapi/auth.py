@@ -11,7 +11,6 @@ from starlette.types import Receive, Scope, Send
 
 from .._support.arguments import check_bool
 from ..errors import ConfigurationError
-from ..events import Handlers
 from ..identity import JWTCredentials, JWTUser
 from ..issuing import Sessions, TokenIssuer
 from ..middleware import JWTMiddleware, LoadUser
@@ -21,6 +20,7 @@ from ..reading.sources import Custom, Source, bearer_header
 from ..refuser import RefusalResponse, WebSocketRefusals
 from ..resource import ProtectedResource
 from ..revocation.revoked import Revocations
+from ..telling import Handlers
 from ..verifying.verifier import Clock
 from .dependencies import AnyOfGuard, Guard, OptionalGuard, TokenGuard, check_scopes
 from .install import install

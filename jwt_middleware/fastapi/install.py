@@ -11,10 +11,11 @@ from starlette.routing import BaseRoute, Mount
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ..errors import ConfigurationError, Refusal
-from ..events import Advice, Events
+from ..events import Advice
 from ..middleware import JWTMiddleware
 from ..reading.access import PublicPaths, PublicRequests, ask
 from ..requires import is_bypassed
+from ..telling import Events
 from .answers import EarlyRefusal, answer, answer_here
 from .dependencies import Authority, Guard, demanded_scopes, unwrap
 from .openapi import document

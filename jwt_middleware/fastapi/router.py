@@ -15,11 +15,11 @@ from starlette.requests import HTTPConnection, Request
 
 from .._support.arguments import check_callable
 from ..errors import ConfigurationError
-from ..events import Handlers
 from ..issuing import Sessions, Throttle, TokenIssuer, auth_routes
 from ..issuing.cookies import CookieMode, Cookies
 from ..issuing.session_endpoints import NoteDevice
 from ..refuser import RefusalResponse
+from ..telling import Handlers
 
 
 class Identified(Protocol):

@@ -10,7 +10,8 @@ from starlette.types import Scope
 
 from .._support.hooks import WORKER_THREADS, Hook
 from ..errors import Refusal
-from ..events import Events, LoginFailed, LoginSucceeded, LoginThrottled, escape
+from ..events import LoginFailed, LoginSucceeded, LoginThrottled
+from ..telling import Events, escape
 from .addresses import Proxies
 from .checking import CLIENT, CheckQueue
 from .oauth import OAuthError

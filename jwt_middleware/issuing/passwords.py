@@ -10,7 +10,8 @@ from typing import Any, Protocol
 from .._support.arguments import check_callable
 from .._support.hooks import Hook
 from ..errors import ConfigurationError
-from ..events import Advice, Events
+from ..events import Advice
+from ..telling import Events
 from .checking import CheckQueue
 
 

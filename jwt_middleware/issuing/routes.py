@@ -9,8 +9,8 @@ from starlette.routing import Route
 
 from .._support.arguments import check_callable
 from ..errors import ConfigurationError
-from ..events import Events, Handlers
 from ..refuser import RefusalResponse, Refuser
+from ..telling import Events, Handlers
 from .cookies import CookieMode, Cookies
 from .issuer import TokenIssuer
 from .login import Authenticate, Login

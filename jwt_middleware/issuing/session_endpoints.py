@@ -8,9 +8,10 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import Scope
 
 from ..errors import CrossSite, InvalidToken, Refusal, StoreUnavailable
-from ..events import Events, RefreshRefused, StoreFailed
+from ..events import RefreshRefused, StoreFailed
 from ..reading.sources import read_bearer
 from ..refuser import Refuser
+from ..telling import Events
 from ..verifying.verifier import MAX_TOKEN_SIZE
 from .cookies import Cookies
 from .login import Login, invalid_scope, read_scopes

@@ -13,18 +13,9 @@ import anyio
 from .._support.arguments import check_callable, check_count, check_seconds
 from .._support.hooks import Hook
 from ..errors import ConfigurationError, Refusal, StoreUnavailable
-from ..events import (
-    Advice,
-    AnswerLost,
-    EndReason,
-    Events,
-    Handlers,
-    SessionEnded,
-    SessionOpened,
-    SessionRefreshed,
-    WritesLost,
-)
+from ..events import Advice, AnswerLost, EndReason, SessionEnded, SessionOpened, SessionRefreshed, WritesLost
 from ..revocation.view import RevocationView, WhenUnavailable
+from ..telling import Events, Handlers
 from ..verifying.token import Token
 from .issuer import TokenIssuer
 from .refresh_tokens import PresentedToken, RefreshTokens, verifier_of

@@ -13,7 +13,8 @@ from .._support.hooks import WORKER_THREADS
 from .._support.loops import PerLoop
 from .._support.redaction import redact, redact_address
 from ..errors import ConfigurationError
-from ..events import Events, ThrottleFailed, ThrottleRecovered
+from ..events import ThrottleFailed, ThrottleRecovered
+from ..telling import Events
 
 Argument = TypeVar("Argument")
 Result = TypeVar("Result")

@@ -11,7 +11,8 @@ from anyio import CancelScope
 
 from .._support.arguments import check_callable, check_count, check_seconds
 from ..errors import ConfigurationError
-from ..events import Detail, Events
+from ..events import Detail
+from ..telling import Events
 from .addresses import Proxies
 from .counts import Counts, MemoryCounts, StoredCounts
 from .storage import Storage, StorageUnavailable

@@ -18,7 +18,8 @@ from .._support.arguments import check_bool, check_callable, check_seconds
 from .._support.background import Background, Signal
 from .._support.redaction import describe_error
 from ..errors import ConfigurationError, KeysUnavailable
-from ..events import Events, FetchFinished, KeysExpired, KeysFailed, KeysFetched, KeySkipped
+from ..events import FetchFinished, KeysExpired, KeysFailed, KeysFetched, KeySkipped
+from ..telling import Events
 from .addresses import Hosts
 from .algorithms import ALGORITHMS
 from .documents import DocumentError, read_keys

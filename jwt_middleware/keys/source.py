@@ -5,7 +5,8 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from ..errors import KeysUnavailable, Refusal
-from ..events import Events, UnexpectedError
+from ..events import UnexpectedError
+from ..telling import Events
 from .key_set import Key, KeySet
 
 

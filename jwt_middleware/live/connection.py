@@ -11,8 +11,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocketDisconnect
 
 from ..errors import Refusal
-from ..events import ConnectionEnded, ConnectionRenewed, Detail, UnexpectedError, escape
+from ..events import ConnectionEnded, ConnectionRenewed, Detail, UnexpectedError
 from ..identity import JWTCredentials
+from ..telling import escape
 from ..verifying.token import Token
 from .connections import Connections
 

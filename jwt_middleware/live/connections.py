@@ -7,9 +7,9 @@ from starlette.types import Scope
 
 from .._support.background import Background
 from .._support.loops import PerLoop
-from ..events import Events
 from ..refuser import Refuser
 from ..revocation.revoked import Revocations
+from ..telling import Events
 from ..verifying.token import Token
 from ..verifying.verifier import Clock
 from .timer import Timer

@@ -12,8 +12,9 @@ from anyio.lowlevel import checkpoint
 
 from .._support.background import Background
 from ..errors import Expired, MissingToken, Refusal, Revoked
-from ..events import Events, UnexpectedError
+from ..events import UnexpectedError
 from ..revocation.revoked import Revocations
+from ..telling import Events
 from ..verifying.token import Token
 from ..verifying.verifier import Clock
 

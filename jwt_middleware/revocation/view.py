@@ -14,7 +14,8 @@ from .._support.background import Background
 from .._support.loops import PerLoop
 from .._support.redaction import describe_error
 from ..errors import ConfigurationError, RevocationsUnavailable
-from ..events import Events, RevocationsRead, RevocationsUnread
+from ..events import RevocationsRead, RevocationsUnread
+from ..telling import Events
 from ..verifying.token import Token
 from .log import RevocationLog
 from .revoked import Revocation, RevokedTokens

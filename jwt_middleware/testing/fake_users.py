@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 from ..errors import ConfigurationError, Refusal, WrongIssuer
-from ..events import Advice, Events
+from ..events import Advice
 from ..keys.algorithms import ALGORITHMS
 from ..keys.key_set import Key
+from ..telling import Events
 from ..verifying import compact
 
 if TYPE_CHECKING:

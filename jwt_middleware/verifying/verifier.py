@@ -22,12 +22,13 @@ from ..errors import (
     UnknownIssuer,
     WrongIssuer,
 )
-from ..events import Advice, Events, escape
+from ..events import Advice
 from ..keys.key_set import KeySet
 from ..keys.source import KeysHealth, StaticKeys
 from ..provider import Provider
 from ..resolver import ProviderResolver, ResolvedProviders
 from ..revocation.revoked import Revocations
+from ..telling import Events, escape
 from .compact import Compact, Header, decode, json_object
 from .configuration import check_leeway, check_revocations, find_doubts, index_issuers, split_providers
 from .decision import decide, depends_on_keys, describe, is_temporary, last_word

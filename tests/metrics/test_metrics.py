@@ -14,14 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from starlette.websockets import WebSocket
 
 from jwt_middleware import ConfigurationError, JWTMiddleware, RevocationView
-from jwt_middleware.events import (
-    Advice,
-    LoginFailed,
-    LoginSucceeded,
-    LoginThrottled,
-    SessionEnded,
-    SessionRefreshed,
-)
+from jwt_middleware.events import Advice, LoginFailed, LoginSucceeded, LoginThrottled, SessionEnded, SessionRefreshed
 from jwt_middleware.issuing import MemoryStore, Sessions, TokenIssuer
 from jwt_middleware.metrics.counts import METRICS, Counts
 from jwt_middleware.metrics.opentelemetry import OpenTelemetryMetrics

@@ -16,9 +16,10 @@ from anyio.lowlevel import current_token
 from ..._support.arguments import check_count
 from ..._support.loops import PerLoop
 from ...errors import ConfigurationError, StoreUnavailable
-from ...events import Advice, Events
+from ...events import Advice
 from ...revocation.log import RevocationPage
 from ...revocation.revoked import RETENTION, Claim, Revocation
+from ...telling import Events
 from ..rotation import Opening, Outcome, Realm, RevocationRequest, Rotation, Session
 from ..session_store import SESSION_RETENTION
 from ..steady import SET_BACK, UNKNOWN

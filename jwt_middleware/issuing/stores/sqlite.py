@@ -13,9 +13,9 @@ from anyio import to_thread
 
 from ..._support.arguments import check_callable
 from ...errors import ConfigurationError, StoreUnavailable
-from ...events import Events
 from ...revocation.log import RevocationPage
 from ...revocation.revoked import Revocation
+from ...telling import Events
 from ..rotation import Opening, Outcome, Realm, RevocationRequest, Rotation, Session, rotate
 from . import sqlite_tables as tables
 from .sqlite_file import DatabaseFile, Identity, explain

@@ -20,7 +20,8 @@ from time import monotonic
 from typing import TypeAlias
 
 from ...errors import StoreUnavailable
-from ...events import Advice, Events
+from ...events import Advice
+from ...telling import Events
 from .sqlite_tables import PREVIOUS, SCHEMA, create
 
 BUSY_SECONDS = 0.8
