@@ -19,6 +19,10 @@ from ..refuser import Refuser
 from ..verifying.token import Token
 from .answers import answer_here
 
+OPENED = "jwt_middleware.opened"
+"""The scope has it if the middleware let an anonymous request through because an override replaces every guard of the
+route. A guard that runs nevertheless refuses the request: the override was removed meanwhile, or does not count."""
+
 
 class Authority(Protocol):
     """What the files of this folder need of an ``Auth``; see there."""
@@ -48,19 +52,19 @@ class Guard(SecurityBase):
 
     def refusal(self, scope: Scope, scopes: Iterable[str]) -> Refusal | None:
         """Why the request of ``scope`` is refused if ``scopes`` are demanded, or None."""
-        return self._refusal(self.auth.credentials(scope), scopes)
+        return self._refusal(scope, self.auth.credentials(scope), scopes)
 
     def admit(self, scope: Scope, scopes: Iterable[str]) -> JWTCredentials:
         """The credentials of ``scope``; raises the ``Refusal`` of a request that is not let through."""
         credentials = self.auth.credentials(scope)
         # Here and not only in the app: a mounted app has exception handlers of its own.
         answer_here(scope)
-        refusal = self._refusal(credentials, scopes)
+        refusal = self._refusal(scope, credentials, scopes)
         if refusal is not None:
             raise refusal
         return credentials
 
-    def _refusal(self, credentials: JWTCredentials, scopes: Iterable[str]) -> Refusal | None:
+    def _refusal(self, scope: Scope, credentials: JWTCredentials, scopes: Iterable[str]) -> Refusal | None:
         token = credentials.token
         if token is None:
             return MissingToken()
@@ -96,9 +100,11 @@ class OptionalGuard(Guard):
         user: JWTUser | None = None if credentials.token is None else connection.scope["user"]
         return user
 
-    def _refusal(self, credentials: JWTCredentials, scopes: Iterable[str]) -> Refusal | None:
+    def _refusal(self, scope: Scope, credentials: JWTCredentials, scopes: Iterable[str]) -> Refusal | None:
         demanded = tuple(scopes)
-        return super()._refusal(credentials, demanded) if demanded or credentials.token is not None else None
+        if not demanded and credentials.token is None and not scope.get(OPENED):
+            return None
+        return super()._refusal(scope, credentials, demanded)
 
 
 class AnyOfGuard(Guard):
@@ -114,9 +120,9 @@ class AnyOfGuard(Guard):
         user: JWTUser = connection.scope["user"]
         return user
 
-    def _refusal(self, credentials: JWTCredentials, scopes: Iterable[str]) -> Refusal | None:
+    def _refusal(self, scope: Scope, credentials: JWTCredentials, scopes: Iterable[str]) -> Refusal | None:
         if credentials.token is None:
-            return super()._refusal(credentials, scopes)
+            return super()._refusal(scope, credentials, scopes)
         missing = [name for name in scopes if name not in credentials.scopes]
         if not any(name in credentials.scopes for name in self.names):
             missing += self.names

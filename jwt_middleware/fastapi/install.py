@@ -17,7 +17,7 @@ from ..reading.access import PublicPaths, PublicRequests, ask
 from ..requires import is_bypassed
 from ..telling import Events
 from .answers import EarlyRefusal, answer, answer_here
-from .dependencies import Authority, Guard, demanded_scopes, unwrap
+from .dependencies import OPENED, Authority, Guard, demanded_scopes, unwrap
 from .openapi import document
 from .overrides import Overrides, opens
 from .router import is_open
@@ -111,6 +111,7 @@ class _Gate:
             ),
             once=(selected.path, scope.get("method")),
         )
+        scope[OPENED] = True
         return True
 
 

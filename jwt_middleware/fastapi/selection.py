@@ -4,9 +4,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from fastapi import FastAPI
+from fastapi import APIRouter, FastAPI
 from fastapi.dependencies.models import Dependant
 from fastapi.routing import APIRoute, APIWebSocketRoute, RouteContext, iter_route_contexts
+from starlette.middleware.errors import ServerErrorMiddleware
 from starlette.routing import BaseRoute, Match, Mount, Route
 from starlette.types import Scope
 
@@ -29,9 +30,16 @@ class Selected:
 def select(app: FastAPI, scope: Scope) -> Selected | None:
     """The route of ``app``, or of an app mounted in it, that answers the request of ``scope``, with its method.
 
-    None if there is none, or if that is not certain: if only another method would match, if a route is inside an app
-    that is not FastAPI's, if a middleware that may change the path comes first, or if a convertor of a path parameter
-    fails. ``scope`` is what the router of ``app`` will see; it stays as it is.
+    None if there is none, or if that is not certain:
+
+    - only another method would match;
+    - the route is inside an app that is not FastAPI's;
+    - a router, a mount or a mounted app has methods of its own, which may select another route;
+    - a mounted app has a middleware that may change the path;
+    - a convertor of a path parameter fails.
+
+    The ``matches`` of a route is trusted to say the same when FastAPI asks it. ``scope`` is what the router of ``app``
+    will see; it stays as it is.
     """
     seen = {**scope, "fastapi": dict(scope.get("fastapi") or ())}
     try:
@@ -41,6 +49,8 @@ def select(app: FastAPI, scope: Scope) -> Selected | None:
 
 
 def _select(app: FastAPI, scope: Scope, prefix: str) -> Selected | None:
+    if not _has_methods_of(APIRouter, app.router, "__call__", "app"):
+        return None
     for route in app.router.routes:
         match, _ = route.matches(scope)
         if match is Match.FULL:
@@ -49,7 +59,10 @@ def _select(app: FastAPI, scope: Scope, prefix: str) -> Selected | None:
 
 
 def _select_in(app: FastAPI, route: BaseRoute, scope: Scope, prefix: str) -> Selected | None:
-    # `iter_route_contexts` replaces an included router by its routes, in the order in which FastAPI asks them.
+    # `iter_route_contexts` replaces an included router by its routes, in the order in which FastAPI asks them, unless
+    # one of the routers decides for itself.
+    if not _are_plain_routers(route):
+        return None
     for context in iter_route_contexts([route]):
         original = context.original_route
         if original is not route and isinstance(original, APIRoute) and type(original).matches is not APIRoute.matches:
@@ -81,13 +94,33 @@ def _select_in(app: FastAPI, route: BaseRoute, scope: Scope, prefix: str) -> Sel
 
 def _select_mounted(context: RouteContext, scope: Scope, child_scope: Scope, prefix: str) -> Selected | None:
     mounted = context.app
-    if not isinstance(mounted, FastAPI) or not all(_name(entry.cls) in _HARMLESS for entry in mounted.user_middleware):
+    if not isinstance(mounted, FastAPI) or not _has_methods_of(Mount, context.original_route, "matches", "handle"):
+        return None
+    if not _has_methods_of(FastAPI, mounted, "__call__", "build_middleware_stack"):
+        return None
+    if mounted.middleware_stack is not None and not isinstance(mounted.middleware_stack, ServerErrorMiddleware):
+        # It was wrapped after it was built.
+        return None
+    if not all(_name(entry.cls) in _HARMLESS for entry in mounted.user_middleware):
         return None
     scope = {**scope, **{name: value for name, value in child_scope.items() if name != "fastapi"}}
     if mounted.root_path:
         # As FastAPI does when it is called.
         scope["root_path"] = mounted.root_path
     return _select(mounted, scope, prefix + (context.path or ""))
+
+
+def _are_plain_routers(route: BaseRoute) -> bool:
+    """Whether ``route`` is no included router, or one that FastAPI asks as usual, like all that it includes."""
+    router = getattr(route, "original_router", None)
+    if router is None:
+        return True
+    return _has_methods_of(APIRouter, router, "matches", "handle") and all(map(_are_plain_routers, router.routes))
+
+
+def _has_methods_of(kind: type, thing: Any, *names: str) -> bool:
+    """Whether ``thing`` has the methods ``names`` of ``kind``, neither overridden nor replaced."""
+    return all(getattr(getattr(thing, name), "__func__", None) is getattr(kind, name) for name in names)
 
 
 # They stand in front of the router of a mounted app, and do not change the path or the method.

@@ -9,7 +9,7 @@ import pytest
 from fastapi import APIRouter, Depends, FastAPI, Request, Security, WebSocket
 from fastapi.routing import APIRoute
 from starlette.middleware.cors import CORSMiddleware
-from starlette.routing import Match, Mount
+from starlette.routing import Mount
 from starlette.testclient import TestClient, WebSocketDenialResponse
 
 from jwt_middleware import JWTUser, Token
@@ -440,27 +440,6 @@ def test_a_guard_that_is_too_deep_to_be_looked_at_opens_nothing(between: int, st
     app.dependency_overrides[current_user] = fake_user
     assert bare_client(app).get("/").status_code == status
     assert bare_client(app).get("/", headers=READER).json() == "reached"
-
-
-def test_a_router_that_claims_what_none_of_its_routes_answers_opens_nothing() -> None:
-    class Greedy(APIRouter):
-        def matches(self, scope: Any) -> Any:
-            return Match.FULL, {}
-
-    app, router = FastAPI(), Greedy()
-    auth.install(app)
-
-    @router.get("/known", dependencies=[Depends(auth)])
-    def known() -> str:
-        return "known"
-
-    app.include_router(router)
-    declare(app)
-    app.dependency_overrides[auth] = admin
-    service = bare_client(app)
-    assert service.get("/known").json() == "known"
-    assert service.get("/auth").status_code == 401
-    assert service.get("/auth", headers=READER).status_code == 404
 
 
 # Mounted apps
