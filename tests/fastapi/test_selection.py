@@ -205,11 +205,15 @@ def test_an_override_opens_no_route_that_fastapi_may_not_select(choose: Callable
     assert reached
 
 
+def find(username: str, password: str) -> str | None:
+    return username
+
+
 def test_a_login_that_fastapi_may_not_select_stays_closed() -> None:
     sessions = Sessions(MemoryStore(), TokenIssuer(SECRET, "orders"))
     app, outer, declining, own = FastAPI(), APIRouter(), Never(), APIRouter()
     Auth(sessions=sessions).install(app)
-    declining.include_router(auth_router(sessions, authenticate=lambda username, password: username))
+    declining.include_router(auth_router(sessions, authenticate=find))
     own.add_api_route("/login", lambda: "another", methods=["POST"])
     outer.include_router(declining)
     outer.include_router(own)
@@ -223,11 +227,11 @@ def test_an_optional_guard_whose_override_fastapi_does_not_apply_lets_no_anonymo
     app, owner = FastAPI(), of()
     auth.install(app)
 
-    @owner.websocket("/live")
     async def live(socket: WebSocket, guest: Annotated[JWTUser | None, Depends(auth.optional)]) -> None:
         await socket.accept()
         await socket.close()
 
+    owner.add_api_websocket_route("/live", live)
     app.router.routes += owner.router.routes if of is FastAPI else owner.routes
     app.dependency_overrides[auth.optional] = admin
     with pytest.raises(WebSocketDenialResponse) as denied, bare_client(app).websocket_connect("/live"):
