@@ -1,10 +1,10 @@
 """How does a server of the Model Context Protocol stand behind the middleware? For the ``mcp`` SDK and FastMCP."""
 
-import json
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import wraps
 from inspect import iscoroutinefunction, signature
-from typing import Any, Final, TypeAlias, TypeVar, cast
+from typing import Any, Final, TypeVar, cast
+from urllib.parse import urlsplit
 
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -12,6 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from ._support.arguments import check_strings
 from .errors import ConfigurationError, InsufficientScope, MissingToken
 from .identity import JWTCredentials
+from .mcp_calls import MAX_CALLS, Call, CallDemands, Kind, NamedScopes, TooManyCalls, find_calls
 from .middleware import JWTMiddleware
 from .reading.sources import authorization_line
 from .resource import ProtectedResource
@@ -20,6 +21,7 @@ try:
     from mcp.server.auth.middleware.auth_context import AuthContextMiddleware, get_access_token
     from mcp.server.auth.middleware.bearer_auth import AuthenticatedUser
     from mcp.server.auth.provider import AccessToken
+    from mcp.server.transport_security import TransportSecuritySettings
     from mcp.shared.exceptions import MCPError
     from pydantic import Field
 except ImportError as error:
@@ -28,8 +30,6 @@ except ImportError as error:
     ) from error
 
 Function = TypeVar("Function", bound=Callable[..., Any])
-Demands: TypeAlias = Mapping[str, Collection[str]]
-
 MAX_BODY = 4 * 1024 * 1024
 """Bytes of a request's body that are read to find out what it calls."""
 
@@ -39,47 +39,54 @@ def protect(
     resource: ProtectedResource | str,
     *,
     scopes: Mapping[str, str] | Collection[str] | None = None,
-    tools: Demands | None = None,
-    resources: Demands | None = None,
-    prompts: Demands | None = None,
+    tools: NamedScopes | None = None,
+    resources: NamedScopes | None = None,
+    prompts: NamedScopes | None = None,
     max_body: int = MAX_BODY,
     **options: Any,
 ) -> JWTMiddleware:
     """An ASGI app that serves ``server`` to clients with a good token, and tells others how to get one.
 
     ``server``
-        An ``MCPServer`` of the SDK, a ``FastMCP``, or an ASGI app that serves MCP.
+        An ``MCPServer`` of the SDK or a ``FastMCP``, which is served at the path of the resource, or an ASGI app that
+        serves MCP, such as ``server.sse_app()``.
     ``resource``
         The URL of the server as its clients write it, for instance ``https://api.example/mcp``, or a
         ``ProtectedResource``. It is the audience of the tokens (RFC 8707) unless ``audience`` says otherwise.
     ``scopes``
         The scopes of the resource, if ``resource`` is a URL; see ``ProtectedResource``.
     ``tools``, ``resources``, ``prompts``
-        The scopes that a call needs: ``{"delete": ["files:write"]}``. A resource is named by its URI. A name that ends
-        with ``*`` stands for all names that begin with what precedes it. What FastMCP's ``auth=require_scopes(...)``
-        demands is added.
+        The scopes that a call needs: ``{"delete": ["files:write"]}``. A resource is named by its URI, or by its
+        template. ``*`` at the end of a name, and ``{name}`` in it, stand for any text. What FastMCP's
+        ``auth=require_scopes(...)`` demands is added.
     ``max_body``
         Bytes of a body that are read to find out what is called; a longer body is answered with 413. Default 4 MiB.
     ``options``
         Every other keyword of ``JWTMiddleware``.
 
     Scopes are checked before the call is dispatched, because its answer may be a stream that has already begun. The
-    check reads the body, every message of a batch, and never believes a header about it. Streams end with their token.
+    check reads the body, every message of a batch, and never believes a header about it. To subscribe to a resource,
+    and to complete the arguments of a prompt or a template, needs what it needs itself. Streams end with their token.
+
+    An ``MCPServer`` or a ``FastMCP`` answers requests whose ``Host``, and ``Origin`` if there is one, are those of the
+    resource or of loopback. If your proxy replaces ``Host``, or pages of other origins are clients, pass the ASGI app
+    instead of the server: ``server.streamable_http_app(transport_security=...)``, ``server.http_app(...)``.
+
     Raises ``ConfigurationError``.
     """
     if isinstance(resource, str):
         resource = ProtectedResource(resource, scopes=scopes or ())
     elif scopes is not None:
         raise ConfigurationError("scopes: give them to the ProtectedResource")
-    demands = {
-        "tools/call": _checked("tools", tools),
-        "resources/read": _checked("resources", resources),
-        "resources/subscribe": _checked("resources", resources),
-        "prompts/get": _checked("prompts", prompts),
+    demands: dict[Kind, CallDemands] = {
+        "tools": CallDemands("tools", tools),
+        "resources": CallDemands("resources", resources),
+        "prompts": CallDemands("prompts", prompts),
     }
-    user = _user_class(server)
-    app = _CallCheck(_served(server), server, demands, max_body)
-    with_user = _SDKUser(AuthContextMiddleware(app), user, resource.identifier)
+    app = _served(server, resource.identifier)
+    fastmcp = _fastmcp_of(server)
+    checked = _CallCheck(app, fastmcp, demands, max_body)
+    with_user = _SDKUser(AuthContextMiddleware(checked), _user_class(fastmcp), resource.identifier)
     return JWTMiddleware(with_user, resource=resource, close_streams_on_expiry=True, **options)
 
 
@@ -125,28 +132,51 @@ _FORBIDDEN: Final = -32001
 """An error code of the server's own (JSON-RPC 2.0 section 5.1)."""
 
 
-def _served(server: Any) -> ASGIApp:
-    """The ASGI app of ``server``."""
-    for name in ("http_app", "streamable_http_app"):
-        make = getattr(server, name, None)
-        if callable(make):
-            return cast(ASGIApp, make())
+def _served(server: Any, identifier: str) -> ASGIApp:
+    """The ASGI app of ``server``, at the path of the resource ``identifier``."""
+    parts = urlsplit(identifier)
+    path, origin = parts.path or "/", f"{parts.scheme}://{parts.netloc}"
+    # A page cannot forge Host or Origin, but it can have a name of its own lead to this server (DNS rebinding). So MCP
+    # demands a look at them. By itself the SDK accepts requests for loopback alone, and FastMCP looks at none.
+    if callable(getattr(server, "http_app", None)):
+        hosts, origins = _fastmcp_settings()
+        app = server.http_app(
+            path=path,
+            host_origin_protection="auto",
+            allowed_hosts=[parts.hostname, *hosts],
+            allowed_origins=[origin, *origins],
+        )
+        return cast(ASGIApp, app)
+    if callable(getattr(server, "streamable_http_app", None)):
+        security = TransportSecuritySettings(
+            allowed_hosts=[parts.netloc, f"{parts.hostname}:*", *(f"{host}:*" for host in _LOOPBACK)],
+            allowed_origins=[origin, *(f"http://{host}:*" for host in _LOOPBACK)],
+        )
+        return cast(ASGIApp, server.streamable_http_app(streamable_http_path=path, transport_security=security))
     if not callable(server):
         raise ConfigurationError(f"server must be an MCPServer, a FastMCP or an ASGI app, not {type(server).__name__}")
     return cast(ASGIApp, server)
 
 
-def _checked(name: str, demands: Demands | None) -> dict[str, tuple[str, ...]]:
-    if demands is None:
-        return {}
-    if not isinstance(demands, Mapping):
-        raise ConfigurationError(f"{name} must be a dict from names to lists of scopes, not {type(demands).__name__}")
-    return {called: check_strings(f"{name}[{called!r}]", scopes, at_least=0) for called, scopes in demands.items()}
+_LOOPBACK: Final = ("127.0.0.1", "localhost", "[::1]")
 
 
-def _user_class(server: Any) -> type[AccessToken]:
+def _fastmcp_settings() -> tuple[list[str], list[str]]:
+    """The hosts and origins that FastMCP's own settings allow."""
+    from fastmcp import settings
+
+    return settings.http_allowed_hosts or [], settings.http_allowed_origins or []
+
+
+def _fastmcp_of(server: Any) -> Any:
+    """The ``FastMCP`` that ``server`` is, or that has made it; None if it is of another kind."""
+    made_by = getattr(getattr(server, "state", None), "fastmcp_server", server)
+    return made_by if hasattr(made_by, "http_app") else None
+
+
+def _user_class(fastmcp: Any) -> type[AccessToken]:
     base: type[AccessToken] = AccessToken
-    if hasattr(server, "http_app"):
+    if fastmcp is not None:
         from fastmcp.server.auth import AccessToken as FastMCPAccessToken
 
         base = FastMCPAccessToken
@@ -196,11 +226,9 @@ class _SDKUser:
 class _CallCheck:
     """Refuses calls whose scopes the token does not have, before they are dispatched."""
 
-    def __init__(
-        self, app: ASGIApp, server: Any, demands: Mapping[str, Mapping[str, tuple[str, ...]]], max_body: int
-    ) -> None:
+    def __init__(self, app: ASGIApp, fastmcp: Any, demands: Mapping[Kind, CallDemands], max_body: int) -> None:
         self._app = app
-        self._server = server
+        self._fastmcp = fastmcp
         self._demands = demands
         self._max_body = max_body
 
@@ -213,13 +241,17 @@ class _CallCheck:
             await JSONResponse(_rpc_error(-32600, "The request is too large."), 413)(scope, receive, send)
             return
         try:
-            called = _calls(body)
+            calls = find_calls(body)
+        except TooManyCalls:
+            text = f"The request calls more than {MAX_CALLS} tools, resources and prompts."
+            await JSONResponse(_rpc_error(-32600, text), 400)(scope, receive, send)
+            return
         except (ValueError, RecursionError):
             await JSONResponse(_rpc_error(-32700, "The request is not JSON."), 400)(scope, receive, send)
             return
         needed: dict[str, None] = {}
-        for method, name in called:
-            needed.update(dict.fromkeys(await self._needed(method, name)))
+        for call in calls:
+            needed.update(dict.fromkeys(await self._needed(call)))
         credentials: JWTCredentials = scope["auth"]
         if not set(needed) <= set(credentials.scopes):
             token = credentials.token
@@ -244,72 +276,25 @@ class _CallCheck:
             more = message.get("more_body", False)
         return b"".join(chunks)
 
-    async def _needed(self, method: str, name: str) -> Iterable[str]:
-        demands = self._demands[method]
-        found = [*demands.get(name, ())]
-        for pattern, scopes in demands.items():
-            if pattern.endswith("*") and name.startswith(pattern[:-1]):
-                found += scopes
-        find = _FINDERS[method]
-        for provider in getattr(self._server, "providers", ()):
-            component = await getattr(provider, find)(name)
-            if component is not None:
-                found += _demanded(component, component.auth)
-                for middleware in self._server.middleware:
-                    found += _demanded(component, getattr(middleware, "auth", None))
-        return found
+    async def _needed(self, call: Call) -> list[str]:
+        """The scopes that ``call`` needs; some may come twice."""
+        demands = self._demands[call.kind]
+        needed = [*demands.scopes_for(call.name)]
+        if self._fastmcp is not None:
+            from .fastmcp_demands import find_demands
 
-
-_FINDERS: Final = {
-    "tools/call": "get_tool",
-    "resources/read": "get_resource",
-    "resources/subscribe": "get_resource",
-    "prompts/get": "get_prompt",
-}
-"""FastMCP's way to find what a call is for."""
-
-_NAMES: Final = {"tools/call": "name", "resources/read": "uri", "resources/subscribe": "uri", "prompts/get": "name"}
-"""The parameter that names what is called."""
-
-
-def _calls(body: bytes) -> list[tuple[str, str]]:
-    """Method and name of every call in ``body``; raises ``ValueError`` if it can be read in more than one way."""
-    # As floats: what Python refuses to read, such as a number of 5,000 digits, another parser may read.
-    parsed = json.loads(body, object_pairs_hook=_once, parse_int=float)
-    calls = []
-    for message in parsed if isinstance(parsed, list) else [parsed]:
-        method = message.get("method") if isinstance(message, dict) else None
-        if isinstance(method, str) and method in _NAMES:
-            parameters = message.get("params")
-            name = parameters.get(_NAMES[method]) if isinstance(parameters, dict) else None
-            if isinstance(name, str):
-                calls.append((method, name))
-    return calls
-
-
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise ValueError("a name stands twice")
-    return found
-
-
-def _demanded(component: Any, checks: Any) -> list[str]:
-    """The scopes that FastMCP's ``checks`` demand of ``component``."""
-    several = checks if isinstance(checks, list) else [] if checks is None else [checks]
-    # A check of another kind may refuse for a reason that no scope cures. Then no scope is named.
-    if not all(hasattr(check, "required_scopes") for check in several):
-        return []
-    tagged = [check for check in several if getattr(check, "tag", None) is None or check.tag in component.tags]
-    return [scope for check in tagged for scope in sorted(check.required_scopes)]
+            listed, scopes = await find_demands(self._fastmcp, call)
+            needed += [*(demands.scopes_for(listed) if listed is not None else ()), *scopes]
+        return needed
 
 
 def _is_form(scope: Scope) -> bool:
     # What the SDK answers with 415; routes of the app's own may take it.
     types = [value for name, value in scope["headers"] if name == b"content-type"]
-    return len(types) == 1 and types[0].lower().startswith(
-        (b"application/x-www-form-urlencoded", b"multipart/form-data")
-    )
+    return len(types) == 1 and types[0].partition(b";")[0].strip().lower() in _FORMS
+
+
+_FORMS: Final = frozenset({b"application/x-www-form-urlencoded", b"multipart/form-data"})
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:

@@ -28,6 +28,7 @@ INTEGRATIONS = {
     "jwt_middleware.blacksheep": {"blacksheep", "guardpost"},
     "jwt_middleware.django": {"asgiref", "django"},
     "jwt_middleware.fastapi": {"fastapi", "pydantic", "typing_extensions"},
+    "jwt_middleware.fastmcp_demands": {"fastmcp"},
     "jwt_middleware.issuing.testing": {"pytest"},
     "jwt_middleware.litestar": {"litestar"},
     "jwt_middleware.mcp": {"mcp", "pydantic"},

@@ -1,0 +1,86 @@
+"""Which scopes does FastMCP itself demand of a call? What ``auth=`` of its components and of its middleware say."""
+
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from typing import Any
+
+from fastmcp.server.context import Context, reset_transport, set_transport
+from fastmcp.server.providers.addressing import parse_hashed_backend_name
+
+from .mcp_calls import Call
+
+
+async def find_demands(server: Any, call: Call) -> tuple[str | None, list[str]]:
+    """What ``call`` reaches on the FastMCP ``server``, and the scopes that FastMCP demands for it.
+
+    The first is the name by which the server lists it, which is not always the name that is called, or None if there is
+    no such thing.
+    """
+    listed, scopes = None, list[str]()
+    while server is not None:
+        found = await _find(server, call)
+        if found is None:
+            break
+        listed = found.name if listed is None else listed
+        scopes += _demanded(found, found.auth)
+        for middleware in server.middleware:
+            scopes += _demanded(found, getattr(middleware, "auth", None))
+        server, call = _mounted(found, call)
+    return listed, scopes
+
+
+async def _find(server: Any, call: Call) -> Any:
+    """The tool, resource, template or prompt, whether the token at hand may call it or not."""
+    async with Context(fastmcp=server):
+        found = await _look_up(server, call)
+        if found is None:
+            # FastMCP hides what a token may not call, and the client is to learn what it lacks. For the one transport
+            # that has no tokens, FastMCP checks nothing.
+            reset = set_transport("stdio")
+            try:
+                found = await _look_up(server, call)
+            finally:
+                reset_transport(reset)
+    return found
+
+
+async def _look_up(server: Any, call: Call) -> Any:
+    async for found in _candidates(server, call):
+        if found is not None:
+            return found
+    return None
+
+
+async def _candidates(server: Any, call: Call) -> AsyncIterator[Any]:
+    if call.kind == "tools":
+        yield await server.get_tool(call.name)
+        # An app's own tools have a second name, which no list shows.
+        hashed = parse_hashed_backend_name(call.name)
+        if hashed is not None:
+            yield await server.get_tool_by_hash(*hashed)
+    elif call.kind == "prompts":
+        yield await server.get_prompt(call.name)
+    else:
+        yield await server.get_resource(call.name)
+        yield await server.get_resource_template(call.name)
+
+
+def _mounted(found: Any, call: Call) -> tuple[Any, Call]:
+    """The mounted server that ``found`` comes from, and the call as it sees it; None if ``found`` is the server's own.
+
+    What FastMCP shows of a mounted server has lost its ``auth``, and keeps where it comes from to itself.
+    """
+    found = getattr(found, "parent_tool", found)
+    named = (getattr(found, name, None) for name in ("_original_name", "_original_uri", "_original_uri_template"))
+    name = next((value for value in named if isinstance(value, str)), call.name)
+    return getattr(found, "_server", None), replace(call, name=name)
+
+
+def _demanded(component: Any, checks: Any) -> list[str]:
+    """The scopes that ``checks`` demand of ``component``."""
+    several = checks if isinstance(checks, list) else [] if checks is None else [checks]
+    # A check of another kind may refuse for a reason that no scope cures. Then no scope is named.
+    if not all(hasattr(check, "required_scopes") for check in several):
+        return []
+    tagged = [check for check in several if getattr(check, "tag", None) is None or check.tag in component.tags]
+    return [scope for check in tagged for scope in sorted(check.required_scopes)]
