@@ -17,15 +17,47 @@ settings.register_profile("tests", deadline=None)
 settings.load_profile("tests")
 
 
+# Files that take ten seconds or more, the slowest first. They drive browsers and servers, and mostly wait.
+SLOW = (
+    "test_demo_page.py",
+    "test_session_faults.py",
+    "test_shutdown.py",
+    "test_live_servers.py",
+    "test_outages.py",
+    "test_sqlite_store.py",
+    "test_documentation.py",
+    "test_throttle_servers.py",
+    "test_other_frameworks.py",
+    "test_sqlite_files.py",
+    "test_examples.py",
+    "test_protect.py",
+    "test_redis_store.py",
+    "test_shown_frameworks.py",
+    "test_loading.py",
+    "test_oauth_clients.py",
+    "test_servers.py",
+    "test_authorize.py",
+)
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """The whole suite takes every processor; a part of it runs in this process, where a debugger can see it."""
+    """The whole suite runs in two processes for each processor, because half of its time is waiting.
+
+    A part of the suite runs in this process, where a debugger can see it.
+    """
     if config.args_source is not pytest.Config.ArgsSource.TESTPATHS:
         return 0
     if sys.flags.dev_mode:
         # Other processes inherit the environment, and no `-X dev`.
         os.environ["PYTHONDEVMODE"] = "1"
-    return int(os.environ.get("PYTEST_XDIST_AUTO_NUM_WORKERS", 0)) or os.cpu_count() or 1
+    return int(os.environ.get("PYTEST_XDIST_AUTO_NUM_WORKERS", 0)) or 2 * (os.cpu_count() or 1)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the slow files first, so that no process is left alone with one of them at the end."""
+    rank = {name: number for number, name in enumerate(SLOW)}
+    items.sort(key=lambda item: rank.get(item.path.name, len(SLOW)))
 
 
 def pytest_collection_finish() -> None:
