@@ -51,7 +51,8 @@ def _in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.chdir(tmp_path)
 
 
-@pytest.mark.parametrize("block", python_blocks(), ids=str)
+# A call.py calls a server, and is run with it: see served().
+@pytest.mark.parametrize("block", [block for block in python_blocks() if block.caption != "call.py"], ids=str)
 def test_every_python_block_runs_alone(block: Block) -> None:
     for value in run(block).values():
         if isinstance(value, IdentityProvider):
@@ -69,23 +70,26 @@ def test_the_first_lines_protect_an_app() -> None:
     assert client.get("/", headers=token()).text == "hello ada"
 
 
-@pytest.mark.parametrize("document", [*DOCUMENTS, "CHANGELOG.rst", "CONTRIBUTING.rst", "SECURITY.rst"])
+@pytest.mark.parametrize("document", [*DOCUMENTS, "CONTRIBUTING.rst", "SECURITY.rst"])
 def test_lines_have_at_most_120_columns(document: str) -> None:
     lines = enumerate(text(document).splitlines(), 1)
     # An address cannot be broken.
     assert [number for number, line in lines if len(line) > 120 and not re.match(" +<?https://", line)] == []
 
 
-def served() -> list[tuple[Block, str]]:
-    """Each program that a reader saves as main.py and serves, with the commands that follow it."""
+def served() -> list[tuple[list[Block], str]]:
+    """Each program that a reader saves as main.py and serves, what is saved beside it, and the commands that follow."""
     found = []
     for document in DOCUMENTS:
-        main, commands = None, ""
+        files: list[Block] = []
+        commands = ""
         for block in (*blocks(document), None):
-            if main is not None and commands and (block is None or block.caption == "main.py"):
-                found.append((main, commands))
             if block is None or block.caption == "main.py":
-                main, commands = block, ""
+                if files and commands:
+                    found.append((files, commands))
+                files, commands = [block] if block is not None else [], ""
+            elif block.caption == "call.py":
+                files.append(block)
             elif block.language == "console":
                 commands += block.text
     return found
@@ -102,15 +106,22 @@ def commands_in(shown: str) -> list[tuple[str, list[str]]]:
     return found
 
 
-@pytest.mark.parametrize(("main", "shown"), [pytest.param(*both, id=str(both[0])) for both in served()])
-def test_a_served_program_answers_as_shown(main: Block, shown: str, tmp_path: Path) -> None:
+def test_the_programs_of_the_start_page_have_at_most_twenty_lines() -> None:
+    programs = [files[0].text for files, _ in served() if files[0].document == "docs/start.rst"]
+    assert len(programs) == 6
+    assert [len(list(filter(None, program.splitlines()))) <= 20 for program in programs] == [True] * 6
+
+
+@pytest.mark.parametrize(("files", "shown"), [pytest.param(*both, id=str(both[0][0])) for both in served()])
+def test_a_served_program_answers_as_shown(files: list[Block], shown: str, tmp_path: Path) -> None:
     need("curl")
-    (tmp_path / "main.py").write_text(main.text, encoding="utf-8")
     with socket.create_server(("127.0.0.1", 0)) as free:
-        port = str(free.getsockname()[1])
-    server, *commands = commands_in(shown.replace("127.0.0.1:8000", f"127.0.0.1:{port}"))
+        here = f"127.0.0.1:{free.getsockname()[1]}"
+    for file in files:
+        (tmp_path / file.caption).write_text(file.text.replace("127.0.0.1:8000", here), encoding="utf-8")
+    server, *commands = commands_in(shown.replace("127.0.0.1:8000", here))
     assert server == ("uvicorn main:app", [])
-    serve = [sys.executable, "-m", "uvicorn", "--port", port, "main:app"]
+    serve = [sys.executable, "-m", "uvicorn", "--port", here.partition(":")[2], "main:app"]
     with program(*serve, log=tmp_path / "log", ready=lambda output: "startup complete" in output, folder=tmp_path):
         script = f"\necho; echo '{BETWEEN}'\n".join(command for command, _ in commands)
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
