@@ -7,6 +7,7 @@ from starlette.authentication import AuthCredentials
 from starlette.types import Scope
 
 from ._support.arguments import check_seconds, check_strings
+from ._support.listing import list_names
 from .errors import (
     ConfigurationError,
     InsufficientScope,
@@ -72,7 +73,9 @@ class Demand:
         if token is None and self._is_about_token:
             return MissingToken()
         if token is not None and self._providers is not None and token.provider not in self._providers:
-            return WrongIssuer(claim="iss").about(token)
+            return WrongIssuer(
+                claim="iss", expected=f"provider {list_names(self._providers)}", found=f"provider {token.provider}"
+            ).about(token)
         missing = [name for name in self._all if name not in credentials.scopes]
         held = [name for name in self._any_of if name in credentials.scopes]
         if missing or (self._any_of and not held):
@@ -85,8 +88,22 @@ class Demand:
             return refusal if token is None else refusal.about(token)
         if token is not None and not self._is_login_good(token, middleware):
             max_age = None if self._max_age is None else int(self._max_age)
-            return InsufficientUserAuthentication(acr_values=self._acr, max_age=max_age).about(token)
+            expected, found = self._describe_login(token, middleware)
+            return InsufficientUserAuthentication(
+                acr_values=self._acr, max_age=max_age, expected=expected, found=found
+            ).about(token)
         return None
+
+    def _describe_login(self, token: Token, middleware: JWTMiddleware) -> tuple[str, str]:
+        expected, found = [], []
+        if self._acr:
+            expected.append(f"acr {' or '.join(self._acr)}")
+            found.append(f"acr {token.claims.get('acr')}")
+        if self._max_age is not None:
+            age = middleware.verifier.login_age(token)
+            expected.append(f"a login {self._max_age:g} s ago at most")
+            found.append("no auth_time" if age is None else f"a login {age:.0f} s ago")
+        return ", ".join(expected), ", ".join(found)
 
     def _is_login_good(self, token: Token, middleware: JWTMiddleware) -> bool:
         if self._acr and token.claims.get("acr") not in self._acr:

@@ -128,6 +128,11 @@ class TokenTooLarge(InvalidRequest):
     code = "token_too_large"
     description = "The access token is too large."
 
+    @classmethod
+    def measured(cls, size: int, max_size: int) -> Self:
+        """The refusal of ``size`` bytes where at most ``max_size`` are read."""
+        return cls(expected=f"{max_size} bytes at most", found=f"{size} bytes")
+
 
 class InvalidToken(Refusal):
     """RFC 6750 3.1: the token is expired, revoked, malformed, or invalid for other reasons."""

@@ -12,6 +12,9 @@ from datetime import UTC, datetime
 from typing import Any, Final, Literal, Protocol, TypeAlias, TypeGuard
 
 from .errors import Refusal
+from .keys.naming import doubt_secret
+from .verifying.claims import CLIENT_CLAIMS, is_milliseconds, looks_like_id_token
+from .verifying.misspelling import find_misspelling
 
 STEPS: Final = (
     ("size", "the token is not too large"),
@@ -248,46 +251,8 @@ def _too_large(case: _Case) -> _Words:
 
 
 def _malformed(case: _Case) -> _Words:
-    text, get_another = case.token.text, "Send the token exactly as the provider returned it."
-    bare = text.strip("\"'")
-    if not text:
-        return "There is no token: the text is empty.", get_another
-    if text != bare:
-        return "The token stands in quotation marks.", "Send it without them."
-    if bare[:7].lower() == "bearer ":
-        return "The text begins with the scheme: 'Bearer ' stands before the token.", "Send the scheme only once."
-    if re.search(r"\s", text):
-        return "There is white space inside the token, perhaps a line break from a copy.", "Remove it."
-    if "%2e" in text.lower() or "%3d" in text.lower():
-        return "The token is percent-encoded.", "Decode it before it is sent in a header."
-    segments = text.split(".")
-    if len(segments) == 1:
-        return (
-            "This is no JSON Web Token but an opaque text, which only the provider that issued it can read.",
-            "Ask the provider for an access token for this API: at Auth0 with its audience, at Okta from a custom "
-            "authorization server.",
-        )
-    if len(segments) != 3:
-        return f"The token has {len(segments)} segments; a signed token has three.", get_another
-    if "=" in text:
-        return "The token is padded with '='.", "RFC 7515 section 2 leaves padding out; the issuer must do so."
-    if "+" in text or "/" in text:
-        return "The token is in standard base64.", "RFC 7515 section 2 asks for base64url: '-' and '_'."
-    if case.token.header is None or case.token.claims is None:
-        which = "header" if case.token.header is None else "payload"
-        return f"The {which} is not a JSON object in base64url; the token may have been cut or changed.", get_another
-    for name in ("crit", "b64"):
-        if name in case.header:
-            return f"The header has {name!r}, an extension that is not understood here (RFC 7515 4.1.11).", (
-                "Have the issuer leave it out."
-            )
-    if not isinstance(case.header.get("alg"), str):
-        return "The header names no algorithm ('alg').", "Have the issuer set it (RFC 7515 4.1.1)."
-    return (
-        "The token is not in the one strict form that is read here: canonical base64url, UTF-8 JSON without repeated "
-        "names, at most 32 levels deep.",
-        get_another,
-    )
+    misspelling = find_misspelling(case.token.text.encode("utf-8", "replace"))
+    return f"This is no well-formed JSON Web Token: {misspelling.found}.", misspelling.cure
 
 
 def _encrypted(case: _Case) -> _Words:
@@ -377,17 +342,16 @@ def _signature(case: _Case) -> _Words:
 
 
 def _secret_advice(keys: Sequence[Key]) -> str:
-    for key in keys:
-        secret = key.material
-        if isinstance(secret, bytes):
-            if secret != secret.strip():
-                return "The configured secret begins or ends with white space: did a file or a variable add it?"
-            if len(secret) % 4 == 0 and re.fullmatch(rb"[A-Za-z0-9+/_-]{24,}={0,2}", secret):
-                return (
-                    "The configured secret looks like base64: did you mean its bytes? Then key=base64.b64decode(...). "
-                    "Otherwise the issuer uses another secret."
-                )
-    return "The issuer uses another secret than the one configured, or the token was changed."
+    doubts = [doubt_secret(key.material) for key in keys if isinstance(key.material, bytes)]
+    doubt = next(filter(None, doubts), None)
+    if doubt is None:
+        return "The issuer uses another secret than the one configured, or the token was changed."
+    if "white space" in doubt:
+        return f"The configured secret {doubt}: did a file or a variable add it?"
+    return (
+        f"The configured secret {doubt}: did you mean its bytes? Then key=base64.b64decode(...). Otherwise the issuer "
+        "uses another secret."
+    )
 
 
 def _expired(case: _Case) -> _Words:
@@ -405,7 +369,7 @@ def _not_yet_valid(case: _Case) -> _Words:
     value, leeway = case.claims.get(claim), case.rules.leeway
     if not _is_number(value):
         return "The token is not valid yet.", "Compare the clocks of the issuer and of this machine."
-    if value > 100_000_000_000:
+    if is_milliseconds(value):
         return f"{claim!r} is {value}: these are milliseconds.", "The issuer must write seconds (RFC 7519 section 2)."
     return (
         f"{claim!r} lies {in_words(value - case.now)} in the future; the leeway is {leeway:g} s.",
@@ -425,7 +389,7 @@ def _too_old(case: _Case) -> _Words:
 def _audience(case: _Case) -> _Words:
     found, expected = case.claims.get("aud"), sorted(case.rules.audiences or ())
     cause = f"The token is for the audience {_shown(found)}; accepted here: {_listed(expected)}."
-    if _is_id_token(case.claims):
+    if looks_like_id_token(case.claims):
         return f"{cause} It looks like an ID token, which is for the client that logged the user in.", _ASK_FOR_ACCESS
     names = [found] if isinstance(found, str) else [name for name in found or () if isinstance(name, str)]
     for name in names:
@@ -449,7 +413,7 @@ _ASK_FOR_ACCESS = "Send the access token instead; ask the provider for one with 
 
 def _type(case: _Case) -> _Words:
     types = case.rules.types
-    if _is_id_token(case.claims):
+    if looks_like_id_token(case.claims):
         return "This is an ID token, which tells a client who logged in; it is no access token.", _ASK_FOR_ACCESS
     if case.claims.get("token_use") == "refresh" or "refresh" in (
         case.claims.get("type"),
@@ -467,7 +431,7 @@ def _missing_claim(case: _Case) -> _Words:
     if claim == "iss":
         return _issuer(case)
     if claim == "aud":
-        other = next((name for name in ("client_id", "azp") if isinstance(case.claims.get(name), str)), None)
+        other = next((name for name in CLIENT_CLAIMS if isinstance(case.claims.get(name), str)), None)
         expected = _listed(sorted(case.rules.audiences or ()))
         if other is not None:
             return (
@@ -583,10 +547,6 @@ _WORDS: Final[dict[str, Callable[[_Case], _Words]]] = {
     "insufficient_scope": _scope,
     "insufficient_user_authentication": _login,
 }
-
-
-def _is_id_token(claims: Mapping[str, Any]) -> bool:
-    return claims.get("token_use") == "id" or "at_hash" in claims or ("nonce" in claims and "scope" not in claims)
 
 
 def _is_microsoft(iss: object) -> bool:

@@ -334,7 +334,8 @@ class JWTMiddleware:
         if presented is None:
             return None
         if presented.source.is_ambient and not self._origins.admit(scope):
-            raise CrossSite
+            expected, found = self._origins.describe(scope)
+            raise CrossSite(expected=expected, found=found)
         return self.verifier.judge(presented.raw, presented.key, self._connection(scope))
 
     def _connection(self, scope: Scope) -> HTTPConnection | None:
@@ -362,7 +363,7 @@ class JWTMiddleware:
             else:
                 user = await self._load_user(token)
             if user is None or user is False:
-                raise UserRefused
+                raise UserRefused(expected="a user from load_user", found=repr(user))
         except Refusal as refusal:
             refusal.about(token)
             raise

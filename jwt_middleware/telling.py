@@ -152,7 +152,7 @@ def describe_refusal(refusal: Refusal) -> dict[str, Any]:
         "kid": None if refusal.kid is None else escape(refusal.kid),
         "subject": None if refusal.subject is None else escape(refusal.subject),
         "claim": refusal.claim,
-        "expected": refusal.expected,
+        "expected": None if refusal.expected is None else escape(refusal.expected),
         "found": None if refusal.found is None else escape(refusal.found),
         "seconds_off": refusal.seconds_off,
     }

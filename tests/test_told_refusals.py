@@ -11,13 +11,14 @@ from starlette.routing import Route, WebSocketRoute
 from starlette.testclient import WebSocketDenialResponse
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from jwt_middleware import ConfigurationError, requires
+from jwt_middleware import ConfigurationError, bearer_header, cookie, requires
 from jwt_middleware.errors import MissingToken
 from jwt_middleware.events import Event, RequestRefused
 from jwt_middleware.reading.presented import describe_credentials
 from jwt_middleware.testing import IdentityProvider
 
-from .support import NOW, bearer, client, logged, token
+from .support import NOW, bearer, client, http, logged, sent, token
+from .support.refusals import REFUSED, refusing
 
 
 @pytest.fixture
@@ -46,6 +47,143 @@ def test_a_refusal_says_what_was_expected_and_found_and_where(heard: list[Event]
     assert "orders" in str(event.expected)
     assert "billing" in str(event.found)
     assert (event.method, event.path, event.client, event.ignored) == ("GET", "/items", "testclient", False)
+
+
+BY_JWT = {"provider": "jwt"}
+ABOUT_ADA = {**BY_JWT, "subject": "ada"}
+
+FIELDS: dict[str, dict[str, Any]] = {
+    "missing_token": {},
+    "ambiguous_token": {"status": 400, "found": "two Authorization headers"},
+    "token_too_large": {"status": 400, "expected": "100 bytes at most", "found": "211 bytes"},
+    "malformed_token": {"found": "an opaque text, which only the provider that issued it can read"},
+    "encrypted_token": {"found": "five segments"},
+    "unknown_issuer": {
+        "claim": "iss",
+        "expected": "https://a.example, https://b.example",
+        "found": "https://login.example",
+    },
+    "unknown_key": {**BY_JWT, "kid": "old", "expected": "current"},
+    "algorithm_not_allowed": {**BY_JWT, "expected": "HS256", "found": "none"},
+    "bad_signature": {**BY_JWT, "expected": "a signature by the secret", "found": "another HS256 signature"},
+    "expired": {**ABOUT_ADA, "claim": "exp", "seconds_off": 5},
+    "not_yet_valid": {**ABOUT_ADA, "claim": "nbf", "seconds_off": 6},
+    "too_old": {**ABOUT_ADA, "claim": "iat", "expected": "60 s at most", "found": "65 s", "seconds_off": 5},
+    "wrong_issuer": {
+        **BY_JWT,
+        "claim": "iss",
+        "expected": "https://login.example",
+        "found": "https://evil.example",
+    },
+    "wrong_audience": {**ABOUT_ADA, "claim": "aud", "expected": "orders", "found": "billing"},
+    "wrong_type": {**ABOUT_ADA, "expected": "at+jwt", "found": "JWT"},
+    "missing_claim": {**ABOUT_ADA, "claim": "exp"},
+    "invalid_claim": {**BY_JWT, "claim": "sub", "expected": "a text", "found": "a list"},
+    "sender_constrained": {**ABOUT_ADA, "claim": "cnf", "expected": "no cnf", "found": "jkt"},
+    "revoked": ABOUT_ADA,
+    "user_refused": {**ABOUT_ADA, "expected": "a user from load_user", "found": "None"},
+    "insufficient_user_authentication": ABOUT_ADA,
+    "insufficient_scope": {**ABOUT_ADA, "status": 403},
+    "cross_site": {**ABOUT_ADA, "status": 403},
+    "keys_unavailable": {**ABOUT_ADA, "status": 503},
+    "revocations_unavailable": {**ABOUT_ADA, "status": 503},
+}
+"""What the event of each refusal says besides its code, method, path and client."""
+
+
+def test_every_code_has_fields() -> None:
+    assert FIELDS.keys() == REFUSED.keys()
+
+
+@pytest.mark.parametrize("ignored", [False, True])
+@pytest.mark.parametrize("code", list(FIELDS))
+@pytest.mark.anyio
+async def test_each_kind_of_refusal_says_all_that_is_known(code: str, ignored: bool, heard: list[Event]) -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        assert ignored
+
+    app_behind, lines = refusing(code, app, on_event=heard.append, public=["/items"] if ignored else ())
+    await sent(app_behind, http("/items", *lines, client=("10.0.0.7", 50000)))
+    refused = [event for event in heard if isinstance(event, RequestRefused)]
+    if code == "missing_token" and ignored:
+        # A request without a token is what a public path is for.
+        assert refused == []
+        return
+    common: dict[str, Any] = {"status": 401, "method": "GET", "path": "/items", "client": "10.0.0.7"}
+    assert refused == [RequestRefused(code=code, ignored=ignored, **{**common, **FIELDS[code]})]
+
+
+@requires("orders:write", "orders:admin")
+async def orders(request: Request) -> Response: ...
+
+
+@requires(provider="staff")
+async def staff(request: Request) -> Response: ...
+
+
+@requires(acr="gold", max_age=300)
+async def step_up(request: Request) -> Response: ...
+
+
+ENDPOINTS = Starlette(routes=[Route("/orders", orders), Route("/staff", staff), Route("/step-up", step_up)])
+
+
+@pytest.mark.parametrize(
+    ("path", "claims", "code", "expected", "found"),
+    [
+        ("/orders", {"scope": "orders:read"}, "insufficient_scope", "orders:write orders:admin", "orders:read"),
+        ("/staff", {}, "wrong_issuer", "provider staff", "provider jwt"),
+        (
+            "/step-up",
+            {"acr": "silver", "auth_time": NOW - 400},
+            "insufficient_user_authentication",
+            "acr gold, a login 300 s ago at most",
+            "acr silver, a login 400 s ago",
+        ),
+        (
+            "/step-up",
+            {},
+            "insufficient_user_authentication",
+            "acr gold, a login 300 s ago at most",
+            "acr None, no auth_time",
+        ),
+    ],
+)
+def test_what_an_endpoint_demands_and_what_the_token_has_are_told(
+    path: str, claims: dict[str, Any], code: str, expected: str, found: str, heard: list[Event]
+) -> None:
+    client(ENDPOINTS, on_event=heard.append).get(path, headers=bearer(token(**claims)))
+    event = told(heard)
+    assert (event.code, event.expected, event.found) == (code, expected, found)
+    assert (event.provider, event.subject, event.path) == ("jwt", "ada", path)
+
+
+@pytest.mark.parametrize(
+    ("headers", "found"),
+    [
+        ({"origin": "https://evil.example"}, "Origin https://evil.example"),
+        ({"sec-fetch-site": "cross-site"}, "Sec-Fetch-Site cross-site"),
+        ({}, "no Origin"),
+    ],
+)
+def test_a_request_from_another_site_says_from_where(headers: dict[str, str], found: str, heard: list[Event]) -> None:
+    one = client(on_event=heard.append, sources=[cookie("session")], origins=["https://app.example"])
+    assert one.post("/", headers={"cookie": f"session={token()}", **headers}).status_code == 403
+    assert told(heard).expected == "http://testserver, https://app.example"
+    assert told(heard).found == found
+
+
+@pytest.mark.parametrize(
+    ("headers", "found"),
+    [
+        ({"cookie": "session=a; session=b"}, "two cookies of the name session"),
+        ({"authorization": "Bearer "}, "an empty text"),
+        ({"authorization": "Bearer\tx"}, "another character than a space after the scheme"),
+    ],
+)
+def test_what_stands_in_the_place_of_a_token_is_told(headers: dict[str, str], found: str, heard: list[Event]) -> None:
+    client(on_event=heard.append, sources=[bearer_header(), cookie("session")]).get("/", headers=headers)
+    assert told(heard).found == found
 
 
 def test_the_log_line_names_both_audiences(caplog: pytest.LogCaptureFixture) -> None:

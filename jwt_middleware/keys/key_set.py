@@ -9,12 +9,14 @@ from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 
+from .._support.listing import list_names
 from ..errors import AlgorithmNotAllowed, ConfigurationError, UnknownKey
 from .algorithms import ALGORITHMS, jwk_algorithm
 from .documents import NamedPEM
 from .jwk import is_public, load_jwk
 from .loading import load, load_pem
 from .material import Material, PrivateKey, PublicKey, UnusableKey
+from .naming import name_key
 from .signatures import Verify, prepare
 
 Name = TypeVar("Name")
@@ -34,7 +36,12 @@ class Key:
     """The only issuer whose tokens it verifies, perhaps with a placeholder. None if any issuer will do."""
     published_issuer: str | None = None
     """The issuer that its JWK names. It counts only if issuers share keys: see ``issuer``."""
+    name: str = field(init=False, repr=False, compare=False)
+    """How it is named to an operator, by its kind and its ``kid``."""
     _prepared: dict[str, Verify] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "name", name_key(self.material, self.kid))
 
     def verifies(self, algorithm: str, signing_input: bytes, signature: bytes) -> bool:
         """Whether this key made ``signature`` over ``signing_input`` by ``algorithm``, which must be one of its own."""
@@ -88,8 +95,9 @@ class KeySet:
             return found
         # Without any keys, an algorithm is not ruled out if some key could have it.
         if (self.keys or algorithm not in ALGORITHMS) and (algorithm not in self._any or kid in self._kids):
-            raise AlgorithmNotAllowed
-        raise UnknownKey
+            of_kid = {name for known, name in self._by_kid if known == kid}
+            raise AlgorithmNotAllowed(expected=list_names(of_kid or self._any) or None)
+        raise UnknownKey(expected=list_names(self._kids) or None)
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,7 +29,7 @@ async def renew(scope: Scope, new_token: str | bytes) -> Token:
         )
     if not isinstance(new_token, str | bytes):
         # It comes from the client and can be any JSON value.
-        raise MalformedToken
+        raise MalformedToken(found=f"a value of the type {type(new_token).__name__}")
     token, user = await connection.authenticate(new_token, scope)
     if connection.token is not None:
         _check_same_owner(connection.token, token)
@@ -40,10 +40,15 @@ async def renew(scope: Scope, new_token: str | bytes) -> Token:
 def _check_same_owner(before: Token, token: Token) -> None:
     """Raise a ``Refusal`` unless both tokens are of the same provider, issuer and subject."""
     if token.provider != before.provider or token.claims.get("iss") != before.claims.get("iss"):
-        raise WrongIssuer(claim="iss").about(token)
+        raise WrongIssuer(
+            claim="iss",
+            expected=f"{before.claims.get('iss')} of provider {before.provider}",
+            found=f"{token.claims.get('iss')}",
+        ).about(token)
     if token.subject != before.subject:
-        raise InvalidClaim(claim="sub").about(token)
+        raise InvalidClaim(claim="sub", expected=before.subject, found=token.subject).about(token)
     if token.subject is None:
         client = token.claims.get("client_id")
         if not isinstance(client, str) or client != before.claims.get("client_id"):
-            raise InvalidClaim(claim="client_id").about(token)
+            expected = before.claims.get("client_id")
+            raise InvalidClaim(claim="client_id", expected=f"{expected}", found=f"{client}").about(token)

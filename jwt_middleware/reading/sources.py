@@ -41,10 +41,10 @@ class _Subprotocol:
         if self.name not in offered:
             return None
         if offered.count(self.name) > 1:
-            raise AmbiguousToken
+            raise AmbiguousToken(found=f"the subprotocol {self.name} twice")
         following = offered[offered.index(self.name) + 1 :]
         if not following:
-            raise MalformedToken
+            raise MalformedToken(found=f"no token after the subprotocol {self.name}")
         return _limited(_bytes(following[0]), max_size)
 
 
@@ -140,7 +140,7 @@ class Sources:
             raw = source.find(scope, max_size)
             if raw is not None:
                 if presented is not None:
-                    raise AmbiguousToken
+                    raise AmbiguousToken(found="tokens in two places")
                 presented = Presented(raw, source)
         if presented is not None:
             return presented
@@ -207,7 +207,7 @@ def authorization_line(headers: Headers) -> bytes | None:
     for name, value in headers:
         if name == b"authorization":
             if authorization is not None:
-                raise AmbiguousToken
+                raise AmbiguousToken(found="two Authorization headers")
             authorization = value
     return authorization
 
@@ -233,16 +233,16 @@ def bearer_token(authorization: bytes, max_size: int) -> bytes | None:
     authorization = authorization.strip(WHITE_SPACE)
     if len(authorization) > max_size + len(BEARER):
         if authorization[:6].lower() == b"bearer" and authorization[6:7] not in _SCHEME_GOES_ON:
-            raise TokenTooLarge
+            raise TokenTooLarge.measured(len(authorization) - len(BEARER), max_size)
         return None
     scheme, _, token = authorization.partition(b" ")
     if scheme == b"Bearer" or scheme.lower() == b"bearer":
         token = token.lstrip(b" ")
         if token:
             return token
-        raise MalformedToken
+        raise MalformedToken(found="an empty text")
     if scheme[:6].lower() == b"bearer" and scheme[6:7] not in _SCHEME_GOES_ON:
-        raise MalformedToken
+        raise MalformedToken(found="another character than a space after the scheme")
     return None
 
 
@@ -254,7 +254,7 @@ def read_cookie(headers: Headers, name: bytes, max_size: int) -> bytes | None:
     """
     values = cookie_values(headers, name)
     if len(values) > 1:
-        raise AmbiguousToken
+        raise AmbiguousToken(found=f"two cookies of the name {name.decode('ascii')}")
     return _limited(values[0], max_size) if values and values[0] else None
 
 
@@ -317,10 +317,10 @@ def _bytes(raw: str | bytes) -> bytes:
     try:
         return raw.encode("ascii")
     except UnicodeEncodeError:
-        raise MalformedToken from None
+        raise MalformedToken(found="characters that are not ASCII") from None
 
 
 def _limited(raw: bytes, max_size: int) -> bytes:
     if len(raw) > max_size:
-        raise TokenTooLarge
+        raise TokenTooLarge.measured(len(raw), max_size)
     return raw

@@ -6,6 +6,7 @@ from functools import partial
 from math import inf
 from typing import Any
 
+from .._support.listing import list_names
 from ..errors import (
     Expired,
     InvalidClaim,
@@ -87,7 +88,7 @@ class ClaimRules:
                 raise MissingClaim(claim=name)
         # 3. Type of the token.
         if self.types is not None and media_type(header.typ) not in self.types:
-            raise WrongType(expected=_listed(self.types), found=header.typ or "no typ")
+            raise WrongType(expected=list_names(self.types), found=header.typ or "no typ")
         if not (self.allow_id_tokens or _TELLTALES.isdisjoint(claims)):
             _check_not_for_clients(claims)
         # 4. Audience.
@@ -95,9 +96,9 @@ class ClaimRules:
             if self.audience_claim != "aud":
                 self._check_audience_claim(claims)
             elif not audience:
-                raise MissingClaim(claim="aud", expected=_listed(self.audiences))
+                raise MissingClaim(claim="aud", expected=list_names(self.audiences), found=_find_client(claims))
             if self.audiences.isdisjoint(audience) and (self.audience_claim == "aud" or "aud" in claims):
-                raise WrongAudience(expected=_listed(self.audiences), found=_listed(audience))
+                raise self._wrong_audience(audience, claims)
         # 5. Confirmation.
         confirmation = self._check_confirmation(claims["cnf"]) if "cnf" in claims else ()
         # 6. Subject and scopes.
@@ -135,10 +136,18 @@ class ClaimRules:
         assert self.audiences is not None
         named = follow(claims, self.audience_claim)
         if named is None:
-            raise MissingClaim(claim=self.audience_claim, expected=_listed(self.audiences))
+            raise MissingClaim(claim=self.audience_claim, expected=list_names(self.audiences))
         audience = _audiences(named, self.audience_claim)
         if self.audiences.isdisjoint(audience):
-            raise WrongAudience(expected=_listed(self.audiences), found=_listed(audience))
+            raise self._wrong_audience(audience, claims)
+
+    def _wrong_audience(self, audience: Iterable[str], claims: Mapping[str, Any]) -> WrongAudience:
+        what = ", in what looks like an ID token" if looks_like_id_token(claims) else ""
+        return WrongAudience(
+            claim=self.audience_claim,
+            expected=list_names(self.audiences or ()),
+            found=f"{list_names(audience)}{what}",
+        )
 
     def _check_confirmation(self, cnf: object) -> tuple[str, ...]:
         """Return the methods by which the token is bound to its sender."""
@@ -146,7 +155,9 @@ class ClaimRules:
             raise _wrong_type(cnf, "cnf", "an object")
         methods = tuple(cnf)
         if self.accept_cnf is not None and not (methods and self.accept_cnf.issuperset(methods)):
-            raise SenderConstrained(expected=_listed(self.accept_cnf) or "no cnf", found=_listed(methods))
+            raise SenderConstrained(
+                claim="cnf", expected=list_names(self.accept_cnf) or "no cnf", found=list_names(methods)
+            )
         return methods
 
     def _good_times(self, exp: int, nbf: float | None, iat: float | None, now: float) -> tuple[float, float]:
@@ -160,19 +171,24 @@ class ClaimRules:
         if nbf is not None:
             good_from = nbf - leeway
             if now < good_from:
-                raise NotYetValid(claim="nbf", seconds_off=nbf - now)
+                raise _not_yet_valid("nbf", nbf, now)
         if iat is not None:
             issued_from = iat - leeway
             if now < issued_from:
-                raise NotYetValid(claim="iat", seconds_off=iat - now)
+                raise _not_yet_valid("iat", iat, now)
             if good_from < issued_from:
                 good_from = issued_from
         if self.max_token_age is not None:
             if iat is None:
-                raise MissingClaim(claim="iat")
+                raise MissingClaim(claim="iat", expected="iat for max_token_age")
             good_until = min(good_until, iat + self.max_token_age + leeway)
             if now >= good_until:
-                raise TooOld(claim="iat", seconds_off=now - iat - self.max_token_age)
+                raise TooOld(
+                    claim="iat",
+                    expected=f"{self.max_token_age:g} s at most",
+                    found=f"{now - iat:.0f} s",
+                    seconds_off=now - iat - self.max_token_age,
+                )
         return good_from, good_until
 
     def login_age(self, claims: dict[str, Any], now: float) -> float | None:
@@ -209,14 +225,20 @@ def media_type(typ: str) -> str:
     return typ.removeprefix("application/") if typ.count("/") == 1 else typ
 
 
-def _listed(values: Iterable[str]) -> str:
-    several = sorted(values)
-    return ", ".join(several[:_MAX_LISTED]) + (", ..." if len(several) > _MAX_LISTED else "")
+def is_milliseconds(date: float) -> bool:
+    """Whether ``date`` is too large for a number of seconds (RFC 7519 section 2), as JavaScript's ``Date.now()`` is."""
+    return date > _YEAR_5138
 
 
-_MAX_LISTED = 5
-"""The number of values that a refusal tells the operator: more would only make the line longer."""
+def looks_like_id_token(claims: Mapping[str, Any]) -> bool:
+    """Whether this is likely to be an ID token. It is for words alone: certainty takes more."""
+    return claims.get("token_use") == "id" or "at_hash" in claims or ("nonce" in claims and "scope" not in claims)
 
+
+CLIENT_CLAIMS = ("client_id", "azp")
+"""Claims that name the client of a token."""
+
+_YEAR_5138 = 100_000_000_000
 
 # A range beyond any clock, and beyond what issuers write for "never". Within it, no arithmetic overflows.
 _LOWEST, _HIGHEST = -(2**63), 2**63
@@ -230,6 +252,16 @@ def _numeric_date(claims: Mapping[str, Any], name: str) -> float | None:
     if name in claims:
         raise _wrong_type(date, name, "a number of seconds")
     return None
+
+
+def _not_yet_valid(claim: str, date: float, now: float) -> NotYetValid:
+    found = "milliseconds instead of seconds" if is_milliseconds(date) else None
+    return NotYetValid(claim=claim, found=found, seconds_off=date - now)
+
+
+def _find_client(claims: Mapping[str, Any]) -> str | None:
+    """What names the client of a token without an audience: Amazon Cognito and Clerk write that instead."""
+    return next((f"{name}={claims[name]}" for name in CLIENT_CLAIMS if isinstance(claims.get(name), str)), None)
 
 
 def _check_text(claims: Mapping[str, Any], name: str) -> None:

@@ -48,7 +48,7 @@ def decode(raw: bytes, known_headers: Mapping[bytes, Header] = MappingProxyType(
     """
     segments = raw.split(b".", 5)
     if len(segments) != 3:
-        raise EncryptedToken if _JWE.fullmatch(raw) else MalformedToken
+        raise EncryptedToken(found="five segments") if _JWE.fullmatch(raw) else MalformedToken
     header_segment, payload_segment, signature_segment = segments
     header = known_headers.get(header_segment) or decode_header(header_segment)
     payload = base64url_decode(payload_segment)

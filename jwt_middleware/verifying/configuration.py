@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 
+from .._support.listing import list_names
 from ..errors import ConfigurationError
 from ..keys.key_set import MAX_TRIES
 from ..keys.source import StaticKeys
@@ -43,6 +44,12 @@ def index_issuers(providers: tuple[Provider, ...]) -> dict[str, int]:
                 )
             by_issuer[issuer] = index
     return by_issuer
+
+
+def list_issuers(providers: Iterable[Provider], resolver: ProviderResolver | None) -> str:
+    """The accepted issuers in one line, for the operator."""
+    issuers = list_names(issuer for provider in providers for issuer in provider.issuers)
+    return issuers if resolver is None else ", ".join(filter(None, (issuers, "or one that resolve knows")))
 
 
 def check_revocations(revocations: Revocations, providers: Sequence[Provider]) -> Revocations:

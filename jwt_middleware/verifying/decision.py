@@ -10,6 +10,9 @@ from .claims import ClaimRules
 from .compact import Compact, Header
 from .token import Facts
 
+MAX_NAMED = 3
+"""The number of keys that a refusal names to the operator."""
+
 
 def decide(
     compact: Compact, claims: dict[str, Any], keys: KeySet, rules: ClaimRules, now: float, max_checks: int
@@ -27,7 +30,13 @@ def decide(
             continue
         if key.verifies(algorithm, signing_input, signature):
             return rules.check(header, payload, claims, now)
-    raise BadSignature(tried=len(found))
+    # If providers before this one have used up the checks, there is none.
+    names = " or ".join([key.name for key in found[:MAX_NAMED]])
+    raise BadSignature(
+        tried=len(found),
+        expected=f"a signature by {names}" if names else None,
+        found=_describe_signature(header, signature),
+    )
 
 
 def describe(refusal: Refusal, rules: ClaimRules, header: Header, claims: dict[str, Any]) -> Refusal:
@@ -53,6 +62,14 @@ def is_temporary(refusal: Refusal) -> bool:
 def last_word(refusals: Iterable[Refusal]) -> Refusal:
     """Of several providers' refusals, the one that got furthest: that provider's keys may have been the right ones."""
     return max(refusals, key=_progress)
+
+
+def _describe_signature(header: Header, signature: bytes) -> str:
+    if not signature:
+        return "no signature"
+    # A token for Microsoft Graph has one, and only Graph can verify it.
+    nonce = ", and a nonce in the header" if b'"nonce"' in header.json else ""
+    return f"another {header.algorithm} signature{nonce}"
 
 
 _BY_KEYS = (UnknownKey, AlgorithmNotAllowed, BadSignature)

@@ -30,9 +30,10 @@ from ..resolver import ProviderResolver, ResolvedProviders
 from ..revocation.revoked import Revocations
 from ..telling import Events, escape
 from .compact import Compact, Header, decode, json_object
-from .configuration import check_leeway, check_revocations, find_doubts, index_issuers, split_providers
+from .configuration import check_leeway, check_revocations, find_doubts, index_issuers, list_issuers, split_providers
 from .decision import decide, depends_on_keys, describe, is_temporary, last_word
 from .memory import END, TokenMemory
+from .misspelling import NOT_ASCII, find_misspelling
 from .token import Token
 
 CACHE_SIZE = 16 * 1024
@@ -110,6 +111,7 @@ class Verifier:
             (index, provider.template) for index, provider in enumerate(self.providers) if provider.template is not None
         )
         self._without_issuer = tuple(index for index, provider in enumerate(self.providers) if not provider.issuers)
+        self._expected_issuers = list_issuers(self.providers, resolver)
         self._rules = {provider.name: provider.rules for provider in self.providers}
         self._validators = {provider.name: provider.validators for provider in self.providers if provider.validators}
         remote = (provider.remote for provider in self.providers)
@@ -122,7 +124,7 @@ class Verifier:
         self._clock = clock
         self._memory = TokenMemory(check_count("cache_size", cache_size))
         # Looked up once instead of with each request.
-        self._find = self._memory.find
+        self._find, self._known_headers = self._memory.find, self._memory.headers
         self._resolved: ResolvedProviders | None = None
         if resolver is not None:
             check = self._check_resolved
@@ -145,11 +147,10 @@ class Verifier:
         """
         if isinstance(raw, str):
             if len(raw) > self.max_token_size:
-                raise TokenTooLarge
-            try:
-                raw = raw.encode("ascii")
-            except UnicodeEncodeError:
-                raise MalformedToken from None
+                raise TokenTooLarge.measured(len(raw), self.max_token_size)
+            if not raw.isascii():
+                raise MalformedToken(found=NOT_ASCII.found)
+            raw = raw.encode("ascii")
         elif not isinstance(raw, bytes):
             raise TypeError(f"a token is str or bytes, not {type(raw).__name__}")
         outcome = self.judge(raw, raw if key is None else key, connection)
@@ -163,7 +164,7 @@ class Verifier:
         parses its input.
         """
         if len(raw) > self.max_token_size:
-            raise TokenTooLarge
+            raise TokenTooLarge.measured(len(raw), self.max_token_size)
         token = self.recall(key)
         return self.decide(raw, key, connection) if token is None else self.admit(token, connection)
 
@@ -183,8 +184,12 @@ class Verifier:
 
     def decide(self, raw: bytes, key: bytes, connection: object | None = None) -> Token | Coroutine[Any, Any, Token]:
         """Do what ``judge`` does, for a token that is not remembered and not too large."""
-        compact = decode(raw, self._memory.headers)
-        claims = json_object(compact.payload)
+        try:
+            compact = decode(raw, self._known_headers)
+            claims = json_object(compact.payload)
+        except MalformedToken as refusal:
+            refusal.found = find_misspelling(raw).found
+            raise
         if self._resolved is not None and (issuer := self._find_unresolved(claims)) is not None:
             return self._decide_resolved(self._resolved, issuer, compact, claims, key, connection)
         return self._decide(compact, claims, key, connection)
@@ -272,7 +277,7 @@ class Verifier:
                 if isawaitable(result):
                     result = await result
                 if result is False:
-                    raise InvalidClaim
+                    raise InvalidClaim(expected="True from validate", found="False")
                 if result is not True:
                     # Many truthy values mean no: an error text, (False, "reason"), an async generator.
                     raise TypeError(f"validate must return True or False, not {type(result).__name__}")
@@ -343,13 +348,13 @@ class Verifier:
         if self._without_issuer:
             return [(index, self._keys[index].current) for index in self._without_issuer]
         if iss is None:
-            raise MissingClaim(claim="iss")
+            raise MissingClaim(claim="iss", expected=self._expected_issuers)
         if not isinstance(iss, str):
-            raise InvalidClaim(claim="iss")
+            raise InvalidClaim(claim="iss", expected="a text", found=f"a value of the type {type(iss).__name__}")
         if len(self.providers) == 1 and self._resolved is None:
-            provider = self.providers[0]
-            raise WrongIssuer(provider=provider.name, expected=", ".join(provider.issuers), found=iss)
-        raise UnknownIssuer(found=iss)
+            name = self.providers[0].name
+            raise WrongIssuer(provider=name, claim="iss", expected=self._expected_issuers, found=iss)
+        raise UnknownIssuer(claim="iss", expected=self._expected_issuers, found=iss)
 
     def _find_unresolved(self, claims: Mapping[str, Any]) -> str | None:
         """The issuer that the resolver must be asked about first. None if there is none."""
