@@ -48,6 +48,13 @@ def find_misspelling(raw: bytes) -> Misspelling:
     return _find_in_segments(*segments)
 
 
+def encode_ascii(raw: str) -> bytes:
+    """Return the bytes of ``raw``. Raises ``MalformedToken`` if it is not ASCII, which every token is."""
+    if not raw.isascii():
+        raise MalformedToken(found=NOT_ASCII.found)
+    return raw.encode("ascii")
+
+
 EMPTY = Misspelling("an empty text", "Send the token after the scheme: Authorization: Bearer <token>.")
 NOT_ASCII = Misspelling("characters that are not ASCII", "Send the token exactly as the provider returned it.")
 

@@ -33,7 +33,7 @@ from .compact import Compact, Header, decode, json_object
 from .configuration import check_leeway, check_revocations, find_doubts, index_issuers, list_issuers, split_providers
 from .decision import decide, depends_on_keys, describe, is_temporary, last_word
 from .memory import END, TokenMemory
-from .misspelling import NOT_ASCII, find_misspelling
+from .misspelling import encode_ascii, find_misspelling
 from .token import Token
 
 CACHE_SIZE = 16 * 1024
@@ -148,9 +148,7 @@ class Verifier:
         if isinstance(raw, str):
             if len(raw) > self.max_token_size:
                 raise TokenTooLarge.measured(len(raw), self.max_token_size)
-            if not raw.isascii():
-                raise MalformedToken(found=NOT_ASCII.found)
-            raw = raw.encode("ascii")
+            raw = encode_ascii(raw)
         elif not isinstance(raw, bytes):
             raise TypeError(f"a token is str or bytes, not {type(raw).__name__}")
         outcome = self.judge(raw, raw if key is None else key, connection)
@@ -352,8 +350,7 @@ class Verifier:
         if not isinstance(iss, str):
             raise InvalidClaim(claim="iss", expected="a text", found=f"a value of the type {type(iss).__name__}")
         if len(self.providers) == 1 and self._resolved is None:
-            name = self.providers[0].name
-            raise WrongIssuer(provider=name, claim="iss", expected=self._expected_issuers, found=iss)
+            raise WrongIssuer(provider=self.providers[0].name, claim="iss", expected=self._expected_issuers, found=iss)
         raise UnknownIssuer(claim="iss", expected=self._expected_issuers, found=iss)
 
     def _find_unresolved(self, claims: Mapping[str, Any]) -> str | None:
