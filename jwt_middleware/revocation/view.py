@@ -7,6 +7,7 @@ from time import monotonic, time
 from typing import Literal, TypeAlias
 
 import anyio
+import anyio.lowlevel
 from anyio import Event
 
 from .._support.arguments import check_callable, check_seconds
@@ -17,7 +18,7 @@ from ..errors import ConfigurationError, RevocationsUnavailable
 from ..events import RevocationsRead, RevocationsUnread
 from ..telling import Events
 from ..verifying.token import Token
-from .log import RevocationLog
+from .log import RevocationLog, RevocationPage
 from .revoked import Revocation, RevokedTokens
 
 FRESH = 1
@@ -44,8 +45,11 @@ PATIENCE = 5
 REMEMBERED = 3600
 """Seconds for which a revocation is known at least, whatever its log says."""
 
-BATCH = 2000
-"""Revocations on one page: more would hold the event loop while they are added."""
+BATCH = 4000
+"""Revocations on one page: more would hold the event loop while the page is decoded, or the log while it is read."""
+
+PIECE = 500
+"""Revocations that are added before other work on the event loop gets its turn."""
 
 WhenUnavailable: TypeAlias = Literal["refuse", "pass"]
 
@@ -214,25 +218,51 @@ class RevocationView:
 
         If several reads find a long log, one goes on; the others count for nothing.
         """
-        is_pager = False
-        try:
-            while True:
-                began, after = self._clock(), self._position
-                with anyio.fail_after(PATIENCE):
-                    page = await self._log.revocations(after, BATCH)
-                self._ahead = page.now - self._clock()
-                self._know(page.revocations)
-                if began >= self._positioned_at:
-                    # Set only now, so that whichever thread looks, everything before the position is known.
-                    self._position, self._positioned_at = page.position, began
-                if len(page.revocations) < BATCH:
-                    return began
-                if self._is_paging and not is_pager:
-                    return -inf
-                is_pager = self._is_paging = True
-        finally:
-            if is_pager:
+        read = await self._read_page(self._position)
+        if len(read[1].revocations) >= BATCH:
+            if self._is_paging:
+                return -inf
+            self._is_paging = True
+            try:
+                while len(read[1].revocations) >= BATCH:
+                    read = await self._add_page_and_read_next(*read)
+            finally:
                 self._is_paging = False
+        await self._add_page(*read)
+        return read[0]
+
+    async def _read_page(self, after: str) -> tuple[float, RevocationPage]:
+        """The page behind ``after``, and when its read began."""
+        began = self._clock()
+        with anyio.fail_after(PATIENCE):
+            return began, await self._log.revocations(after, BATCH)
+
+    async def _add_page_and_read_next(self, began: float, page: RevocationPage) -> tuple[float, RevocationPage]:
+        """Add a page while the log looks for the next one, which is returned as by ``_read_page``."""
+        outcome: list[tuple[float, RevocationPage] | Exception] = []
+
+        async def read_next() -> None:
+            try:
+                outcome.append(await self._read_page(page.position))
+            except Exception as error:  # noqa: BLE001  # raised below, outside the task group
+                outcome.append(error)
+
+        async with anyio.create_task_group() as together:
+            together.start_soon(read_next)
+            await self._add_page(began, page)
+        if isinstance(outcome[0], Exception):
+            raise outcome[0]
+        return outcome[0]
+
+    async def _add_page(self, began: float, page: RevocationPage) -> None:
+        self._ahead = page.now - self._clock()
+        self._know(page.revocations[:PIECE])
+        for start in range(PIECE, len(page.revocations), PIECE):
+            await anyio.lowlevel.checkpoint()
+            self._know(page.revocations[start : start + PIECE])
+        if began >= self._positioned_at:
+            # Set only now, so that whichever thread looks, everything before the position is known.
+            self._position, self._positioned_at = page.position, began
 
     def _take(self, began: float) -> None:
         self._read_at = max(self._read_at, began)

@@ -2,15 +2,17 @@
 
 import logging
 import os
+from itertools import pairwise
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 import pytest
 
 from jwt_middleware import ConfigurationError, Revocation, RevocationView, Token
 from jwt_middleware.errors import RevocationsUnavailable
 from jwt_middleware.revocation.log import RevocationPage
-from jwt_middleware.revocation.view import BATCH, FRESH, INTERVAL, MOST_READS, PATIENCE, PATIENT_INTERVAL
+from jwt_middleware.revocation.view import BATCH, FRESH, INTERVAL, MOST_READS, PATIENCE, PATIENT_INTERVAL, PIECE
 
 from ..support.clock import NOW, Clock
 from ..support.tokens import verified
@@ -143,6 +145,69 @@ async def test_a_long_log_is_read_in_pieces(log: Log) -> None:
     await view.catch_up()
     assert log.reads == ["", str(BATCH), str(2 * BATCH)]
     assert all(view.is_revoked(of(session)) for session in log.ended)
+    await view.stop()
+
+
+@pytest.mark.virtual_time
+async def test_while_a_long_log_is_added_other_work_gets_its_turn(log: Log) -> None:
+    view = view_of(log)
+    log.ended = [str(number) for number in range(BATCH - 1)]
+    pieces = [of(session) for session in (*log.ended[PIECE - 1 :: PIECE], log.ended[-1])]
+    known = [0]
+
+    async def watch() -> None:
+        while known[-1] < len(pieces):
+            known.append(sum(view.is_revoked(piece) is True for piece in pieces))
+            await anyio.lowlevel.checkpoint()
+
+    async with anyio.create_task_group() as together:
+        together.start_soon(watch)
+        together.start_soon(view.catch_up)
+    # Two, because trio gives turns in random order.
+    assert max(after - before for before, after in pairwise(known)) <= 2
+    await view.stop()
+
+
+@pytest.mark.virtual_time
+async def test_the_next_page_of_a_long_log_is_read_while_the_one_before_is_added(log: Log) -> None:
+    view = view_of(log)
+    log.ended = [str(number) for number in range(2 * BATCH)]
+    were_known: list[bool] = []
+    read = log.revocations
+
+    async def watched(after: str, limit: int) -> RevocationPage:
+        if after:
+            were_known.append(view.is_revoked(of(str(int(after) - 1))) is True)
+        return await read(after, limit)
+
+    log.revocations = watched  # type: ignore[method-assign]
+    await view.catch_up()
+    assert were_known[:2] == [False, False]
+    assert view.is_revoked(of(log.ended[-1])) is True
+    await view.stop()
+
+
+@pytest.mark.virtual_time
+async def test_a_long_log_that_fails_on_its_way_is_read_on_from_where_it_failed(log: Log) -> None:
+    view = view_of(log)
+    log.ended = [str(number) for number in range(2 * BATCH + 1)]
+    read = log.revocations
+
+    async def failing(after: str, limit: int) -> RevocationPage:
+        if after == str(BATCH):
+            log.error = OSError("gone")
+        return await read(after, limit)
+
+    log.revocations = failing  # type: ignore[method-assign]
+    with pytest.raises(RevocationsUnavailable):
+        await view.catch_up()
+    assert view.error == "OSError: gone"
+    assert view.is_revoked(of(log.ended[0])) is True
+    log.revocations = read  # type: ignore[method-assign]
+    log.error = None
+    await until(lambda: view.is_revoked(of("t")) is False)
+    assert view.is_revoked(of(log.ended[-1])) is True
+    assert log.reads.count("") == 1
     await view.stop()
 
 

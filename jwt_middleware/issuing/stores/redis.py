@@ -346,11 +346,11 @@ def _revocations(pairs: Sequence[Any], realm: Realm) -> tuple[Revocation, ...]:
     )
 
 
-def _read_log(entries: bytes | str) -> tuple[Revocation, ...]:
+def _read_log(entries: bytes | str) -> list[Revocation]:
     """The revocations in a JSON array that alternates between moments and names."""
     flat = json.loads(entries)
-    return tuple(
+    return [
         # In the previous layout, names had no issuer.
-        Revocation(name[0], name[-2], name[-1], until / 1000, name[1] if len(name) == 4 else None)
+        Revocation._make((name[0], name[-2], name[-1], until / 1000, name[1] if len(name) == 4 else None))
         for until, name in zip(flat[::2], flat[1::2], strict=True)
-    )
+    ]

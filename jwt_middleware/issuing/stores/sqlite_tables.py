@@ -93,6 +93,8 @@ _INSERT = f"INSERT INTO sessions ({', '.join(_COLUMNS)}) VALUES ({', '.join(f':{
 _MOVED = ("generation", "parent", "is_used", "rotated_at", "used_at", "expires_at", "access_until")
 _MOVE = f"UPDATE sessions SET {', '.join(f'{name} = :{name}' for name in _MOVED)} WHERE id = :id"
 _SELECT = f"SELECT {', '.join(_COLUMNS)} FROM sessions"
+_REVOCATION = "provider, claim, value, until, NULLIF(issuer, '')"
+"""The members of a ``Revocation``, in their order."""
 _OF_REALM = "(provider = :provider AND issuer = :issuer OR provider = '')"
 
 
@@ -148,11 +150,10 @@ def end_sessions(
 def select_revocation(db: sqlite3.Connection, revocation: Revocation) -> Revocation | None:
     """The revocation of the same session or token that is already written."""
     row = db.execute(
-        "SELECT provider, claim, value, until, issuer FROM revocations "
-        "WHERE provider = ? AND issuer = ? AND claim = ? AND value = ?",
+        f"SELECT {_REVOCATION} FROM revocations WHERE provider = ? AND issuer = ? AND claim = ? AND value = ?",
         (revocation.provider, revocation.issuer or "", revocation.claim, revocation.value),
     ).fetchone()
-    return None if row is None else read_revocation(row)
+    return None if row is None else Revocation._make(row)
 
 
 def write_revocation(db: sqlite3.Connection, revocation: Revocation) -> Revocation:
@@ -184,18 +185,15 @@ def select_revocations(db: sqlite3.Connection, after: str, limit: int) -> tuple[
         return head, ()
     number, _, mark = after.partition(".")
     known = db.execute("SELECT number FROM revocations WHERE number = ? AND mark = ?", (number, mark)).fetchone()
-    rows = db.execute(
-        "SELECT provider, claim, value, until, issuer, number, mark FROM revocations WHERE number > ? "
-        "ORDER BY number LIMIT ?",
-        (known[0] if known else 0, limit),
-    ).fetchall()
-    position = head if len(rows) < limit else "{}.{}".format(*rows[-1][5:])
-    return position, tuple(map(read_revocation, rows))
-
-
-def read_revocation(row: Sequence[Any]) -> Revocation:
-    """The revocation in a row that begins with provider, claim, value, until and issuer."""
-    return Revocation(row[0], row[1], row[2], row[3], row[4] or None)
+    rest = "FROM revocations WHERE number > ? ORDER BY number"
+    start = known[0] if known else 0
+    # A process that starts reads all that are in force, so no function is called for each row.
+    rows = db.execute(f"SELECT {_REVOCATION} {rest} LIMIT ?", (start, limit))
+    found = tuple(map(Revocation._make, rows))
+    if len(found) < limit:
+        return head, found
+    last = db.execute(f"SELECT number, mark {rest} LIMIT 1 OFFSET ?", (start, limit - 1)).fetchone()
+    return "{}.{}".format(*last), found
 
 
 def advance_time(db: sqlite3.Connection, now: float, latest: float) -> float:
@@ -223,8 +221,8 @@ def restore(db: sqlite3.Connection, source: Path) -> None:
         places = ", ".join("?" for _ in _COLUMNS)
         rows = backup.execute(f"SELECT {', '.join(_COLUMNS)} FROM sessions")
         db.executemany(f"INSERT INTO sessions ({', '.join(_COLUMNS)}) VALUES ({places})", rows)
-        for row in backup.execute("SELECT provider, claim, value, until, issuer FROM revocations"):
-            write_revocation(db, read_revocation(row))
+        for row in backup.execute(f"SELECT {_REVOCATION} FROM revocations"):
+            write_revocation(db, Revocation._make(row))
     db.execute("DELETE FROM sessions WHERE id IN (SELECT value FROM revocations WHERE claim = 'sid')")
 
 

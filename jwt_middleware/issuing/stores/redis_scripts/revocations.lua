@@ -9,9 +9,6 @@ if #entries == tonumber(limit) then
     local entry = entries[#entries]
     head = redis.call('ZSCORE', prefix .. 'log', entry) .. '.' .. string.match(entry, '^[^|]*')
 end
--- One text, which clients read much faster than as many.
-for at, entry in ipairs(entries) do
-    local over, name = string.match(entry, '^[^|]*|([^|]*)|(.*)$')
-    entries[at] = over .. ',' .. name
-end
-return {head, now, '[' .. table.concat(entries, ',') .. ']'}
+-- One text, which clients read much faster than as many. A name has no line break, as it is JSON.
+local text = string.gsub('\n' .. table.concat(entries, '\n'), '\n[^|]*|([^|]*)|', ',%1,')
+return {head, now, '[' .. string.sub(text, 2) .. ']'}
