@@ -509,6 +509,40 @@ class Advice(Event):
         return self.text
 
 
+class GuardReplaced(Event):
+    """An entry of ``dependency_overrides`` takes the place of a route's guard. Told once for each route."""
+
+    about = "advice"
+    severity = logging.WARNING
+
+    path: str
+    """As it was declared."""
+    method: str | None = None
+    """None for a WebSocket route."""
+
+    def __str__(self) -> str:
+        return (
+            f"dependency_overrides take the place of the guard of {self.method or 'WebSocket'} {self.path}: the route "
+            "is open to requests without a token (said once for each route)"
+        )
+
+
+class LocalKeyMade(Event):
+    """``headers_for`` made a key for tests, whose tokens are accepted until this process ends."""
+
+    about = "advice"
+    severity = logging.WARNING
+
+    provider: str
+    """The provider in whose name the key signs."""
+
+    def __str__(self) -> str:
+        return (
+            f"headers_for() made a key for tests: until this process ends, tokens for {self.provider!r} that are "
+            "signed with it are accepted, too"
+        )
+
+
 class UnexpectedError(Event):
     """Something raised an unexpected exception: a mistake in this package, or in a function of the app.
 

@@ -18,6 +18,7 @@ from ..provider import Provider, ProviderOptions
 from ..reading.access import ScopeTest
 from ..reading.sources import Custom, Source, bearer_header
 from ..refuser import RefusalResponse, WebSocketRefusals
+from ..resolver import ProviderResolver
 from ..resource import ProtectedResource
 from ..revocation.revoked import Revocations
 from ..telling import Handlers
@@ -31,7 +32,7 @@ from .overrides import AsUser
 class MiddlewareOptions(ProviderOptions, total=False):
     """The keywords of ``JWTMiddleware``."""
 
-    providers: Provider | Iterable[Provider] | None
+    providers: Provider | ProviderResolver | Iterable[Provider | ProviderResolver] | None
     allow_anonymous: bool | ScopeTest
     public: Iterable[str] | ScopeTest
     allow_preflight: bool
@@ -107,12 +108,14 @@ class Auth(Guard):
         checked = JWTMiddleware(_no_app, **given)
         self.refuser = checked.refuser
         """Answers refusals in the name of this object."""
+        self.events = checked.events
+        """Tells the operator what happens here."""
         self.providers: tuple[Provider, ...] = tuple(map(with_local_keys, checked.verifier.providers))
-        """Whose tokens are accepted. They are copies of those that were given, and may have one more key: see
-        ``jwt_middleware.testing.headers_for``."""
+        """Whose tokens are accepted, without those that a resolver finds. They are copies of those that were given, and
+        may have one more key: see ``jwt_middleware.testing.headers_for``."""
         self.options: dict[str, Any] = {
             **{name: value for name, value in given.items() if name not in ProviderOptions.__optional_keys__},
-            "providers": self.providers,
+            "providers": (*self.providers, *_find_resolver(given.get("providers"))),
         }
         """The keywords of the middleware that ``install`` adds."""
         self.clock: Clock = given.get("clock", time.time)
@@ -220,6 +223,11 @@ def _with_sessions(sessions: Sessions | TokenIssuer, options: dict[str, Any]) ->
         **others,
         "providers": issuer.provider(**rules),
     }
+
+
+def _find_resolver(providers: Any) -> tuple[ProviderResolver, ...]:
+    several = providers if isinstance(providers, Iterable) else (providers,)
+    return tuple(one for one in several if isinstance(one, ProviderResolver))
 
 
 async def _no_app(scope: Scope, receive: Receive, send: Send) -> None: ...

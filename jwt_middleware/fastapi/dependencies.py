@@ -16,6 +16,7 @@ from ..errors import ConfigurationError, InsufficientScope, MissingToken, Refusa
 from ..identity import JWTCredentials, JWTUser
 from ..provider import Provider
 from ..refuser import Refuser
+from ..telling import Events
 from ..verifying.token import Token
 from .answers import answer_here
 
@@ -32,6 +33,7 @@ class Authority(Protocol):
     scopes: dict[str, str]
     cookies: tuple[str, ...]
     refuser: Refuser
+    events: Events
 
     def credentials(self, scope: Scope) -> JWTCredentials:
         """Who is calling."""

@@ -11,11 +11,10 @@ from starlette.routing import BaseRoute, Mount
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ..errors import ConfigurationError, Refusal
-from ..events import Advice
+from ..events import GuardReplaced
 from ..middleware import JWTMiddleware
 from ..reading.access import PublicPaths, PublicRequests, ask
 from ..requires import is_bypassed
-from ..telling import Events
 from .answers import EarlyRefusal, answer, answer_here
 from .dependencies import OPENED, Authority, Guard, demanded_scopes, unwrap
 from .openapi import document
@@ -68,7 +67,7 @@ class _Gate:
         self._public = (public, more)
         self._docs = docs
         self._anonymous = auth.options.get("allow_anonymous", False)
-        self._events = Events()
+        self._told: set[tuple[str, str | None]] = set()
         self.allow_anonymous: bool | Callable[[Scope], bool] = self._anonymous is True or self._may_be_anonymous
 
     def is_public(self, scope: Scope) -> bool:
@@ -104,13 +103,10 @@ class _Gate:
             return False
         if not opens(self.auth, selected.dependant, selected.overrides):
             return False
-        self._events.tell(
-            Advice(
-                text=f"dependency_overrides take the place of the guard of {selected.path}: the route is open to "
-                "requests without a token (said once for each route)"
-            ),
-            once=(selected.path, scope.get("method")),
-        )
+        route = (selected.path, scope.get("method"))
+        if route not in self._told:
+            self._told.add(route)
+            self.auth.events.tell(GuardReplaced(path=route[0], method=route[1]))
         scope[OPENED] = True
         return True
 

@@ -6,7 +6,7 @@ let an anonymous request reach a route, and only this route. The rules are those
 
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from fastapi.dependencies.models import Dependant
@@ -17,6 +17,8 @@ from starlette.types import Scope
 
 from ..errors import InsufficientScope
 from ..identity import JWTCredentials, JWTUser
+from ..middleware import SCOPE_KEY, JWTMiddleware
+from ..provider import Provider
 from ..verifying.token import Token, make_facts
 from .answers import answer_here
 from .dependencies import AnyOfGuard, Authority, Guard, OptionalGuard, TokenGuard, demanded_scopes, unwrap
@@ -33,22 +35,22 @@ MAX_DEPTH = 64
 class AsUser:
     """A dependency that always names the same caller: what ``testing.as_user`` makes."""
 
-    def __init__(self, subject: str, scopes: tuple[str, ...], claims: Mapping[str, Any], provider: str) -> None:
-        self.scopes = scopes
+    def __init__(self, subject: str, scopes: tuple[str, ...], claims: Mapping[str, Any], provider: str | None) -> None:
         self._subject = subject
+        self._scopes = scopes
         self._provider = provider
-        self._claims = {"sub": subject, **({"scope": " ".join(scopes)} if scopes else {}), **claims}
+        self._claims = {**({"scope": " ".join(scopes)} if scopes else {}), **claims}
 
     def __repr__(self) -> str:
-        return f"as_user({self._subject!r}, scopes={list(self.scopes)!r})"
+        return f"as_user({self._subject!r}, scopes={list(self._scopes)!r})"
 
     async def __call__(self, connection: HTTPConnection, security_scopes: SecurityScopes) -> Token | JWTUser:
         """The ``Token`` in the place of ``auth.token``, else the user; raises ``InsufficientScope``."""
         replaced = _replaced_guard(self, connection.scope["app"].dependency_overrides)
         credentials = self.enter(connection.scope)
         answer_here(connection.scope)
-        missing = [name for name in security_scopes.scopes if name not in self.scopes]
-        if isinstance(replaced, AnyOfGuard) and not any(name in self.scopes for name in replaced.names):
+        missing = [name for name in security_scopes.scopes if name not in credentials.scopes]
+        if isinstance(replaced, AnyOfGuard) and not any(name in credentials.scopes for name in replaced.names):
             missing += replaced.names
         if missing:
             assert credentials.token is not None
@@ -64,23 +66,35 @@ class AsUser:
         if caller is self:
             found: JWTCredentials = credentials
             return found
-        before = scope.get("auth")
-        if not isinstance(before, JWTCredentials):
+        before, middleware = scope.get("auth"), scope.get(SCOPE_KEY)
+        if not isinstance(before, JWTCredentials) or not isinstance(middleware, JWTMiddleware):
             raise RuntimeError(f"{self!r} found no credentials to replace: call auth.install(app)")
-        now = int(time.time())
-        payload = json.dumps({"iat": now, "exp": now + LIFETIME, **self._claims}).encode()
-        facts = make_facts(
-            provider=self._provider,
-            payload=payload,
-            subject=self._subject,
-            scopes=self.scopes,
-            expires_at=now + LIFETIME,
-        )
-        token = Token(facts)
+        token = self._make_token(middleware.verifier.providers)
         credentials = JWTCredentials(token, before.refuser)
         scope["auth"], scope["user"] = credentials, JWTUser(token)
         scope[_CALLER] = (self, credentials)
         return credentials
+
+    def _make_token(self, providers: Sequence[Provider]) -> Token:
+        # There is none beside a resolver, which may know any name.
+        chosen = next((one for one in providers if self._provider in (None, one.name)), None)
+        if chosen is None and providers:
+            known = ", ".join(repr(one.name) for one in providers)
+            raise RuntimeError(f"{self!r}: there is no provider {self._provider!r}; there is {known}")
+        now = int(time.time())
+        claims = {"iat": now, "exp": now + LIFETIME, "sub": self._subject}
+        scopes = self._scopes
+        if chosen is not None:
+            claims[chosen.rules.subject_claim or "sub"] = self._subject
+            scopes = chosen.rules.scopes.grant(scopes)
+        facts = make_facts(
+            provider=self._provider or "jwt" if chosen is None else chosen.name,
+            payload=json.dumps({**claims, **self._claims}).encode(),
+            subject=self._subject,
+            scopes=scopes,
+            expires_at=now + LIFETIME,
+        )
+        return Token(facts)
 
 
 _CALLER = "jwt_middleware.as_user"

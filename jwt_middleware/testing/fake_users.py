@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 from ..errors import ConfigurationError, Refusal, WrongIssuer
-from ..events import Advice
+from ..events import LocalKeyMade
 from ..keys.algorithms import ALGORITHMS
 from ..keys.key_set import Key
-from ..telling import Events
 from ..verifying import compact
 
 if TYPE_CHECKING:
@@ -24,7 +23,7 @@ LIFETIME = 900
 
 
 def as_user(
-    subject: str, *, scopes: Iterable[str] = (), claims: Mapping[str, Any] | None = None, provider: str = "jwt"
+    subject: str, *, scopes: Iterable[str] = (), claims: Mapping[str, Any] | None = None, provider: str | None = None
 ) -> AsUser:
     """Return a replacement for an ``Auth``: every request comes from ``subject``, with or without a token.
 
@@ -32,13 +31,16 @@ def as_user(
 
         app.dependency_overrides[auth] = as_user("ada", scopes=["orders:write"])
 
-    The scopes that a route demands are checked as ``auth`` checks them: a user without them gets 403. An override of
+    The scopes that a route demands are checked as ``auth`` checks them, with ``scope_implies`` and ``may_grant`` of the
+    provider: a user without them gets 403. An override of
     ``auth`` also feeds ``auth.token``, ``auth.optional``, ``auth.any_of(...)`` and ``request.user``. Only
     routes of the app that depend on one of these are open to requests without a token. Each is logged once, as a
     warning, in production as well: an override works wherever it stands.
 
-    ``claims`` are further claims of the user's token; ``provider`` is the name of the provider that it comes from.
-    Raises ``ConfigurationError``.
+    The user is a ``JWTUser`` with a token, whatever ``load_user`` says: to fake a user of the app's own, override
+    ``auth`` with a function that returns one, or use ``headers_for``. ``claims`` are further claims of the token;
+    ``provider`` is the name of the provider that it comes from; default: the first. Raises ``ConfigurationError``, and
+    ``RuntimeError`` at a request if there is no such provider.
     """
     from ..fastapi.overrides import AsUser
 
@@ -89,7 +91,6 @@ def headers_for(
     return auth.present(raw)
 
 
-_events = Events()
 _keys: WeakKeyDictionary[Provider, Key] = WeakKeyDictionary()
 """The keys, by the copy of the provider that belongs to one ``Auth`` alone."""
 
@@ -102,12 +103,7 @@ def _key_of(auth: Auth, provider: Provider) -> Key:
         key = Key(token_bytes(64), ("HS256",), token_urlsafe(16))
         add_local_key(provider, key)
         _keys[provider] = key
-        _events.tell(
-            Advice(
-                text=f"headers_for() made a key for tests: until this process ends, {auth!r} also accepts tokens for "
-                f"{provider.name!r} that are signed with it"
-            )
-        )
+        auth.events.tell(LocalKeyMade(provider=provider.name))
     return key
 
 
@@ -125,6 +121,8 @@ def _choose(auth: Auth, name: str | None) -> Provider:
     for provider in auth.providers:
         if name is None or provider.name == name:
             return provider
+    if name is None:
+        raise ConfigurationError(f"headers_for() needs a configured provider, and {auth!r} has a resolver alone")
     known = ", ".join(repr(provider.name) for provider in auth.providers)
     raise ConfigurationError(f"provider: there is no {name!r}; {auth!r} has {known}")
 

@@ -59,6 +59,10 @@ class ScopeRules:
             scopes = tuple(scope for path in paths for scope in self._read_path(claims, path))
         if self._is_plain:
             return tuple(dict.fromkeys(scopes))
+        return self.grant(scopes)
+
+    def grant(self, scopes: Iterable[str]) -> tuple[str, ...]:
+        """Return what ``scopes`` grant here: with what they imply, and without what this provider may not grant."""
         granted = dict.fromkeys(implied for scope in scopes for implied in (scope, *self._implied.get(scope, ())))
         return tuple(scope for scope in granted if self.may_grant is None or scope in self.may_grant)
 

@@ -17,7 +17,7 @@ WRITER = bearer(token(scope="orders:write"))
 def make_auth(**options: Any) -> Auth:
     """An ``Auth`` for the tokens of ``support.token``."""
     given: dict[str, Any] = {"key": SECRET, "audience": "orders", "clock": lambda: NOW, **options}
-    return Auth(**given)
+    return Auth(**{name: value for name, value in given.items() if value is not None})
 
 
 def serve(auth: Auth, declare: Callable[[FastAPI], object], *, backend: str = "asyncio", **options: Any) -> TestClient:

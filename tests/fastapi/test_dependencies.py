@@ -15,14 +15,14 @@ from starlette.datastructures import UploadFile as StarletteUploadFile
 from starlette.testclient import WebSocketDenialResponse
 from starlette.websockets import WebSocketDisconnect
 
-from jwt_middleware import ConfigurationError, JWTMiddleware, JWTUser, Refusal, Token
+from jwt_middleware import ConfigurationError, JWTMiddleware, JWTUser, Provider, ProviderResolver, Refusal, Token
 from jwt_middleware.errors import UserRefused
 from jwt_middleware.fastapi import Auth
 from jwt_middleware.fastapi.auth import MiddlewareOptions
 from jwt_middleware.issuing import TokenIssuer
 from jwt_middleware.provider import ProviderOptions
 
-from ..support import bare_client, bearer, token
+from ..support import NOW, SECRET, bare_client, bearer, token
 from .apps import READER, WRITER, make_auth, serve
 
 auth = make_auth()
@@ -623,3 +623,21 @@ def test_an_argument_that_cannot_work_is_refused_at_construction(options: dict[s
 def test_sessions_say_whose_tokens_are_accepted() -> None:
     with pytest.raises(ConfigurationError, match="audience cannot stand beside sessions="):
         Auth(sessions=TokenIssuer("a secret of thirty-two bytes, yes", "orders"), audience="others")
+
+
+@pytest.mark.parametrize("beside", [[], [Provider(key=SECRET, audience="orders")]], ids=["alone", "beside a provider"])
+def test_a_resolver_finds_the_providers_of_other_issuers(beside: list[Provider]) -> None:
+    issuer, key = "https://partner.example", SECRET[::-1]
+    partner = Provider(name="partner", key=key, audience="orders", issuer=issuer)
+    resolver = ProviderResolver(lambda asked: partner if asked == issuer else None)
+    resolving = Auth(providers=[*beside, resolver] if beside else resolver, clock=lambda: NOW)
+
+    def declare(app: FastAPI) -> None:
+        @app.get("/")
+        def read(token: Annotated[Token, Depends(resolving.token)]) -> str:
+            return token.provider
+
+    service = serve(resolving, declare)
+    assert service.get("/", headers=bearer(token(key=key, iss=issuer))).json() == "partner"
+    unknown = bearer(token(key=key, iss="https://other.example"))
+    assert service.get("/", headers=unknown).status_code == 401

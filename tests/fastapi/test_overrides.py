@@ -12,10 +12,11 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import Mount
 from starlette.testclient import TestClient, WebSocketDenialResponse
 
-from jwt_middleware import JWTUser, Token
-from jwt_middleware.testing import as_user
+from jwt_middleware import JWTUser, Provider, ProviderResolver, Token
+from jwt_middleware.events import Event, GuardReplaced
+from jwt_middleware.testing import as_user, headers_for
 
-from ..support import bare_client, bearer, token
+from ..support import SECRET, bare_client, bearer, token
 from .apps import READER, make_auth
 
 auth = make_auth()
@@ -289,6 +290,7 @@ def test_as_user_takes_the_place_of_a_real_caller() -> None:
 
 def test_as_user_gives_a_token_like_a_real_one() -> None:
     app = FastAPI()
+    auth = make_auth(name="staff")
     auth.install(app)
 
     @app.get("/")
@@ -298,7 +300,7 @@ def test_as_user_gives_a_token_like_a_real_one() -> None:
         token.claims["sub"] = "changed"
         return [token.subject, token.scopes, token.provider, token.claims["org"], request.auth.scopes]
 
-    app.dependency_overrides[auth] = as_user("ada", scopes=["a", "b"], claims={"org": "x"}, provider="staff")
+    app.dependency_overrides[auth] = as_user("ada", scopes=["a", "b"], claims={"org": "x"})
     for _ in range(2):
         assert bare_client(app).get("/").json() == ["ada", ["a", "b"], "staff", "x", ["a", "b"]]
 
@@ -312,6 +314,66 @@ def test_as_user_shows_the_403_of_a_user_without_the_scopes(path: str, missing: 
     response = install_and_declare(FastAPI(), {place: as_user("ada", scopes=["orders:read"])}).get(path)
     assert (response.status_code, response.json()["code"]) == (403, "insufficient_scope")
     assert f'scope="{missing}"' in response.headers["www-authenticate"]
+
+
+@pytest.mark.parametrize(
+    ("options", "scopes", "status"),
+    [
+        pytest.param({"scope_implies": {"orders": ["orders:write"]}}, ["orders"], 200, id="implied"),
+        pytest.param({"scope_implies": {"orders": ["orders:read"]}}, ["orders"], 403, id="implied, another"),
+        pytest.param({"may_grant": ["orders:read"]}, ["orders:write"], 403, id="what the provider may not grant"),
+        pytest.param({"may_grant": ["orders:write"]}, ["orders:write"], 200, id="what it may grant"),
+    ],
+)
+@pytest.mark.parametrize("place", ["auth", "token", "any_of"])
+def test_as_user_has_the_scopes_that_a_token_of_the_provider_would_have(
+    options: dict[str, Any], scopes: list[str], status: int, place: str
+) -> None:
+    auth = make_auth(**options)
+    guard: Any = {"auth": auth, "token": auth.token, "any_of": auth.any_of("orders:write", "other")}[place]
+    app = FastAPI()
+    auth.install(app)
+    app.add_api_route("/", lambda: None, dependencies=[Security(guard, scopes=["orders:write"])])
+    app.dependency_overrides[guard] = as_user("ada", scopes=scopes)
+    assert bare_client(app).get("/").status_code == status
+    assert bare_client(app).get("/", headers=headers_for(auth, "ada", scopes=scopes)).status_code == status
+
+
+def test_as_user_comes_from_one_of_the_providers() -> None:
+    several = [
+        Provider(name="users", key=SECRET, audience="orders"),
+        Provider(name="staff", key=SECRET[::-1], audience="orders", may_grant=["admin"], subject_claim="email"),
+    ]
+    auth = make_auth(providers=several, key=None, audience=None)
+    app = FastAPI()
+    auth.install(app)
+
+    @app.get("/")
+    def read(token: Annotated[Token, Depends(auth.token)]) -> Any:
+        return [token.provider, token.scopes, token.subject, token.claims.get("email")]
+
+    service = bare_client(app)
+    app.dependency_overrides[auth] = as_user("ada", scopes=["orders:write"])
+    assert service.get("/").json() == ["users", ["orders:write"], "ada", None]
+    app.dependency_overrides[auth] = as_user("ada", scopes=["orders:write", "admin"], provider="staff")
+    assert service.get("/").json() == ["staff", ["admin"], "ada", "ada"]
+    app.dependency_overrides[auth] = as_user("ada", provider="partners")
+    with pytest.raises(RuntimeError, match="there is no provider 'partners'; there is 'users', 'staff'"):
+        service.get("/")
+
+
+@pytest.mark.parametrize("name", [None, "partner"])
+def test_as_user_may_come_from_any_provider_of_a_resolver(name: str | None) -> None:
+    auth = make_auth(providers=ProviderResolver(lambda issuer: None), key=None, audience=None)
+    app = FastAPI()
+    auth.install(app)
+
+    @app.get("/")
+    def read(token: Annotated[Token, Security(auth.token, scopes=["orders:write"])]) -> Any:
+        return [token.provider, token.subject]
+
+    app.dependency_overrides[auth] = as_user("ada", scopes=["orders:write"], provider=name)
+    assert bare_client(app).get("/").json() == [name or "jwt", "ada"]
 
 
 def test_as_user_in_two_places_that_need_different_things_says_so() -> None:
@@ -574,8 +636,16 @@ def test_an_optional_guard_opens_nothing_by_itself() -> None:
 # What an operator is told
 
 
-def test_each_opened_route_is_logged_once_as_a_warning(caplog: pytest.LogCaptureFixture) -> None:
-    service = install_and_declare(FastAPI(), {auth: admin})
+def test_each_opened_route_is_told_once_as_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    events: list[Event] = []
+    auth = make_auth(on_event=events.append)
+    app = FastAPI()
+    auth.install(app)
+    for path in ("/items/{item}", "/me"):
+        app.add_api_route(path, lambda: None, dependencies=[Depends(auth)])
+    app.add_api_route("/bare", lambda: None)
+    app.dependency_overrides[auth] = admin
+    service = bare_client(app)
     for _ in range(3):
         service.get("/items/1")
         service.get("/items/2")
@@ -585,6 +655,8 @@ def test_each_opened_route_is_logged_once_as_a_warning(caplog: pytest.LogCapture
     assert [record.levelno for record in told] == [logging.WARNING] * 2
     assert "/items/{item}" in told[0].getMessage()
     assert "/me" in told[1].getMessage()
+    opened = [GuardReplaced(method="GET", path=path) for path in ("/items/{item}", "/me")]
+    assert [event for event in events if isinstance(event, GuardReplaced)] == opened
 
 
 def test_an_opened_route_of_a_mounted_app_is_logged_with_its_whole_path(caplog: pytest.LogCaptureFixture) -> None:

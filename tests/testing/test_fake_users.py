@@ -12,7 +12,8 @@ import pytest
 from fastapi import Depends, FastAPI, Security
 from starlette.testclient import TestClient
 
-from jwt_middleware import ConfigurationError, JWTMiddleware, JWTUser, Provider, Token
+from jwt_middleware import ConfigurationError, JWTMiddleware, JWTUser, Provider, ProviderResolver, Token
+from jwt_middleware.events import Event, LocalKeyMade
 from jwt_middleware.fastapi import Auth
 from jwt_middleware.fastapi.local_keys import add_local_key
 from jwt_middleware.issuing import MemoryStore, Sessions, TokenIssuer
@@ -99,6 +100,14 @@ def test_one_of_several_providers_can_be_named() -> None:
     assert service.get("/me", headers=headers_for(auth, "ada", provider="staff")).json()[2] == "staff"
     with pytest.raises(ConfigurationError, match=r"there is no 'other'; .* has 'users', 'staff'"):
         headers_for(auth, "ada", provider="other")
+
+
+def test_a_resolver_beside_a_provider_changes_nothing() -> None:
+    resolver = ProviderResolver(lambda issuer: None)
+    auth = Auth(providers=[Provider(key=SECRET, audience="orders"), resolver], clock=lambda: NOW)
+    assert make_app(auth).get("/me", headers=headers_for(auth, "ada")).json()[0] == "ada"
+    with pytest.raises(ConfigurationError, match="needs a configured provider"):
+        headers_for(Auth(providers=resolver), "ada")
 
 
 def test_scopes_that_a_function_reads_are_given_as_claims() -> None:
@@ -211,17 +220,20 @@ def test_the_key_is_in_no_jwk_set_store_or_log(caplog: pytest.LogCaptureFixture)
         assert secret not in shown
 
 
-def test_the_first_call_is_logged_as_a_warning(caplog: pytest.LogCaptureFixture) -> None:
-    auth = make_auth(name="orders")
+def test_the_first_call_is_told_as_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    events: list[Event] = []
+    auth = make_auth(name="orders", on_event=events.append)
     for _ in range(3):
         headers_for(auth, "ada")
     (record,) = [record for record in caplog.records if "headers_for" in record.getMessage()]
     assert record.levelno == logging.WARNING
     assert "'orders'" in record.getMessage()
+    assert [event for event in events if isinstance(event, LocalKeyMade)] == [LocalKeyMade(provider="orders")]
 
 
 FORKED = """
 import os, sys
+from jwt_middleware.events import Event, LocalKeyMade
 from jwt_middleware.fastapi import Auth
 from jwt_middleware.issuing import TokenIssuer
 from jwt_middleware import Provider, RemoteKeys
