@@ -36,18 +36,20 @@ class Demand:
         acr: str | Iterable[str] | None = None,
         max_age: float | None = None,
     ) -> None:
-        self._all = scopes
+        self.scopes = scopes
+        """All of these are needed."""
         several: Any = any_of if isinstance(any_of, Iterable) and not isinstance(any_of, str) else [any_of]
-        self._any_of = () if any_of is None else tuple(several)
-        if any_of is not None and not self._any_of:
+        self.any_of = () if any_of is None else tuple(several)
+        """One of these is needed, unless it is empty."""
+        if any_of is not None and not self.any_of:
             raise ConfigurationError("any_of must name a scope: nobody has one of none")
-        for scope in (*self._all, *self._any_of):
+        for scope in (*self.scopes, *self.any_of):
             if not isinstance(scope, str):
                 raise TypeError(f"requires() takes scopes, not {scope!r}; without any, write @requires()")
             if not scope:
                 raise ConfigurationError("a scope must be a text that is not empty")
         # A challenge names one of them, and it cannot spell every text.
-        self._alternatives = sorted(self._any_of, key=lambda scope: not is_scope(scope))
+        self._alternatives = sorted(self.any_of, key=lambda scope: not is_scope(scope))
         self._providers = None if provider is None else check_strings("provider", provider)
         self._acr = () if acr is None else check_strings("acr", acr)
         self._max_age = None if max_age is None else check_seconds("max_age", max_age, minimum=1)
@@ -76,13 +78,13 @@ class Demand:
             return WrongIssuer(
                 claim="iss", expected=f"provider {list_names(self._providers)}", found=f"provider {token.provider}"
             ).about(token)
-        missing = [name for name in self._all if name not in credentials.scopes]
-        held = [name for name in self._any_of if name in credentials.scopes]
-        if missing or (self._any_of and not held):
+        missing = [name for name in self.scopes if name not in credentials.scopes]
+        held = [name for name in self.any_of if name in credentials.scopes]
+        if missing or (self.any_of and not held):
             # The whole set: clients ask for what the challenge names, and for nothing else.
             refusal = InsufficientScope(
-                dict.fromkeys((*self._all, *(held or self._alternatives)[:1])),
-                expected=" ".join(self._all + self._any_of),
+                dict.fromkeys((*self.scopes, *(held or self._alternatives)[:1])),
+                expected=" ".join(self.scopes + self.any_of),
                 found=" ".join(map(str, credentials.scopes)),
             )
             return refusal if token is None else refusal.about(token)

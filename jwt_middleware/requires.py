@@ -1,6 +1,6 @@
 """How is an endpoint guarded? ``requires`` decorates functions, classes and ASGI apps, and is a FastAPI dependency."""
 
-from collections.abc import Callable, Iterable, MutableMapping
+from collections.abc import Callable, Iterable, Iterator, MutableMapping
 from contextlib import suppress
 from functools import partial, wraps
 from inspect import (
@@ -15,7 +15,7 @@ from inspect import (
     signature,
 )
 from typing import Any, TypeGuard, TypeVar, cast, overload
-from weakref import WeakSet
+from weakref import WeakKeyDictionary, WeakSet
 
 from starlette.concurrency import run_in_threadpool
 from starlette.endpoints import HTTPEndpoint, WebSocketEndpoint
@@ -90,7 +90,8 @@ class Requirement:
     """What ``requires`` returns: a decorator, and a dependency for FastAPI."""
 
     def __init__(self, demand: Demand) -> None:
-        self._demand = demand
+        self.demand = demand
+        """What an endpoint or a request has to meet."""
 
     # FastAPI reads it, and passes the connection.
     __signature__ = Signature([Parameter("endpoint", Parameter.POSITIONAL_OR_KEYWORD, annotation=HTTPConnection)])
@@ -102,17 +103,17 @@ class Requirement:
     def __call__(self, endpoint: Endpoint | HTTPConnection) -> Any:
         """Guard ``endpoint``. As a dependency, return the user of a connection, or raise the refusal."""
         if isinstance(endpoint, HTTPConnection):
-            refusal = self._demand.refusal(endpoint.scope)
+            refusal = self.demand.refusal(endpoint.scope)
             if refusal is not None:
                 raise middleware_of(endpoint.scope).refuser.exception(refusal, endpoint.scope)
             return endpoint.scope["user"]
         guarded: Any
         if isclass(endpoint) and issubclass(endpoint, HTTPEndpoint | WebSocketEndpoint):
-            guarded = _guarded_class(endpoint, self._demand)
+            guarded = _guarded_class(endpoint, self.demand)
         elif isfunction(_unwrapped(endpoint)):
-            guarded = _guarded_function(endpoint, self._demand)
+            guarded = _guarded_function(endpoint, self.demand)
         elif _is_app(endpoint):
-            guarded = _GuardedApp(endpoint, self._demand)
+            guarded = _GuardedApp(endpoint, self.demand)
         else:
             raise TypeError(f"requires(...) decorates endpoints, and {endpoint!r} is none")
         with suppress(TypeError):
@@ -131,6 +132,17 @@ def is_bypassed(endpoint: object) -> bool:
     except TypeError:
         return False
 
+
+def demands_of(endpoint: object) -> Iterator[Demand]:
+    """What every ``requires`` among the decorators of a function demands, if they name what they wrap."""
+    while isfunction(endpoint := _unwrapped(endpoint)):
+        if endpoint in _demands:
+            yield _demands[endpoint]
+        endpoint = getattr(endpoint, "__wrapped__", None)
+
+
+_demands: WeakKeyDictionary[Any, Demand] = WeakKeyDictionary()
+"""What each guarded function demands, by the function that ``requires`` made."""
 
 _guarded: WeakSet[Any] = WeakSet()
 """What was guarded. An object that cannot be weakly referenced is not a function for a route."""
@@ -187,6 +199,7 @@ def _guarded_function(function: Callable[..., Any], demand: Demand) -> Callable[
     injected = injected and not takes_foreign_request(original)
     if injected:
         guarded.__signature__ = _with_connection(signed)  # type: ignore[attr-defined]  # inspect reads it
+    _demands[guarded] = demand
     return guarded
 
 

@@ -149,13 +149,11 @@ def unwrap(call: Any) -> Any:
     return inspect.unwrap(call)
 
 
-def guards_in(dependant: Dependant) -> Iterator[tuple[Guard, tuple[str, ...]]]:
-    """The guards among the dependencies of ``dependant``, at any depth, each with the scopes demanded of it."""
+def calls_in(dependant: Dependant) -> Iterator[tuple[Any, tuple[str, ...]]]:
+    """The dependencies of ``dependant``, at any depth, each with the scopes demanded of it."""
     for child in dependant.dependencies:
-        guard = unwrap(child.call)
-        if isinstance(guard, Guard):
-            yield guard, demanded_scopes(child)
-        yield from guards_in(child)
+        yield unwrap(child.call), demanded_scopes(child)
+        yield from calls_in(child)
 
 
 def demanded_scopes(dependant: Dependant) -> tuple[str, ...]:

@@ -1,6 +1,7 @@
 """How does the middleware get in front of an app's routes, and which of them does it leave open?"""
 
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import Any, TypeAlias, cast
 
 from fastapi import FastAPI
@@ -14,7 +15,7 @@ from ..errors import ConfigurationError, Refusal
 from ..events import GuardReplaced
 from ..middleware import JWTMiddleware
 from ..reading.access import PublicPaths, PublicRequests, ask
-from ..requires import is_bypassed
+from ..requires import Requirement, is_bypassed
 from .answers import EarlyRefusal, answer, answer_here
 from .dependencies import OPENED, Authority, Guard, demanded_scopes, unwrap
 from .openapi import document
@@ -184,40 +185,41 @@ class _BodyGuard:
         return await self._receive()
 
 
-_Demands: TypeAlias = tuple[tuple[Guard, tuple[str, ...]], ...]
+_Check: TypeAlias = Callable[[Scope], Refusal | None]
+_Checks: TypeAlias = tuple[_Check, ...]
 
 
-def _refusal(scope: Scope, demands: _Demands) -> Refusal | None:
-    for guard, scopes in demands:
-        refusal = guard.refusal(scope, scopes)
+def _refusal(scope: Scope, checks: _Checks) -> Refusal | None:
+    for check in checks:
+        refusal = check(scope)
         if refusal is not None:
             return refusal
     return None
 
 
 class _Guards:
-    """The guards of each route, remembered because finding them takes longer than asking them."""
+    """The checks of each route's guards, remembered because finding them takes longer than asking them."""
 
     def __init__(self) -> None:
-        self._known: dict[int, tuple[Dependant, _Demands]] = {}
+        self._known: dict[int, tuple[Dependant, _Checks]] = {}
 
-    def of_route(self, scope: Scope) -> _Demands:
-        """The guards that will run for the route that was selected for ``scope``, each with the scopes it demands."""
+    def of_route(self, scope: Scope) -> _Checks:
+        """The checks of the guards that will run for the route that was selected for ``scope``."""
         # Of an included router, FastAPI notes what the route is there; its own `dependant` lacks what the router adds.
         route = (scope.get("fastapi") or {}).get("effective_route_context") or scope.get("route")
         dependant = getattr(route, "dependant", None)
         return () if dependant is None else self.of(dependant, getattr(scope.get("app"), "dependency_overrides", {}))
 
-    def of(self, dependant: Dependant, overrides: Overrides) -> _Demands:
-        """The guards that run for the route of ``dependant``."""
+    def of(self, dependant: Dependant, overrides: Overrides) -> _Checks:
+        """The checks of the guards that run for the route of ``dependant``."""
         if overrides:
-            return tuple(_guards_that_run(dependant, overrides))
+            return tuple(_checks_that_run(dependant, overrides))
         # Kept together with its object: otherwise another object could get the same id.
         known = self._known.get(id(dependant))
         if known is None:
             if len(self._known) >= MAX_ROUTES:
                 self._known.clear()
-            known = self._known[id(dependant)] = (dependant, tuple(_guards_that_run(dependant, {})))
+            known = self._known[id(dependant)] = (dependant, tuple(_checks_that_run(dependant, {})))
         return known[1]
 
 
@@ -225,14 +227,16 @@ MAX_ROUTES = 4096
 """Routes whose guards are remembered."""
 
 
-def _guards_that_run(dependant: Dependant, overrides: Overrides) -> Iterator[tuple[Guard, tuple[str, ...]]]:
+def _checks_that_run(dependant: Dependant, overrides: Overrides) -> Iterator[_Check]:
     for child in dependant.dependencies:
         if overrides and child.call in overrides:
             continue
         guard = unwrap(child.call)
         if isinstance(guard, Guard):
-            yield guard, demanded_scopes(child)
-        yield from _guards_that_run(child, overrides)
+            yield partial(guard.refusal, scopes=demanded_scopes(child))
+        elif isinstance(guard, Requirement):
+            yield guard.demand.refusal
+        yield from _checks_that_run(child, overrides)
 
 
 def _endpoints(routes: Iterable[BaseRoute], prefix: str = "") -> Iterable[tuple[str, Any]]:

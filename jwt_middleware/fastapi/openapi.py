@@ -1,6 +1,7 @@
 """What does OpenAPI say of the callers of an app: how do they log in, which scopes do they need, what is refused?"""
 
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from itertools import product
 from typing import Any, TypeAlias
 
@@ -8,7 +9,8 @@ from fastapi import FastAPI
 from fastapi.routing import APIRoute, RouteContext, iter_route_contexts
 from starlette.types import Scope
 
-from .dependencies import AnyOfGuard, Authority, Guard, OptionalGuard, guards_in
+from ..requires import Requirement, demands_of
+from .dependencies import AnyOfGuard, Authority, Guard, OptionalGuard, calls_in
 from .router import Endpoint, is_open
 
 Schema: TypeAlias = dict[str, Any]
@@ -35,6 +37,16 @@ def document(auth: Authority, app: FastAPI, is_public: Callable[[Scope], bool], 
         if docs_client_id is not None:
             oauth["clientId"] = docs_client_id
         app.swagger_ui_init_oauth = {**oauth, **(app.swagger_ui_init_oauth or {})}
+
+
+@dataclass(frozen=True, slots=True)
+class _Need:
+    """What a guard needs: all of ``scopes``, and one of ``any_of`` unless it is empty."""
+
+    scopes: tuple[str, ...]
+    any_of: tuple[str, ...] = ()
+    is_optional: bool = False
+    """Whether an anonymous request may pass."""
 
 
 class _Documentation:
@@ -69,15 +81,26 @@ class _Documentation:
             if isinstance(context.original_route, APIRoute) and context.include_in_schema:
                 yield context
 
+    def _needs(self, context: RouteContext) -> Iterator["_Need"]:
+        """What the guards of a route need: its dependencies, and the decorators of its endpoint."""
+        for call, scopes in calls_in(context.dependant):
+            if isinstance(call, Guard) and call.auth is self._auth:
+                is_optional = isinstance(call, OptionalGuard) and not scopes
+                yield _Need(scopes, call.names if isinstance(call, AnyOfGuard) else (), is_optional)
+            elif isinstance(call, Requirement):
+                yield _Need(call.demand.scopes, call.demand.any_of)
+        for demand in demands_of(context.endpoint):
+            yield _Need(demand.scopes, demand.any_of)
+
     def _operation(self, operation: Schema, context: RouteContext, method: str, schemes: Schema) -> Schema:
-        guards = [(guard, scopes) for guard, scopes in guards_in(context.dependant) if guard.auth is self._auth]
-        needs_token = any(not isinstance(guard, OptionalGuard) or scopes for guard, scopes in guards)
+        needs = list(self._needs(context))
+        needs_token = not all(need.is_optional for need in needs)
         is_public = is_open(context.endpoint) or self._is_public(self._scope(context, method))
         may_be_anonymous = is_public or self._auth.options.get("allow_anonymous", False) is True
         completed = {**operation, "responses": dict(operation.get("responses") or {})}
         ours = (
-            [{scheme: list(scopes)} for scopes in _alternatives(guards) for scheme in schemes]
-            if guards or not is_public
+            [{scheme: list(scopes)} for scopes in _alternatives(needs) for scheme in schemes]
+            if needs or not is_public
             else []
         )
         if ours and may_be_anonymous and not needs_token:
@@ -89,7 +112,7 @@ class _Documentation:
             completed["security"] = [*others, *ours]
         else:
             completed.pop("security", None)
-        for status in self._statuses(guards, method, is_public=is_public, needs_token=needs_token):
+        for status in self._statuses(needs, method, is_public=is_public, needs_token=needs_token):
             documented = completed["responses"].get(status) or {}
             completed["responses"][status] = {
                 **self._response(status, reads_body=context.body_field is not None),
@@ -115,14 +138,12 @@ class _Documentation:
             "app": self._app,
         }
 
-    def _statuses(
-        self, guards: list[tuple[Guard, tuple[str, ...]]], method: str, *, is_public: bool, needs_token: bool
-    ) -> Iterator[str]:
+    def _statuses(self, needs: Iterable["_Need"], method: str, *, is_public: bool, needs_token: bool) -> Iterator[str]:
         if not is_public:
             yield "400"
         if needs_token or not is_public:
             yield "401"
-        has_scopes = any(scopes or isinstance(guard, AnyOfGuard) for guard, scopes in guards)
+        has_scopes = any(need.scopes or need.any_of for need in needs)
         is_unsafe = method not in ("GET", "HEAD", "OPTIONS")
         if has_scopes or (not is_public and is_unsafe and self._auth.cookies):
             yield "403"
@@ -143,10 +164,8 @@ class _Documentation:
     def _schemes(self) -> Schema:
         scopes = dict(self._auth.scopes)
         for context in self._routes():
-            for guard, demanded in guards_in(context.dependant):
-                if guard.auth is self._auth:
-                    names = (*demanded, *(guard.names if isinstance(guard, AnyOfGuard) else ()))
-                    scopes.update((name, "") for name in names if name not in scopes)
+            for need in self._needs(context):
+                scopes.update((name, "") for name in (*need.scopes, *need.any_of) if name not in scopes)
         schemes: Schema = {}
         for cookie in self._auth.cookies:
             schemes["cookie"] = {"type": "apiKey", "in": "cookie", "name": cookie}
@@ -207,16 +226,12 @@ _ANSWERS = {
 }
 
 
-def _alternatives(guards: Iterable[tuple[Guard, tuple[str, ...]]]) -> Iterator[tuple[str, ...]]:
-    """The sets of scopes each of which satisfies all ``guards``."""
-    demanded: list[str] = []
-    choices: list[tuple[str, ...]] = []
-    for guard, scopes in guards:
-        demanded += scopes
-        if isinstance(guard, AnyOfGuard):
-            choices.append(guard.names)
-    for chosen in product(*choices):
-        yield tuple(dict.fromkeys([*demanded, *chosen]))
+def _alternatives(needs: Iterable[_Need]) -> Iterator[tuple[str, ...]]:
+    """The sets of scopes each of which satisfies all ``needs``."""
+    several = tuple(needs)
+    all_of = [scope for need in several for scope in need.scopes]
+    for chosen in product(*dict.fromkeys(need.any_of for need in several if need.any_of)):
+        yield tuple(dict.fromkeys([*all_of, *chosen]))
 
 
 def _discovers(auth: Authority) -> Iterator[tuple[str, str, tuple[str, str] | None]]:

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Body, Depends, FastAPI, Security
 from pydantic import BaseModel
 
-from jwt_middleware import JWTUser, Token
+from jwt_middleware import JWTUser, Token, requires
 from jwt_middleware.fastapi import Auth, auth_router
 from jwt_middleware.issuing import MemoryStore, Sessions, Throttle, TokenIssuer
 
@@ -62,6 +62,15 @@ def make_app() -> FastAPI:
     @app.get("/search/mine")
     async def search_mine(word: str, caller: Annotated[JWTUser, Depends(auth)]) -> list[str]:
         return [word, caller.identity]
+
+    @app.get("/reports/{id}")
+    @requires("orders:read", any_of=["admin", "orders:write"])
+    async def report(id: int) -> str:
+        return f"report {id}"
+
+    @app.put("/reports/{id}", dependencies=[Depends(requires("orders:write"))])
+    async def replace_report(id: int, text: Annotated[str, Body()]) -> str:
+        return text
 
     admin = APIRouter(prefix="/admin", dependencies=[Security(auth.any_of("admin", "auditor"))])
 

@@ -15,7 +15,16 @@ from starlette.datastructures import UploadFile as StarletteUploadFile
 from starlette.testclient import WebSocketDenialResponse
 from starlette.websockets import WebSocketDisconnect
 
-from jwt_middleware import ConfigurationError, JWTMiddleware, JWTUser, Provider, ProviderResolver, Refusal, Token
+from jwt_middleware import (
+    ConfigurationError,
+    JWTMiddleware,
+    JWTUser,
+    Provider,
+    ProviderResolver,
+    Refusal,
+    Token,
+    requires,
+)
 from jwt_middleware.errors import UserRefused
 from jwt_middleware.fastapi import Auth
 from jwt_middleware.fastapi.auth import MiddlewareOptions
@@ -430,6 +439,21 @@ def test_403_precedes_the_reading_of_forms_and_uploads(kind: str) -> None:
     assert service.post(f"/{kind}", content=b"broken", headers={**broken, **WRITER}).status_code == 400
     assert service.post("/form", data={"name": "x"}, headers=WRITER).json() == "x"
     assert service.post("/upload", files={"file": ("x", b"y")}, headers=WRITER).json() == "x"
+
+
+def test_403_of_a_dependency_that_is_requires_precedes_the_reading_of_the_body() -> None:
+    trace = Trace()
+
+    def declare(app: FastAPI) -> None:
+        @app.post("/orders", dependencies=[Depends(trace), Depends(requires("orders:write"))])
+        def write(order: Annotated[int, Body(embed=True)]) -> int:
+            return order
+
+    service = serve(auth, declare)
+    malformed = service.post("/orders", content="{", headers={"content-type": "application/json", **READER})
+    assert malformed.json()["code"] == "insufficient_scope"
+    assert trace.seen == []
+    assert service.post("/orders", json={"order": 1}, headers=WRITER).json() == 1
 
 
 def test_403_precedes_the_reading_of_the_body_also_beside_overrides() -> None:

@@ -1,17 +1,19 @@
 """The schema says how to log in, which scopes a route needs, and how a request is refused."""
 
+import functools
 import json
 from collections.abc import Callable
+from functools import wraps
 from pathlib import Path
 from typing import Annotated, Any
 
 import pytest
-from fastapi import Depends, FastAPI, Security
+from fastapi import APIRouter, Depends, FastAPI, Security
 from fastapi.openapi.utils import get_openapi
 from fastapi.security import APIKeyHeader
 from starlette.responses import PlainTextResponse
 
-from jwt_middleware import JWTUser, Provider
+from jwt_middleware import JWTUser, Provider, requires
 from jwt_middleware.fastapi import Auth, auth_router
 from jwt_middleware.issuing import MemoryStore, Sessions, TokenIssuer
 from jwt_middleware.reading.sources import bearer_header, cookie
@@ -54,6 +56,12 @@ def schemes(app: FastAPI) -> Any:
         ("/orders/{id}", "get", [{"login": ["orders:read"]}]),
         ("/search", "get", [{}, {"login": []}]),
         ("/search/mine", "get", [{"login": []}]),
+        (
+            "/reports/{id}",
+            "get",
+            [{"login": ["orders:read", "admin"]}, {"login": ["orders:read", "orders:write"]}],
+        ),
+        ("/reports/{id}", "put", [{"login": ["orders:write"]}]),
         ("/admin/{name}", "put", [{"login": ["orders:write", "admin"]}, {"login": ["orders:write", "auditor"]}]),
     ],
 )
@@ -71,6 +79,8 @@ def test_each_route_says_what_it_needs(path: str, method: str, expected: Any) ->
         ("/me", "get", {"200", "400", "401", "503"}),
         ("/orders/{id}", "get", {"200", "400", "401", "403", "422", "503"}),
         ("/orders", "post", {"201", "400", "401", "403", "422", "503"}),
+        ("/reports/{id}", "get", {"200", "400", "401", "403", "422", "503"}),
+        ("/reports/{id}", "put", {"200", "400", "401", "403", "422", "503"}),
         ("/admin/{name}", "put", {"200", "400", "401", "403", "422", "503"}),
         ("/auth/login", "post", {"200", "400", "413", "429", "503"}),
         ("/auth/refresh", "post", {"200", "400", "413", "503"}),
@@ -122,6 +132,40 @@ def test_an_optional_guard_with_scopes_is_not_optional() -> None:
 
     assert security(app, "/") == [{"JWT": ["x"]}]
     assert statuses(app, "/") == {"200", "401", "403"}
+
+
+@pytest.mark.parametrize("public", [False, True])
+def test_requires_is_documented_wherever_it_stands(public: bool) -> None:
+    def log(endpoint: Callable[..., Any]) -> Callable[..., Any]:
+        @wraps(endpoint)
+        def logging(**values: Any) -> Any:
+            return endpoint(**values)
+
+        return logging
+
+    app = FastAPI()
+    make_auth().install(app, public=["/*"] if public else [])
+
+    @app.get("/decorated")
+    @log
+    @requires("b")
+    @log
+    @requires("a", any_of=["x", "y"])
+    async def decorated() -> None: ...
+
+    @app.get("/partial")
+    async def partial() -> None: ...
+
+    app.add_api_route("/users", functools.partial(requires()(partial)), dependencies=[Depends(requires(acr="urn:mfa"))])
+    router = APIRouter(dependencies=[Depends(requires("a"))])
+    router.add_api_route("/routed", partial)
+    app.include_router(router)
+    assert security(app, "/decorated") == [{"JWT": ["b", "a", "x"]}, {"JWT": ["b", "a", "y"]}]
+    assert security(app, "/routed") == [{"JWT": ["a"]}]
+    assert security(app, "/users") == [{"JWT": []}]
+    assert {"401", "403"} <= statuses(app, "/decorated")
+    assert "401" in statuses(app, "/users")
+    assert ("403" in statuses(app, "/users"), "401" in statuses(app, "/partial")) == (False, not public)
 
 
 def test_schemes_of_the_apps_own_are_kept() -> None:
