@@ -16,7 +16,7 @@ FILES = sorted(ROOT.rglob("*.py"))
 WAITING = {
     *("anyio", "asyncio", "concurrent", "trio"),
     *("http", "httpx", "httpx2", "requests", "select", "selectors", "socket", "ssl", "starlette", "urllib3"),
-    *("os", "pathlib", "redis", "sqlite3", "subprocess"),
+    *("asyncpg", "os", "pathlib", "psycopg", "redis", "sqlalchemy", "sqlite3", "subprocess"),
 }
 """What waits, reads or writes: no pure file imports it, nor anything of ours that does."""
 
@@ -29,6 +29,7 @@ INTEGRATIONS = {
     "jwt_middleware.django": {"asgiref", "django"},
     "jwt_middleware.fastapi": {"fastapi", "pydantic", "typing_extensions"},
     "jwt_middleware.fastmcp_demands": {"fastmcp"},
+    "jwt_middleware.issuing.stores.sql_tables": {"sqlalchemy"},
     "jwt_middleware.issuing.testing": {"pytest"},
     "jwt_middleware.litestar": {"litestar"},
     "jwt_middleware.mcp": {"mcp", "pydantic"},

@@ -8,7 +8,7 @@ from .rotation import Session
 from .routes import auth_routes
 from .session_store import SessionStore
 from .sessions import Grant, InvalidGrant, Sessions, SessionsHealth
-from .stores import MemoryStore, RedisStore, SQLiteStore
+from .stores import MemoryStore, RedisStore, SQLiteStore, SQLStore
 from .throttle import LoginRefused, Throttle
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "LoginRefused",
     "MemoryStore",
     "RedisStore",
+    "SQLStore",
     "SQLiteStore",
     "Session",
     "SessionStore",

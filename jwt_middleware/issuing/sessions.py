@@ -84,8 +84,8 @@ class Sessions:
     """Opens, renews and ends sessions. As ``JWTMiddleware(revocations=)`` it refuses the tokens of ended sessions.
 
     ``store``
-        ``SQLiteStore`` for one machine, ``RedisStore`` for several, ``MemoryStore`` for one process and for tests, or a
-        ``SessionStore`` of your own.
+        ``SQLiteStore`` for one machine, ``SQLStore`` (PostgreSQL) or ``RedisStore`` for several, ``MemoryStore`` for
+        one process and for tests, or a ``SessionStore`` of your own.
     ``tokens``
         The ``TokenIssuer`` of the access tokens. Refresh tokens are signed with a key that is derived from its key, and
         have another type and audience: no verifier accepts them as access tokens.

@@ -10,10 +10,11 @@ import pytest
 import redis.asyncio
 from redis._parsers import AsyncCommandsParser
 
-from jwt_middleware.issuing import MemoryStore, RedisStore, SQLiteStore
+from jwt_middleware.issuing import MemoryStore, RedisStore, SQLiteStore, SQLStore
 from jwt_middleware.testing.store_contract import StoreContract
 
 from ..support.clock import Clock
+from ..support.postgres import PostgresServer
 from ..support.redis_server import RedisServer, redis_server
 
 
@@ -91,3 +92,26 @@ class TestRedisStoreOfAClientInACluster(InRedis):
         store = RedisStore(make_client, prefix=token_hex(4))
         yield store
         await store.aclose()
+
+
+class InPostgreSQL(StoreContract):
+    driver: str
+
+    @pytest.fixture
+    def anyio_backend(self) -> str:
+        return "asyncio"
+
+    @pytest.fixture
+    async def store(self, postgres: PostgresServer) -> AsyncIterator[SQLStore]:
+        store = SQLStore(postgres.url(self.driver), prefix=f"t{token_hex(4)}_")
+        await store.create_tables()
+        yield store
+        await store.aclose()
+
+
+class TestSQLStoreWithAsyncpg(InPostgreSQL):
+    driver = "asyncpg"
+
+
+class TestSQLStoreWithPsycopg(InPostgreSQL):
+    driver = "psycopg"

@@ -2,6 +2,7 @@
 
 from .memory import MemoryStore
 from .redis import RedisStore
+from .sql import SQLStore
 from .sqlite import SQLiteStore
 
-__all__ = ["MemoryStore", "RedisStore", "SQLiteStore"]
+__all__ = ["MemoryStore", "RedisStore", "SQLStore", "SQLiteStore"]

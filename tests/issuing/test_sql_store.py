@@ -1,0 +1,537 @@
+"""What PostgreSQL does to sessions, and they to it, beside the contract of stores; all of it with a real server."""
+
+import sys
+import time
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from functools import partial
+from random import Random
+from secrets import token_hex
+from typing import Any
+
+import anyio
+import anyio.lowlevel
+import pytest
+import sqlalchemy
+from sqlalchemy.ext.asyncio import create_async_engine
+
+from jwt_middleware import ConfigurationError
+from jwt_middleware.errors import StoreUnavailable
+from jwt_middleware.issuing import Session, SQLStore
+from jwt_middleware.issuing.rotation import Outcome, Realm, Rotation, rotate
+from jwt_middleware.issuing.session_store import SESSION_RETENTION
+from jwt_middleware.issuing.stores.sql_statements import SWEEP
+from jwt_middleware.testing.store_contract import REALM, opening, revocation_request, rotation
+
+from ..support.postgres import PASSWORD, STRICT, USER, PostgresServer
+from ..support.processes import run
+from ..support.waiting import until
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture
+def prefix() -> str:
+    return f"t{token_hex(4)}_"
+
+
+@pytest.fixture
+async def store(postgres: PostgresServer, prefix: str) -> AsyncIterator[SQLStore]:
+    store = SQLStore(postgres.url("asyncpg"), prefix=prefix)
+    await store.create_tables()
+    yield store
+    await store.aclose()
+
+
+@pytest.fixture
+def change(postgres: PostgresServer) -> Any:
+    """Runs SQL of the test's own, outside the store; returns the rows."""
+
+    def change(statement: str) -> list[Any]:
+        with postgres.connect() as connection:
+            cursor = connection.execute(statement)
+            return cursor.fetchall() if cursor.description else []
+
+    return change
+
+
+async def opened(store: SQLStore, id: str = "s", subject: str = "ada", **changes: Any) -> Session:
+    session, _ = await store.open(opening(id, subject, **changes), max_sessions=100)
+    return session
+
+
+async def rotated_by(store: SQLStore, generation: int, id: str = "s", **changes: Any) -> tuple[Outcome, int | None]:
+    outcome, session = await store.rotate(rotation(id, generation, **changes))
+    return outcome, None if session is None else session.generation
+
+
+# The statements
+
+
+async def test_the_statement_of_rotation_does_what_the_rule_says(store: SQLStore) -> None:
+    """It is written twice, in two languages."""
+    random = Random(9)
+    seen: set[Outcome] = set()
+    id = ""
+    for number in range(200):
+        started = time.monotonic()
+        session, now = await store.read(id, REALM)
+        if session is None:
+            id = f"s{number}"
+            await opened(store, id, idle_lifetime=random.choice([500, 1e6]), session_lifetime=5000)
+            session, now = await store.read(id, REALM)
+            assert session is not None
+        presented = Rotation(
+            id=random.choice([id] * 9 + ["none"]),
+            realm=REALM,
+            generation=session.generation + random.choice([-2, -1, -1, -1, 0, 0, 0, 0, 0, 0, 1, 2]),
+            grace=random.choice([0, 1e6]),
+            idle_lifetime=random.choice([5, 700, 1e6]) if number % 50 else 0.001,
+            access_lifetime=random.randrange(1, 1000),
+            deadline=now + random.choice([-1, 60, 60, 60, 60]),
+            reuse_until_used=random.choice([True, True, False]),
+        )
+        # No clock was set here, so steady time is that of the clock.
+        expected, moved = rotate(session if presented.id == id else None, presented, now, now)
+        outcome, found = await store.rotate(presented)
+        passed = time.monotonic() - started + 0.01
+        assert outcome is expected, (session, presented)
+        seen.add(outcome)
+        assert (found is None) == (moved is None)
+        if found is not None and moved is not None:
+            for name in ("generation", "parent", "is_used", "ends_at", "opened_at", "subject", "realm"):
+                assert getattr(found, name) == getattr(moved, name), (name, session, presented)
+            for name in ("rotated_at", "used_at", "expires_at", "access_until"):
+                assert getattr(found, name) == pytest.approx(getattr(moved, name), abs=passed)
+    assert seen == set(Outcome)
+
+
+def statements(postgres: PostgresServer, prefix: str) -> list[str]:
+    """What the server was asked about the tables with ``prefix``, and every BEGIN and COMMIT."""
+    log = (postgres.data.parent / f"postgres-{postgres.port}.log").read_text()
+    entries = log.split("LOG:  ")
+    return [entry for entry in entries if prefix in entry or "BEGIN" in entry[:60] or "COMMIT" in entry[:60]]
+
+
+@pytest.mark.parametrize("driver", ["asyncpg", "psycopg"])
+async def test_a_refresh_is_one_round_trip(postgres: PostgresServer, prefix: str, driver: str) -> None:
+    store = SQLStore(postgres.url(driver), prefix=prefix)
+    await store.create_tables()
+    await opened(store)
+    for generation in range(1, 7):
+        await rotated_by(store, generation, grace=0)
+    before = len(statements(postgres, prefix))
+    assert await rotated_by(store, 7, grace=0) == (Outcome.NEXT, 8)
+    await until(lambda: len(statements(postgres, prefix)) > before)
+    (asked,) = statements(postgres, prefix)[before:]
+    assert "WITH locked" in asked
+    await store.aclose()
+
+
+async def test_every_text_that_json_can_hold_is_kept(store: SQLStore) -> None:
+    """PostgreSQL takes no NUL and no half of a surrogate pair; an index takes no long text."""
+    odd = 'a\0b"\\é\ud800' + "x" * 9000
+    realm = Realm("jwt", "https://issuer.example/\0é")
+    session, _ = await store.open(opening("s", odd, realm=realm, claims={odd: [odd]}, device=odd), max_sessions=9)
+    assert (session.subject, session.claims, session.device) == (odd, {odd: [odd]}, odd)
+    assert [one.id for one in await store.sessions(odd, realm)] == ["s"]
+    revoked = await store.revoke(revocation_request(odd, claim="jti", realm=realm))
+    assert list((await store.revocations("", 9)).revocations) == [revoked]
+    assert revoked.value == odd
+    assert (await store.read(odd, realm))[0] is None
+    assert len(await store.revoke_subject(odd, realm)) == 1
+
+
+async def test_a_token_that_was_replaced_an_hour_ago_is_theft_where_the_clock_was_set_back(
+    store: SQLStore, change: Any, prefix: str
+) -> None:
+    """As if the server's clock had been read an hour from now, and had been set back then."""
+    await opened(store)
+    await rotated_by(store, 1, grace=0)
+    change(f"UPDATE {prefix}head SET seen = {time.time() + 3600}")
+    assert await rotated_by(store, 1, grace=10) == (Outcome.THEFT, 2)
+
+
+async def test_a_clock_that_another_step_has_seen_later_ends_grace_too(
+    store: SQLStore, change: Any, prefix: str
+) -> None:
+    await opened(store)
+    assert await rotated_by(store, 1, grace=10) == (Outcome.AGAIN, 1)
+    # The session itself was used an hour from now.
+    change(f"UPDATE {prefix}sessions SET used_at = used_at + 3600")
+    assert await rotated_by(store, 1, grace=10) == (Outcome.NEXT, 2)
+    # What was added then stays.
+    assert await rotated_by(store, 2, grace=10) == (Outcome.AGAIN, 2)
+    assert change(f"SELECT shift > 86400 FROM {prefix}head") == [(True,)]
+
+
+async def test_what_is_over_goes_away_in_small_steps(
+    store: SQLStore, change: Any, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for id in "abc":
+        await opened(store, id)
+    await store.revoke(revocation_request("kept", claim="jti"))
+    old = f"expires_at - {SESSION_RETENTION} - 2 * 86400"
+    columns = (
+        "layout, realm, owner, generation, is_used, opened_at, rotated_at, used_at, ends_at, access_until, attempt"
+    )
+    change(
+        f"INSERT INTO {prefix}sessions (id, {columns}, expires_at, over_day, granted) SELECT 'old' || n, {columns}, "
+        f"{old}, ({old}) / 86400, granted FROM {prefix}sessions, generate_series(1, {SWEEP + 50}) n WHERE id = 'a'"
+    )
+    change(
+        f"INSERT INTO {prefix}revocations SELECT sha256(n::text::bytea), -n, '', '[\"jwt\", null]', 'jti', n::text, 1 "
+        f"FROM generate_series(1, {SWEEP + 50}) n"
+    )
+    counts = f"SELECT (SELECT count(*) FROM {prefix}sessions), (SELECT count(*) FROM {prefix}revocations)"
+    # A sweep is due every ten seconds, and at once after one that left something.
+    later = time.monotonic()
+    monkeypatch.setattr("jwt_middleware.issuing.stores.sql.monotonic", lambda: later + 20)
+    await store.revocations("", 9)
+    await until(lambda: change(counts) == [(3 + 50, 1 + 50)])
+    await store.revocations("", 9)
+    await until(lambda: change(counts) == [(3, 1)])
+    assert {session.id for session in await store.sessions("ada", REALM)} == set("abc")
+
+
+async def test_sessions_of_a_refresh_stay_on_their_pages(store: SQLStore, change: Any, prefix: str) -> None:
+    """An update that changes no indexed column writes no index (HOT), and its old row goes with the next visit."""
+    for number in range(40):
+        await opened(store, f"s{number}")
+    for generation in range(1, 6):
+        for number in range(40):
+            await rotated_by(store, generation, f"s{number}", grace=0)
+    await store.aclose()
+
+    def updates() -> Any:
+        return change(f"SELECT n_tup_upd, n_tup_hot_upd FROM pg_stat_user_tables WHERE relname = '{prefix}sessions'")[0]
+
+    await until(lambda: updates()[0] == 200)
+    assert updates()[1] > 150
+
+
+# Transactions
+
+
+async def test_a_revocation_that_was_told_is_found_by_every_later_read(store: SQLStore) -> None:
+    told: list[str] = []
+    missing: list[str] = []
+    position = ""
+    read: set[str] = set()
+
+    async def write(writer: int) -> None:
+        for number in range(20):
+            value = f"{writer}.{number}"
+            await store.revoke(revocation_request(value, claim="jti"))
+            told.append(value)
+
+    async def follow() -> None:
+        nonlocal position
+        while True:
+            before = list(told)
+            page = await store.revocations(position, 2000)
+            position = page.position
+            read.update(one.value for one in page.revocations)
+            missing.extend(value for value in before if value not in read)
+            await anyio.lowlevel.checkpoint()
+
+    async with anyio.create_task_group() as together:
+        together.start_soon(follow)
+        async with anyio.create_task_group() as writers:
+            for writer in range(6):
+                writers.start_soon(write, writer)
+        together.cancel_scope.cancel()
+    assert len(told) == 120
+    assert missing == []
+
+
+async def test_a_log_that_lost_its_last_writes_is_read_from_its_beginning(
+    store: SQLStore, change: Any, prefix: str
+) -> None:
+    """As after a failover to a replica that was behind."""
+    kept = [await store.revoke(revocation_request(f"{n}", claim="jti")) for n in range(2)]
+    change(f"CREATE TABLE {prefix}old AS SELECT * FROM {prefix}head")
+    for value in ("lost", "lost too"):
+        await store.revoke(revocation_request(value, claim="jti"))
+    position = (await store.revocations("", 9)).position
+    change(
+        f"DELETE FROM {prefix}revocations WHERE value LIKE 'lost%'; DELETE FROM {prefix}head; "
+        f"INSERT INTO {prefix}head SELECT * FROM {prefix}old"
+    )
+    assert list((await store.revocations(position, 9)).revocations) == kept
+    # The numbers come again, with other marks.
+    written = [await store.revoke(revocation_request(f"new {n}", claim="jti")) for n in range(3)]
+    assert list((await store.revocations(position, 9)).revocations) == kept + written
+
+
+@pytest.mark.parametrize("level", ["repeatable read", "serializable"])
+@pytest.mark.parametrize("driver", ["asyncpg", "psycopg"])
+async def test_steps_are_read_committed_whatever_the_role_is_set_to(
+    postgres: PostgresServer, prefix: str, change: Any, level: str, driver: str
+) -> None:
+    role = f"role{token_hex(4)}"
+    change(f"CREATE ROLE {role} LOGIN; ALTER ROLE {role} SET default_transaction_isolation = '{level}'")
+    change(f"GRANT CREATE, USAGE ON SCHEMA public TO {role}")
+    store = SQLStore(postgres.url(driver).replace(USER, role), prefix=prefix)
+    await store.create_tables()
+    await opened(store)
+    answers: list[tuple[Outcome, int | None]] = []
+
+    async def refresh() -> None:
+        answers.append(await rotated_by(store, 1, grace=0.5))
+
+    await anyio.sleep(0.5)
+    async with anyio.create_task_group() as together:
+        for _ in range(10):
+            together.start_soon(refresh)
+    assert sorted(answer.value for answer, _ in answers) == ["again"] * 9 + ["next"]
+    assert {generation for _, generation in answers} == {2}
+    await store.aclose()
+
+
+async def test_steps_that_two_transactions_want_in_turn_are_done_again(
+    store: SQLStore, postgres: PostgresServer, prefix: str
+) -> None:
+    """A migration of the app may lock our rows in any order: the server then breaks the circle."""
+    for id in "ab":
+        await opened(store, id)
+    with postgres.connect() as other:
+        other.execute("SET deadlock_timeout = '10s'")
+        other.execute("BEGIN")
+        other.execute(f"SELECT FROM {prefix}sessions WHERE id = 'b' FOR UPDATE")
+        ended: list[Any] = []
+
+        async def end() -> None:
+            ended.extend(await store.revoke_subject("ada", REALM))
+
+        async with anyio.create_task_group() as together:
+            together.start_soon(end)
+            await anyio.sleep(0.2)
+            # The step holds a and waits for b. Its deadlock timeout, a second, is longer than a step may take.
+            other.execute("SET LOCAL lock_timeout = '100ms'")
+            with pytest.raises(Exception, match="lock timeout"):
+                other.execute(f"SELECT FROM {prefix}sessions WHERE id = 'a' FOR UPDATE")
+            other.execute("ROLLBACK")
+    assert sorted(one.value for one in ended) == ["a", "b"]
+
+
+async def test_a_subject_that_logs_in_many_times_at_once_has_no_more_sessions_than_it_may(store: SQLStore) -> None:
+    async def log_in(number: int) -> None:
+        # They take turns, which may take too long on a busy machine.
+        with suppress(StoreUnavailable):
+            await store.open(opening(f"s{number}"), max_sessions=3)
+
+    async with anyio.create_task_group() as together:
+        for number in range(8):
+            together.start_soon(log_in, number)
+    assert len(await store.sessions("ada", REALM)) == 3
+
+
+async def test_a_step_that_waited_for_a_lock_too_long_is_not_done_later(
+    store: SQLStore, postgres: PostgresServer, prefix: str
+) -> None:
+    session = await opened(store)
+    _, now = await store.read("s", REALM)
+    with postgres.connect() as other:
+        other.execute("BEGIN")
+        other.execute(f"SELECT FROM {prefix}sessions WHERE id = 's' FOR UPDATE")
+        began = time.monotonic()
+        with pytest.raises(StoreUnavailable, match="no answer within"):
+            await rotated_by(store, 1, grace=0, deadline=now + 0.8)
+        assert time.monotonic() - began < 1.5
+        other.execute("ROLLBACK")
+    await anyio.sleep(0.1)
+    assert (await store.read("s", REALM))[0] == session
+
+
+# Tables
+
+
+async def test_many_processes_may_make_the_tables_at_once(postgres: PostgresServer, prefix: str) -> None:
+    stores = [SQLStore(postgres.url(driver), prefix=prefix) for driver in ("asyncpg", "psycopg") * 2]
+    async with anyio.create_task_group() as together:
+        for store in stores:
+            together.start_soon(store.create_tables)
+    for store in stores:
+        await store.read("s", REALM)
+        await store.aclose()
+
+
+async def test_tables_that_a_migration_made_are_used(postgres: PostgresServer, change: Any) -> None:
+    schema = f"schema{token_hex(4)}"
+    change(f"CREATE SCHEMA {schema}")
+    store = SQLStore(postgres.url("psycopg"), schema=schema, prefix="auth_")
+    engine = sqlalchemy.create_engine(postgres.url("psycopg"))
+    store.metadata.create_all(engine)
+    engine.dispose()
+    await opened(store)
+    assert change(f"SELECT id FROM {schema}.auth_sessions") == [("s",)]
+    assert await rotated_by(store, 1, grace=0) == (Outcome.NEXT, 2)
+    await store.aclose()
+
+
+def test_the_tables_are_known_without_a_store() -> None:
+    assert set(SQLStore.metadata.tables) == {"jwt_sessions", "jwt_revocations", "jwt_head"}
+    store = SQLStore("postgresql+asyncpg://host/database", schema="auth", prefix="x_")
+    assert set(store.metadata.tables) == {"auth.x_sessions", "auth.x_revocations", "auth.x_head"}
+
+
+async def test_tables_of_a_later_layout_are_used_if_they_only_have_more(
+    store: SQLStore, postgres: PostgresServer, change: Any, prefix: str
+) -> None:
+    """As during a deploy: the tables are migrated, and workers of the version before still run."""
+    await opened(store)
+    change(
+        f"ALTER TABLE {prefix}sessions ADD COLUMN flavour text NOT NULL DEFAULT ''; "
+        f"ALTER TABLE {prefix}head ADD COLUMN note text; UPDATE {prefix}head SET layout = 2, oldest = 1"
+    )
+    old = SQLStore(postgres.url("psycopg"), prefix=prefix)
+    await old.create_tables()
+    for worker in (store, old):
+        await opened(worker, f"s{id(worker)}")
+        await worker.revoke(revocation_request(f"s{id(worker)}"))
+    assert await rotated_by(old, 1, grace=0) == (Outcome.NEXT, 2)
+    assert await rotated_by(store, 2, grace=0) == (Outcome.NEXT, 3)
+    assert len((await store.revocations("", 9)).revocations) == 2
+    await old.aclose()
+
+
+async def test_tables_of_a_layout_that_is_too_late_are_refused(
+    store: SQLStore, postgres: PostgresServer, change: Any, prefix: str
+) -> None:
+    change(f"UPDATE {prefix}head SET layout = 3, oldest = 2")
+    old = SQLStore(postgres.url("asyncpg"), prefix=prefix)
+    for step in (old.create_tables, partial(old.read, "s", REALM)):
+        with pytest.raises(StoreUnavailable, match="the tables have layout 3, and this version of the package works"):
+            await step()
+    await old.aclose()
+
+
+# Errors say what to do, and nothing of a session
+
+
+@pytest.mark.parametrize("driver", ["asyncpg", "psycopg"])
+async def test_what_is_missing_at_the_server_is_named(
+    postgres: PostgresServer, prefix: str, change: Any, driver: str
+) -> None:
+    with pytest.raises(StoreUnavailable, match=r"call await store.create_tables\(\), or migrate"):
+        await opened(store := SQLStore(postgres.url(driver), prefix=prefix))
+    await store.create_tables()
+    # Without a new start.
+    await opened(store)
+    change(f"ALTER TABLE {prefix}sessions RENAME COLUMN attempt TO tries")
+    with pytest.raises(StoreUnavailable, match="a column is missing"):
+        await rotated_by(store, 1)
+    await store.aclose()
+    change(f"DO $$ BEGIN CREATE ROLE {STRICT} LOGIN PASSWORD 'right'; EXCEPTION WHEN OTHERS THEN NULL; END $$")
+    for old, new, said in (
+        ("/postgres", "/nowhere", "the server has no such database"),
+        (USER, "somebody", "no such role"),
+        (f"{USER}:", f"{STRICT}:wrong", "refuses the user name or password"),
+        (f":{postgres.port}/", ":1/", "does not listen there"),
+    ):
+        store = SQLStore(postgres.url(driver).replace(old, new, 1), prefix=prefix)
+        with pytest.raises(StoreUnavailable, match=said) as refused:
+            await store.read("session-7", REALM)
+        assert "session-7" not in f"{refused.value} {refused.value.__cause__!r}"
+        assert PASSWORD not in f"{refused.value} {refused.value.__cause__!r}"
+        await store.aclose()
+    strict = postgres.url(driver).replace(f"{USER}:{PASSWORD.replace(' ', '%20')}", f"{STRICT}:right")
+    store = SQLStore(strict, prefix=prefix)
+    with pytest.raises(StoreUnavailable, match="the role lacks a privilege"):
+        await store.read("s", REALM)
+    await store.aclose()
+    store = SQLStore(postgres.url(driver), schema="nowhere")
+    with pytest.raises(StoreUnavailable, match="the schema is missing"):
+        await store.create_tables()
+    await store.aclose()
+
+
+@pytest.mark.parametrize("driver", ["asyncpg", "psycopg"])
+async def test_a_timeout_of_the_server_and_a_server_that_only_reads_are_named(
+    postgres: PostgresServer, prefix: str, change: Any, driver: str
+) -> None:
+    role = f"role{token_hex(4)}"
+    change(f"CREATE ROLE {role} LOGIN SUPERUSER; ALTER ROLE {role} SET statement_timeout = 100")
+    store = SQLStore(postgres.url(driver).replace(USER, role), prefix=prefix)
+    await store.create_tables()
+    await opened(store)
+    with postgres.connect() as other:
+        other.execute("BEGIN")
+        other.execute(f"SELECT FROM {prefix}sessions WHERE id = 's' FOR UPDATE")
+        with pytest.raises(StoreUnavailable, match="took longer than statement_timeout"):
+            await rotated_by(store, 1)
+        other.execute("ROLLBACK")
+    assert await rotated_by(store, 1) == (Outcome.AGAIN, 1)
+    await store.aclose()
+    change(f"ALTER ROLE {role} SET default_transaction_read_only = on")
+    store = SQLStore(postgres.url(driver).replace(USER, role), prefix=prefix)
+    with pytest.raises(StoreUnavailable, match="the server only reads, as a replica does"):
+        await rotated_by(store, 1)
+    # A service that verifies tokens needs no more.
+    assert (await store.revocations("", 9)).revocations == ()
+    await store.aclose()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        pytest.param({"engine": 5}, "engine must be an AsyncEngine or an address", id="a number"),
+        pytest.param({"engine": PASSWORD}, "engine must be an AsyncEngine or an address", id="no address"),
+        pytest.param({"engine": f"mysql+aiomysql://u:{PASSWORD}@h/d"}, "not of mysql", id="MySQL"),
+        pytest.param({"engine": "sqlite+aiosqlite:///x.db"}, "there is SQLiteStore", id="SQLite"),
+        pytest.param({"engine": f"postgresql+psycopg2://u:{PASSWORD}@h/d"}, "psycopg2", id="a driver that waits"),
+        pytest.param({"engine": f"postgresql+pg8000://u:{PASSWORD}@h/d"}, "pg8000", id="another driver"),
+        pytest.param({"engine": "postgresql+asyncpg://h/d?sslmode=require"}, "ssl= in the address", id="sslmode"),
+        pytest.param({"prefix": ""}, "prefix must be 1 to 32 letters", id="no prefix"),
+        pytest.param({"prefix": 'a"b'}, "prefix must be 1 to 32 letters", id="a quote"),
+        pytest.param({"prefix": 5}, "prefix must be 1 to 32 letters", id="a number for a prefix"),
+        pytest.param({"schema": 'a"b'}, "schema must be the name of a schema", id="a quote in a schema"),
+        pytest.param({"schema": 5}, "schema must be the name of a schema", id="a number for a schema"),
+    ],
+)
+def test_what_cannot_work_is_said_at_construction(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigurationError, match=message) as refused:
+        SQLStore(**{"engine": "postgresql+asyncpg://host/database", **arguments})
+    assert PASSWORD not in str(refused.value)
+
+
+def test_an_engine_that_waits_and_one_of_another_database_are_refused() -> None:
+    with pytest.raises(ConfigurationError, match=r"must be an AsyncEngine, from create_async_engine"):
+        SQLStore(sqlalchemy.create_engine("postgresql+psycopg://host/database"))  # type: ignore[arg-type]
+    with pytest.raises(ConfigurationError, match="not of sqlite; for SQLite there is SQLiteStore"):
+        SQLStore(create_async_engine("sqlite+aiosqlite://"))
+
+
+@pytest.mark.parametrize("scheme", ["postgres", "postgresql"])
+async def test_an_address_as_hosting_providers_write_it_will_do(
+    postgres: PostgresServer, prefix: str, scheme: str
+) -> None:
+    store = SQLStore(postgres.url("x").replace("postgresql+x", scheme) + "?sslmode=prefer", prefix=prefix)
+    await store.create_tables()
+    await opened(store)
+    await store.aclose()
+
+
+@pytest.mark.parametrize(
+    ("package", "message"),
+    [("sqlalchemy", r"install asgi-jwt-middleware\[sql\]"), ("asyncpg", r"install asyncpg or psycopg\[binary\]")],
+)
+def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch, package: str, message: str) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(ConfigurationError, match=message):
+        SQLStore("postgresql+asyncpg://host/database")
+
+
+def test_what_is_not_used_is_not_imported() -> None:
+    run("-c", "import jwt_middleware.issuing, sys; assert 'sqlalchemy' not in sys.modules")
+
+
+def test_what_says_a_store_says_no_address() -> None:
+    store = SQLStore(f"postgresql+asyncpg://owner:{PASSWORD}@host/database", prefix="a_")
+    assert repr(store) == "SQLStore(schema=None, prefix='a_')"
