@@ -8,7 +8,6 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from ...errors import ConfigurationError, StoreUnavailable
-from ...events import Events
 from ...revocation.log import RevocationPage
 from ...revocation.revoked import Revocation
 from ..rotation import Opening, Outcome, Realm, RevocationRequest, Rotation, Session
@@ -79,7 +78,6 @@ class SQLStore:
             raise ConfigurationError("prefix must be 1 to 32 letters, digits or _, and not begin with a digit")
         self.names = Names(schema, prefix)
         """What the tables are called."""
-        self.events = Events()
         self._statements = Statements(self.names)
         self._connections = Connections(make_engine, errors, self._check)
         # The latest reading of the database's clock; see steady.py.
