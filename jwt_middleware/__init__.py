@@ -4,13 +4,14 @@ from .current import current_token
 from .errors import ConfigurationError, KeysUnavailable, Refusal
 from .identity import JWTCredentials, JWTUser
 from .keys.key_set import KeySet
+from .keys.load_balancer import LoadBalancerKeys
 from .keys.remote import RemoteKeys
 from .keys.source import KeysHealth, KeySource
 from .live.renewal import renew
 from .middleware import JWTMiddleware
 from .probes import Health, health, health_routes
 from .provider import ANY, Provider
-from .reading.sources import bearer_header, cookie, subprotocol
+from .reading.sources import bearer_header, cookie, proxy_header, subprotocol
 from .requires import requires
 from .resolver import ProviderResolver
 from .resource import ProtectedResource
@@ -32,6 +33,7 @@ __all__ = [
     "KeySource",
     "KeysHealth",
     "KeysUnavailable",
+    "LoadBalancerKeys",
     "ProtectedResource",
     "Provider",
     "ProviderResolver",
@@ -47,6 +49,7 @@ __all__ = [
     "current_token",
     "health",
     "health_routes",
+    "proxy_header",
     "renew",
     "requires",
     "subprotocol",

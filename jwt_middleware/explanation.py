@@ -260,6 +260,11 @@ def _encrypted(case: _Case) -> _Words:
 
 
 def _issuer(case: _Case) -> _Words:
+    if case.refusal.code == "wrong_issuer" and str(case.refusal.expected).startswith("arn:"):
+        return (
+            f"The token's signer is {_shown(case.header.get('signer'))}; accepted here: {case.refusal.expected}.",
+            "Set signer= to the ARN of the load balancer in front of this app. Another one's tokens are not for it.",
+        )
     iss = case.claims.get("iss")
     known = [issuer for provider in case.providers for issuer in provider.issuers]
     cause = f"The token's issuer is {_shown(iss)}; accepted here: {_listed(known)}."
@@ -387,6 +392,12 @@ def _too_old(case: _Case) -> _Words:
 
 
 def _audience(case: _Case) -> _Words:
+    if "aud" not in case.claims and "signer" in case.header:
+        client = _shown(case.header.get("client"))
+        return (
+            f"The load balancer's client is {client}; accepted here: {case.refusal.expected}.",
+            "Set client= to the client id of the listener's rule for this app.",
+        )
     found, expected = case.claims.get("aud"), sorted(case.rules.audiences or ())
     cause = f"The token is for the audience {_shown(found)}; accepted here: {_listed(expected)}."
     if looks_like_id_token(case.claims):

@@ -46,7 +46,7 @@ class JWTMiddleware:
     untouched. These are the decisions for ``http`` and ``websocket``, in their order:
 
     1. The ``sources`` are read: ``missing_token``, ``ambiguous_token``, ``token_too_large``.
-    2. A token from a cookie counts only if the request comes from an allowed origin: ``cross_site``. See ``Origins``.
+    2. A token from a cookie or a proxy's header needs a request from an allowed origin: ``cross_site``. See ``Origins``.
     3. The token is verified. See ``Verifier``.
     4. ``load_user`` loads the user: ``user_refused`` for None and False.
     5. A refusal is ignored on a public path. A missing token is ignored as well if ``allow_anonymous`` says so, and for
@@ -73,8 +73,8 @@ class JWTMiddleware:
     ``allow_preflight``
         True: CORS preflights pass without a token, for an app whose CORS middleware is inside this one. Default False.
     ``sources``
-        Where a token may be: ``bearer_header()``, ``cookie(name)``, ``subprotocol(name)``, or functions. See
-        ``Sources``. Default: the header alone.
+        Where a token may be: ``bearer_header()``, ``cookie(name)``, ``proxy_header(name)``, ``subprotocol(name)``, or
+        functions. See ``Sources``. Default: the first.
     ``origins``
         Origins besides the app's own from which a cookie may authenticate requests, such as ``https://app.example``.
         Default: none.

@@ -43,7 +43,9 @@ class Health:
     @property
     def is_ready(self) -> bool:
         """Whether tokens can be verified: every provider has keys, and the revocations are usable."""
-        return all(one.keys for one in self.keys.values()) and (self.revocations is None or self.revocations.usable)
+        return all(one.is_usable for one in self.keys.values()) and (
+            self.revocations is None or self.revocations.usable
+        )
 
     def as_json(self) -> dict[str, Any]:
         """The same as plain JSON."""

@@ -17,6 +17,7 @@ from .issuers import IssuerTemplate, check_tenants, is_template
 from .keys.addresses import is_address
 from .keys.algorithms import check_algorithms
 from .keys.key_set import load_keys_and_skipped
+from .keys.load_balancer import LoadBalancerKeys
 from .keys.material import PrivateKey, PublicKey
 from .keys.remote import RemoteKeys
 from .keys.source import KeysHealth, KeySource, ProviderKeys, StaticKeys, health_of
@@ -76,7 +77,8 @@ class Provider:
         that cannot be used is skipped; the log and ``health`` name it.
     ``jwks``
         Where keys that others rotate are fetched: the https address of a JWK Set, the path of a file,
-        ``RemoteKeys(...)``, or a ``KeySource`` of your own. Beside it, the keys of ``key`` verify too.
+        ``RemoteKeys(...)``, ``LoadBalancerKeys(...)``, or a ``KeySource`` of your own. Beside it, the keys of ``key``
+        verify too.
     ``audience``
         The ``aud`` that a token must name (RFC 7519 4.1.3), one or several. A token for any of them is good. ``ANY``
         turns the check off. Required.
@@ -165,6 +167,10 @@ class Provider:
         allow_id_tokens: bool = False,
         validate: Validate | Collection[Validate] = (),
     ) -> None:
+        if audience is None and isinstance(jwks, LoadBalancerKeys):
+            raise ConfigurationError(
+                "audience: tokens of a load balancer name none; say audience=ANY, and client= in LoadBalancerKeys"
+            )
         if audience is None:
             raise ConfigurationError(
                 "audience is required: the name that tokens for this service carry in `aud`, or audience=ANY to accept "
@@ -188,6 +194,10 @@ class Provider:
         source = _find_source(jwks, () if static.current.keys else self.issuers, allow_weak_keys)
         self.remote = source if isinstance(source, RemoteKeys) else None
         """The keys that are fetched, if there are any."""
+        self.load_balancer = source if isinstance(source, LoadBalancerKeys) else None
+        """The load balancer that makes the tokens, if one does."""
+        if self.load_balancer is not None and self.template is not None:
+            raise ConfigurationError("issuer: a template cannot stand beside LoadBalancerKeys; name the issuers")
         self.keys: KeySource
         if source is None:
             if not static.current.keys:

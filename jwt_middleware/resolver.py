@@ -174,6 +174,10 @@ class ResolvedProviders:
                 f"resolve returned the provider {provider.name!r} for the issuer {escape(issuer)!r}, which it does not "
                 "list; give it issuer="
             )
+        if provider.load_balancer is not None:
+            raise ConfigurationError(
+                "resolve returned a provider with LoadBalancerKeys; a load balancer is told by its signer: configure it"
+            )
         if provider.name in self._own:
             raise ConfigurationError(
                 f"resolve returned a provider of the name {provider.name!r}, which a configured one has; give it "

@@ -22,6 +22,7 @@ from jwt_middleware.explanation import (
 
 from .support import NOW, SECRET, b64, claims, signed, token
 from .support.keys import RSA, pem
+from .support.load_balancer import SIGNER, made
 
 ISSUER = "https://login.example"
 ENTRA = "https://login.microsoftonline.com/11111111-2222-3333-4444-555555555555/v2.0"
@@ -375,6 +376,22 @@ class Own(Refusal):
         ),
         pytest.param(errors.InvalidClaim(claim="iss"), token(), "provider", "issuer", "issuer=", id="odd issuer"),
         pytest.param(errors.SenderConstrained(), token(), "claims", "none", "accept_cnf", id="no methods"),
+        pytest.param(
+            errors.WrongIssuer(expected=SIGNER),
+            made(header={"signer": "arn:other"}),
+            "provider",
+            '"arn:other"; accepted here: arn:aws:',
+            "signer=",
+            id="another load balancer",
+        ),
+        pytest.param(
+            errors.WrongAudience(expected="4fmv"),
+            made(header={"client": "other"}),
+            "claims",
+            '"other"; accepted here: 4fmv',
+            "client=",
+            id="another client of the load balancer",
+        ),
         pytest.param(Own(), GOOD, "claims", "The app says no.", "own code", id="an app's own refusal"),
     ],
 )

@@ -35,7 +35,7 @@ async def code(asking: Verifier, raw: str) -> str:
     try:
         await asking.verify(raw)
     except Refusal as refusal:
-        return refusal.code if refusal.claim is None else f"{refusal.code} {refusal.claim}"
+        return refusal.code if refusal.claim in (None, "iss") else f"{refusal.code} {refusal.claim}"
     return "good"
 
 

@@ -42,7 +42,7 @@ def test_who_has_the_scope_sees_everything() -> None:
     seen = one.get("/health/ready", headers=bearer(token(scope="health:read"))).json()
     assert seen == {
         "ready": True,
-        "keys": {"jwt": {"keys": 1, "fetched_at": None, "age": None, "error": None, "skipped": []}},
+        "keys": {"jwt": {"keys": 1, "fetched_at": None, "age": None, "error": None, "skipped": [], "on_demand": False}},
         "revocations": None,
         "store_error": None,
     }

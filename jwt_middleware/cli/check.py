@@ -59,12 +59,13 @@ def _check_public(app: Any, middleware: JWTMiddleware) -> Iterator[str]:
 
 def _check_settings(providers: Iterable[Provider]) -> Iterator[str]:
     for provider in providers:
-        if provider.rules.audiences is None:
+        # The signer of a load balancer's token says whom it is for.
+        if provider.rules.audiences is None and provider.load_balancer is None:
             yield (
                 f"provider {provider.name!r} accepts tokens for any audience: safe only where its keys sign for "
                 "nothing but this service"
             )
-        if not provider.issuers and provider.remote is not None:
+        if not provider.issuers and provider.remote is not None and provider.load_balancer is None:
             yield f"provider {provider.name!r} does not check the issuer; name it with issuer="
         for reason in provider.health.skipped:
             yield f"provider {provider.name!r}: {reason}"

@@ -37,6 +37,8 @@ class Source(Protocol):
 
     published: bool
     """Whether anyone but this service can read it."""
+    may_be_empty: bool
+    """Whether no key at all is an answer. Otherwise it is a fault of the place."""
     host: str
     """The host that is asked; empty for a file."""
 
@@ -119,6 +121,7 @@ class Address:
     """A set of keys at an https address (RFC 7517 section 5)."""
 
     published = True
+    may_be_empty = False
 
     def __init__(self, url: str, client: Client, hosts: Hosts) -> None:
         self.host = host_of(url)
@@ -147,6 +150,7 @@ class Discovery:
     """The JWK Set that an issuer's metadata names (OpenID Connect Discovery 1.0 section 4, RFC 8414 section 3)."""
 
     published = True
+    may_be_empty = False
 
     def __init__(self, issuer: str, client: Client, hosts: Hosts) -> None:
         self.host = host_of(issuer)
@@ -199,6 +203,7 @@ class File:
     """A set of keys in a file, read again when it has changed."""
 
     published = False
+    may_be_empty = False
     host = ""
 
     def __init__(self, path: str | PathLike[str], *, clock: Callable[[], float] = time.time) -> None:

@@ -23,11 +23,11 @@ from ..telling import Events
 from .addresses import Hosts
 from .algorithms import ALGORITHMS
 from .documents import DocumentError, read_keys
-from .fetching import Discovery, Document, File, make_source
+from .fetching import Discovery, Document, File, Source, make_source
 from .http import Fetch, FetchError, in_thread
 from .key_set import Key, KeySet, Skipped, load_foreign_keys
 from .places import Claim, places
-from .schedule import Schedule, Step, make_rules
+from .schedule import Rules, Schedule, Step, make_rules
 from .source import KeysHealth
 
 MAX_KIDS_SHOWN = 8
@@ -114,16 +114,23 @@ class RemoteKeys:
         allow_weak_keys: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._source = make_source(
+        source = make_source(
             jwks, issuer, fetch, allow_http=allow_http, allow_hosts=allow_hosts, ca_file=ca_file, token_file=token_file
         )
-        rules = make_rules(
-            isinstance(self._source, File), cooldown, refresh_after, refresh_limits, keys_max_stale, timeout
-        )
+        rules = make_rules(isinstance(source, File), cooldown, refresh_after, refresh_limits, keys_max_stale, timeout)
         check_bool("allow_weak_keys", allow_weak_keys)
-        self._allow_weak_keys = allow_weak_keys
+        self._set_up(source, rules, allow_weak_keys=allow_weak_keys, clock=clock)
+        if isinstance(source, File):
+            try:
+                self._take(self._read(source.read()), None)
+            except (FetchError, DocumentError) as error:
+                raise ConfigurationError(f"jwks: {source}: {error}") from None
+
+    def _set_up(self, source: Source, rules: Rules, *, allow_weak_keys: bool, clock: Callable[[], float]) -> None:
         check_callable("clock", clock)
         check_seconds("clock()", clock())
+        self._source = source
+        self._allow_weak_keys = allow_weak_keys
         self._clock = clock
         self.events = Events()
         self._background = Background(f"keys of {self._source}", events=self.events)
@@ -136,11 +143,6 @@ class RemoteKeys:
         self._fetched_at: float | None = None
         self._error: str | None = None
         self._skipped: tuple[str, ...] = ()
-        if isinstance(self._source, File):
-            try:
-                self._take(self._read(self._source.read()), None)
-            except (FetchError, DocumentError) as error:
-                raise ConfigurationError(f"jwks: {self._source}: {error}") from None
 
     def __repr__(self) -> str:
         return f"RemoteKeys({str(self._source)!r})"
@@ -363,7 +365,7 @@ class RemoteKeys:
         keys, skipped = load_foreign_keys(
             entries, allow_weak_keys=self._allow_weak_keys, published=self._source.published
         )
-        if not keys:
+        if not keys and not self._source.may_be_empty:
             reasons = [one.reason for one in skipped[:3]]
             raise DocumentError("; ".join(["the JWK Set holds no key that can verify", *reasons]))
         # Equal keys stay the same object: what they have verified stays verified.

@@ -15,7 +15,7 @@ class KeysHealth:
     """The state of a provider's keys, for readiness probes."""
 
     keys: int
-    """Keys in force. With none at all, every token of this provider is answered with 503."""
+    """Keys in force. With none at all, every token of this provider is answered with 503, unless ``on_demand``."""
     fetched_at: float | None = None
     """Unix time when the keys were last found to be current. None if they never were, or if they are static."""
     age: float | None = None
@@ -24,6 +24,13 @@ class KeysHealth:
     """Why the last attempt failed. None if it succeeded."""
     skipped: tuple[str, ...] = ()
     """The keys that were published or configured and are not used, each with its reason."""
+    on_demand: bool = False
+    """Whether keys are fetched when a token first names them, so that having none yet is no fault."""
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether tokens can be verified."""
+        return self.keys > 0 or self.on_demand
 
 
 class KeySource(Protocol):

@@ -32,6 +32,19 @@ class _Cookie:
 
 
 @dataclass(frozen=True, slots=True)
+class _ProxyHeader:
+    name: bytes
+    # The proxy knows the user by a cookie, which browsers send by themselves, and then adds the header.
+    is_ambient: ClassVar[bool] = True
+
+    def find(self, scope: Mapping[str, Any], max_size: int) -> bytes | None:
+        values = [value.strip(WHITE_SPACE) for name, value in scope["headers"] if name == self.name]
+        if len(values) > 1:
+            raise AmbiguousToken
+        return _limited(values[0], max_size) if values and values[0] else None
+
+
+@dataclass(frozen=True, slots=True)
 class _Subprotocol:
     name: str
     is_ambient: ClassVar[bool] = False
@@ -63,7 +76,7 @@ class _Custom:
         return _limited(_bytes(raw).strip(WHITE_SPACE), max_size)
 
 
-Source: TypeAlias = _BearerHeader | _Cookie | _Subprotocol | _Custom
+Source: TypeAlias = _BearerHeader | _Cookie | _ProxyHeader | _Subprotocol | _Custom
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +104,19 @@ def cookie(name: str) -> Source:
     method and a WebSocket handshake must come from the same origin, or from one of ``origins``: ``cross_site``.
     """
     return _Cookie(_token("cookie", name).encode("ascii"))
+
+
+def proxy_header(name: str) -> Source:
+    """The header ``name``, in which a proxy that logs users in hands over a token, such as ``x-amzn-oidc-data``.
+
+    The proxy knows its users by a cookie, so it adds the token to whatever request a page makes their browsers send.
+    The same rule protects it as a ``cookie``: requests with unsafe methods and WebSocket handshakes must come from the
+    same origin, or from one of ``origins``. Any explicit source beats it.
+    """
+    header = _token("proxy_header", name).lower()
+    if header in ("authorization", "cookie"):
+        raise ConfigurationError(f"proxy_header: for {header}, use bearer_header() or cookie(name)")
+    return _ProxyHeader(header.encode("ascii"))
 
 
 def subprotocol(name: str) -> Source:
@@ -131,7 +157,7 @@ class Sources:
         """Return the token of the request of ``scope``, or None.
 
         1. Only one of header, subprotocol and functions may have a token: ``AmbiguousToken``.
-        2. If none has, the cookies are read in their order.
+        2. If none has, the cookies and the headers of proxies are read in their order.
 
         A single source can also raise ``AmbiguousToken``, ``MalformedToken`` and ``TokenTooLarge``.
         """
@@ -288,9 +314,9 @@ _AFTER_A_NAME = re.compile(rb"=([^;]*+)|[ \t]*+(?:;|\Z)")
 
 
 def _source(source: object) -> Source:
-    if isinstance(source, _BearerHeader | _Cookie | _Subprotocol | _Custom):
+    if isinstance(source, Source):
         return source
-    if source in (bearer_header, cookie, subprotocol):
+    if source in (bearer_header, cookie, proxy_header, subprotocol):
         raise ConfigurationError(f"sources: {getattr(source, '__name__', source)} must be called")
     check_callable("sources: each", source, "scope")
     if iscoroutinefunction(source):

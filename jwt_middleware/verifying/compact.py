@@ -56,6 +56,30 @@ def decode(raw: bytes, known_headers: Mapping[bytes, Header] = MappingProxyType(
     return Compact(header_segment, header, payload, signing_input, base64url_decode(signature_segment))
 
 
+class PaddedCompact(Compact):
+    """A token with padding, taken apart. Only AWS load balancers make such tokens."""
+
+    __slots__ = ()
+
+
+def decode_padded(raw: bytes, known_headers: Mapping[bytes, Header] = MappingProxyType({})) -> Compact:
+    """Like ``decode``, but each segment may be padded correctly (RFC 4648 section 4).
+
+    The signing input is what was received, with its padding: AWS signs that. Such a token is a ``PaddedCompact``, for
+    the caller to accept from load balancers alone.
+    """
+    if b"=" not in raw:
+        return decode(raw, known_headers)
+    segments = raw.split(b".", 3)
+    if len(segments) != 3:
+        raise MalformedToken
+    header_segment, payload_segment, signature_segment = segments
+    header = known_headers.get(header_segment) or decode_header(_remove_padding(header_segment))
+    payload, signature = map(base64url_decode, map(_remove_padding, (payload_segment, signature_segment)))
+    signing_input = raw[: len(header_segment) + 1 + len(payload_segment)]
+    return PaddedCompact(header_segment, header, payload, signing_input, signature)
+
+
 def decode_header(segment: bytes) -> Header:
     """The JOSE header that ``segment`` spells; raises ``MalformedToken``.
 
@@ -134,6 +158,14 @@ def json_again(data: bytes) -> dict[str, Any]:
     """A new copy of the object in ``data``, which ``json_object`` has read before: nothing is checked twice."""
     value: dict[str, Any] = _decoded(data.decode("utf-8"), _PLAIN_DECODER)
     return value
+
+
+def _remove_padding(segment: bytes) -> bytes:
+    text = segment.rstrip(b"=")
+    padding = len(segment) - len(text)
+    if padding > 2 or (padding and len(segment) % 4):
+        raise MalformedToken
+    return text
 
 
 _LOWEST, _ABOVE_64_BITS = -(2**63), 2**64

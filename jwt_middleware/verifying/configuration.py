@@ -36,7 +36,9 @@ def index_issuers(providers: tuple[Provider, ...]) -> dict[str, int]:
         if provider.name in names:
             raise ConfigurationError(f"providers: the name {provider.name!r} is used twice; give each its own name=")
         names.add(provider.name)
-        for issuer in () if provider.template is not None else provider.issuers:
+        # A template stands for many issuers, and a load balancer is told by its signer.
+        is_found_otherwise = provider.template is not None or provider.load_balancer is not None
+        for issuer in () if is_found_otherwise else provider.issuers:
             if issuer in by_issuer:
                 raise ConfigurationError(
                     f"providers: {providers[by_issuer[issuer]].name!r} and {provider.name!r} both have the issuer "
@@ -46,10 +48,24 @@ def index_issuers(providers: tuple[Provider, ...]) -> dict[str, int]:
     return by_issuer
 
 
-def list_issuers(providers: Iterable[Provider], resolver: ProviderResolver | None) -> str:
+def list_issuers(providers: Iterable[Provider], *, has_resolver: bool) -> str:
     """The accepted issuers in one line, for the operator."""
     issuers = list_names(issuer for provider in providers for issuer in provider.issuers)
-    return issuers if resolver is None else ", ".join(filter(None, (issuers, "or one that resolve knows")))
+    return issuers if not has_resolver else ", ".join(filter(None, (issuers, "or one that resolve knows")))
+
+
+def index_signers(providers: tuple[Provider, ...]) -> dict[str, int]:
+    """The index of the provider of each load balancer. Raises ``ConfigurationError`` if two providers clash."""
+    by_signer: dict[str, int] = {}
+    for index, provider in enumerate(providers):
+        for signer in () if provider.load_balancer is None else provider.load_balancer.signers:
+            if signer in by_signer:
+                raise ConfigurationError(
+                    f"providers: {providers[by_signer[signer]].name!r} and {provider.name!r} both have the signer "
+                    f"{signer!r}; make one Provider of them"
+                )
+            by_signer[signer] = index
+    return by_signer
 
 
 def check_revocations(revocations: Revocations, providers: Sequence[Provider]) -> Revocations:

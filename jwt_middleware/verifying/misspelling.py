@@ -42,7 +42,7 @@ def find_misspelling(raw: bytes) -> Misspelling:
     if len(segments) != _SEGMENTS:
         return Misspelling(f"{len(segments)} segments instead of three", _SEND_EXACTLY)
     if b"=" in raw:
-        return Misspelling("padding ('=')", "RFC 7515 section 2 leaves padding out; the issuer must do so.")
+        return PADDING
     if b"+" in raw or b"/" in raw:
         return Misspelling("standard base64 ('+' and '/')", "RFC 7515 section 2 asks for base64url, with '-' and '_'.")
     return _find_in_segments(*segments)
@@ -57,6 +57,12 @@ def encode_ascii(raw: str) -> bytes:
 
 EMPTY = Misspelling("an empty text", "Send the token after the scheme: Authorization: Bearer <token>.")
 NOT_ASCII = Misspelling("characters that are not ASCII", "Send the token exactly as the provider returned it.")
+
+PADDING = Misspelling(
+    "padding ('=')",
+    "RFC 7515 section 2 leaves padding out; the issuer must do so. An AWS load balancer needs "
+    "jwks=LoadBalancerKeys(...).",
+)
 
 _SEGMENTS = 3
 

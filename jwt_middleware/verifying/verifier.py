@@ -1,7 +1,7 @@
 """Is this token good now? Recall or decide, then admit: this is the only part of verifying that reads and waits."""
 
 import time
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from contextlib import suppress
 from inspect import isawaitable
 from typing import Any, Final, TypeAlias
@@ -14,13 +14,10 @@ from ..errors import (
     InvalidClaim,
     KeysUnavailable,
     MalformedToken,
-    MissingClaim,
     Refusal,
     RevocationsUnavailable,
     Revoked,
     TokenTooLarge,
-    UnknownIssuer,
-    WrongIssuer,
 )
 from ..events import Advice
 from ..keys.key_set import KeySet
@@ -28,9 +25,10 @@ from ..keys.source import KeysHealth, StaticKeys
 from ..provider import Provider
 from ..resolver import ProviderResolver, ResolvedProviders
 from ..revocation.revoked import Revocations
-from ..telling import Events, escape
-from .compact import Compact, Header, decode, json_object
-from .configuration import check_leeway, check_revocations, find_doubts, index_issuers, list_issuers, split_providers
+from ..telling import Events
+from .choosing import Candidate, Candidates
+from .compact import Compact, Header, decode, decode_padded, json_object
+from .configuration import check_leeway, check_revocations, find_doubts, split_providers
 from .decision import decide, depends_on_keys, describe, is_temporary, last_word
 from .memory import END, TokenMemory
 from .misspelling import encode_ascii, find_misspelling
@@ -52,9 +50,6 @@ Clock: TypeAlias = Callable[[], float]
 """Returns Unix time."""
 
 _FROM_THE_END: Final = -END
-
-_Candidate: TypeAlias = tuple[int, KeySet]
-"""The index of a provider that may have made a token, and the keys to try."""
 
 
 class Verifier:
@@ -105,20 +100,12 @@ class Verifier:
         self._keys = [provider.keys for provider in self.providers]
         self.max_token_size = check_count("max_token_size", max_token_size, minimum=1)
         self._events = Events() if events is None else events
-        # Providers by their indices.
-        self._by_issuer = index_issuers(self.providers)
-        self._templates = tuple(
-            (index, provider.template) for index, provider in enumerate(self.providers) if provider.template is not None
-        )
-        self._without_issuer = tuple(index for index, provider in enumerate(self.providers) if not provider.issuers)
-        self._expected_issuers = list_issuers(self.providers, resolver)
         self._rules = {provider.name: provider.rules for provider in self.providers}
         self._validators = {provider.name: provider.validators for provider in self.providers if provider.validators}
         remote = (provider.remote for provider in self.providers)
         self.remote = tuple(dict.fromkeys(keys for keys in remote if keys is not None))
         self.revocations = None if revocations is None else check_revocations(revocations, self.providers)
         self._background = Background("keeping keys fresh")
-        self._without_slash = {issuer.rstrip("/"): issuer for issuer in self._by_issuer}
         check_callable("clock", clock)
         check_seconds("clock()", clock())
         self._clock = clock
@@ -129,6 +116,9 @@ class Verifier:
         if resolver is not None:
             check = self._check_resolved
             self._resolved = ResolvedProviders(resolver, self._providers, self._keys, check, self._events)
+        self._candidates = Candidates(self.providers, self._providers, self._keys, self._resolved, self._events)
+        self._decode = decode_padded if self._candidates.may_be_padded else decode
+        self._choose = self._candidates.choose
         for once, text in find_doubts(self.providers, MAX_CHECKS):
             self._events.tell(Advice(text=text), once=once)
         for provider in self.providers:
@@ -183,12 +173,12 @@ class Verifier:
     def decide(self, raw: bytes, key: bytes, connection: object | None = None) -> Token | Coroutine[Any, Any, Token]:
         """Do what ``judge`` does, for a token that is not remembered and not too large."""
         try:
-            compact = decode(raw, self._known_headers)
+            compact = self._decode(raw, self._known_headers)
             claims = json_object(compact.payload)
         except MalformedToken as refusal:
             refusal.found = find_misspelling(raw).found
             raise
-        if self._resolved is not None and (issuer := self._find_unresolved(claims)) is not None:
+        if self._resolved is not None and (issuer := self._candidates.find_unresolved(claims, compact)) is not None:
             return self._decide_resolved(self._resolved, issuer, compact, claims, key, connection)
         return self._decide(compact, claims, key, connection)
 
@@ -208,7 +198,7 @@ class Verifier:
     def _decide(
         self, compact: Compact, claims: dict[str, Any], key: bytes, connection: object | None
     ) -> Token | Coroutine[Any, Any, Token]:
-        candidates = self._choose(claims)
+        candidates = self._choose(claims, compact)
         refusals: list[Refusal] = []
         token = self._try(candidates, key, compact, claims, refusals)
         if token is not None:
@@ -230,7 +220,7 @@ class Verifier:
 
     async def _decide_again(
         self,
-        doubtful: Sequence[_Candidate],
+        doubtful: Sequence[Candidate],
         key: bytes,
         compact: Compact,
         claims: dict[str, Any],
@@ -326,42 +316,6 @@ class Verifier:
         """The state of the keys of each provider, by its name."""
         return {provider.name: provider.health for provider in self.providers}
 
-    def _choose(self, claims: Mapping[str, Any]) -> Sequence[_Candidate]:
-        """The providers that may have made a token with these claims."""
-        iss = claims.get("iss")
-        if isinstance(iss, str):
-            index = self._by_issuer.get(iss)
-            if index is not None:
-                return ((index, self._keys[index].current),)
-            for index, template in self._templates:
-                tenant = template.find_tenant(iss)
-                if tenant is not None:
-                    template.check_tenant(claims, tenant)
-                    return ((index, self._keys[index].current),)
-            if self._resolved is not None:
-                resolved = self._resolved.recall(iss)
-                if resolved is not None and resolved.index is not None:
-                    return ((resolved.index, self._keys[resolved.index].current),)
-            self._mention_slash(iss)
-        if self._without_issuer:
-            return [(index, self._keys[index].current) for index in self._without_issuer]
-        if iss is None:
-            raise MissingClaim(claim="iss", expected=self._expected_issuers)
-        if not isinstance(iss, str):
-            raise InvalidClaim(claim="iss", expected="a text", found=f"a value of the type {type(iss).__name__}")
-        if len(self.providers) == 1 and self._resolved is None:
-            raise WrongIssuer(provider=self.providers[0].name, claim="iss", expected=self._expected_issuers, found=iss)
-        raise UnknownIssuer(claim="iss", expected=self._expected_issuers, found=iss)
-
-    def _find_unresolved(self, claims: Mapping[str, Any]) -> str | None:
-        """The issuer that the resolver must be asked about first. None if there is none."""
-        iss = claims.get("iss")
-        if not isinstance(iss, str) or iss in self._by_issuer or self._resolved is None:
-            return None
-        if self._resolved.recall(iss) is not None:
-            return None
-        return None if any(template.find_tenant(iss) is not None for _, template in self._templates) else iss
-
     def _find_resolved(self, token: Token) -> Provider:
         resolved = None if self._resolved is None or token.issuer is None else self._resolved.recall(token.issuer)
         if resolved is None or resolved.index is None:
@@ -379,21 +333,12 @@ class Verifier:
             check_leeway(provider)
         provider.rules.scopes.tell = self._tell_of_scopes
 
-    def _mention_slash(self, iss: str) -> None:
-        near = self._without_slash.get(iss.rstrip("/"))
-        if near is not None:
-            text = (
-                f"refused a token: its issuer {escape(iss)!r} and the configured {near!r} differ by a trailing slash "
-                "only; configure issuer= as the provider spells it (said once)"
-            )
-            self._events.tell(Advice(text=text), once=("slash", near))
-
     def _tell_of_scopes(self, text: str, error: BaseException | None) -> None:
         self._events.tell(Advice(text=text), once=text, exc_info=error)
 
     def _try(
         self,
-        candidates: Iterable[_Candidate],
+        candidates: Iterable[Candidate],
         key: bytes,
         compact: Compact,
         claims: dict[str, Any],
@@ -417,8 +362,8 @@ class Verifier:
         return None
 
     async def _refresh(
-        self, doubtful: Sequence[_Candidate], header: Header, claims: dict[str, Any], refusals: list[Refusal]
-    ) -> list[_Candidate]:
+        self, doubtful: Sequence[Candidate], header: Header, claims: dict[str, Any], refusals: list[Refusal]
+    ) -> list[Candidate]:
         """Return the providers whose keys are different now, with these keys; add a refusal for each that fails."""
         newer: dict[int, KeySet] = {}
 

@@ -337,7 +337,7 @@ from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import PlainTextResponse
 from starlette.routing import Mount, Route
-from jwt_middleware import ANY, JWTMiddleware, RemoteKeys, requires
+from jwt_middleware import ANY, JWTMiddleware, LoadBalancerKeys, RemoteKeys, requires
 
 async def endpoint(request):
     return PlainTextResponse("ok")
@@ -355,6 +355,8 @@ bare = JWTMiddleware(endpoint, public=["/anything"], **SETTINGS)
 never = JWTMiddleware(Starlette(routes=ROUTES[1:]), public=["/helth", "POST /docs/other", "/old/*"], **SETTINGS)
 bypassed = JWTMiddleware(Starlette(routes=ROUTES), public=PUBLIC, **SETTINGS)
 anybody = JWTMiddleware(endpoint, key={SECRET!r}, audience=ANY)
+ARN = "arn:aws:elasticloadbalancing:eu-central-1:123456789012:loadbalancer/app/shop/50dc6c495c0c9188"
+behind = JWTMiddleware(endpoint, jwks=LoadBalancerKeys(signer=ARN), audience=ANY)
 inside = Starlette(middleware=[Middleware(JWTMiddleware, **SETTINGS), Middleware(CORSMiddleware)])
 outside = Starlette(middleware=[Middleware(CORSMiddleware), Middleware(JWTMiddleware, **SETTINGS)])
 SET = {{"keys": [{{"kty": "oct", "k": "{"QUFB" * 16}", "kid": "a"}}, {{"kty": "oct", "k": "QUFB", "kid": "b"}}]}}
@@ -370,6 +372,7 @@ none = Starlette()
         ("good", []),
         ("bare", []),
         ("outside", []),
+        ("behind", []),
         ("never", ["'/helth'", "'POST /docs/other'", "'/old/*'"]),
         ("bypassed", ["/items/{id}: @requires"]),
         ("anybody", ["any audience"]),

@@ -16,8 +16,10 @@ from starlette.testclient import TestClient
 
 from jwt_middleware.testing import SigningKey, signing_key
 
+from ..support import load_balancer
 from ..support.clients import bearer
 from ..support.documents import example
+from ..support.keys import SIGNERS, pem
 
 TENANT = "11111111-2222-3333-4444-555555555555"
 ENTRA_API = "66666666-7777-8888-9999-000000000000"
@@ -73,6 +75,7 @@ SERVED: dict[str, Any] = {
     f"{WORKOS}/sso/jwks/client_123456789": {"keys": [KEY.jwk]},
     **documents(ZITADEL, f"{ZITADEL}/.well-known/openid-configuration", f"{ZITADEL}/oauth/v2/keys"),
     **documents(AUTHENTIK, f"{AUTHENTIK}.well-known/openid-configuration", f"{AUTHENTIK}jwks/"),
+    f"{load_balancer.KEYS}{load_balancer.KID}": pem(load_balancer.KEY),
     **documents(DESCOPE, f"{DESCOPE}/.well-known/openid-configuration", f"{DESCOPE}/.well-known/jwks.json"),
 }
 
@@ -88,7 +91,8 @@ def _network(monkeypatch: pytest.MonkeyPatch) -> None:
         document = SERVED.get(f"{url.scheme.decode()}://{url.host.decode()}{url.target.decode()}")
         if document is None:
             return httpcore2.Response(404, content=streamed(b""))
-        return httpcore2.Response(200, content=streamed(json.dumps(document).encode()))
+        body = document if isinstance(document, bytes) else json.dumps(document).encode()
+        return httpcore2.Response(200, content=streamed(body))
 
     monkeypatch.setattr(httpcore2.AsyncConnectionPool, "handle_async_request", respond)
 
@@ -248,3 +252,20 @@ def test_plausible_mistakes_are_refused_with_the_code_of_the_page(page: str, cla
 )
 def test_plausible_mistakes_with_google_are_refused(part: str, claims: dict[str, Any], code: str) -> None:
     assert refusal("google", claims, part) == code
+
+
+@pytest.mark.parametrize(
+    ("token", "status"),
+    [
+        pytest.param(load_balancer.made(), 404, id="its own"),
+        pytest.param(load_balancer.made(header={"signer": "arn:aws:elasticloadbalancing:x"}), 401, id="another one's"),
+        pytest.param(load_balancer.made(header={"client": "other"}), 401, id="another client's"),
+        pytest.param(load_balancer.made(SIGNERS["ES256K"]), 401, id="a forgery"),
+    ],
+)
+def test_the_lines_of_the_page_accept_the_tokens_of_the_load_balancer_in_front(token: str, status: int) -> None:
+    app = example("docs/providers/load-balancer.rst", "JWTMiddleware")["app"]
+    with TestClient(app) as client:
+        # The app has no routes: whoever gets through is not found.
+        assert client.get("/", headers={"x-amzn-oidc-data": token}).status_code == status
+        assert client.get("/", headers=bearer(token)).status_code == 401

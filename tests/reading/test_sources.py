@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from starlette.types import Scope
 
-from jwt_middleware import ConfigurationError, bearer_header, cookie, subprotocol
+from jwt_middleware import ConfigurationError, bearer_header, cookie, proxy_header, subprotocol
 from jwt_middleware.errors import AmbiguousToken, MalformedToken, Refusal, TokenTooLarge
 from jwt_middleware.reading.sources import Sources, read_bearer
 
@@ -318,6 +318,7 @@ EVERYWHERE: dict[str, tuple[Any, dict[str, Any], bytes]] = {
     "function": (from_query, {"query_string": b"f.u.n"}, b"f.u.n"),
     "cookie": (cookie("access"), {"headers": cookies("access=c.o.o")}, b"c.o.o"),
     "another cookie": (cookie("old"), {"headers": cookies("old=o.l.d")}, b"o.l.d"),
+    "header of a proxy": (proxy_header("X-Data"), {"headers": [(b"x-data", b" p.r.o\t")]}, b"p.r.o"),
 }
 
 
@@ -347,7 +348,9 @@ def test_two_explicit_tokens_are_ambiguous(one: str, other: str) -> None:
             raw(sources, presenting(one, other))
 
 
-@pytest.mark.parametrize("cookies", [["cookie"], ["another cookie"], ["cookie", "another cookie"]])
+@pytest.mark.parametrize(
+    "cookies", [["cookie"], ["another cookie"], ["cookie", "another cookie"], ["cookie", "header of a proxy"]]
+)
 @pytest.mark.parametrize("explicit", ["header", "subprotocol", "function"])
 def test_an_explicit_token_beats_cookies(explicit: str, cookies: list[str]) -> None:
     for sources in (places(*ALL), places(*reversed(ALL))):
@@ -403,6 +406,7 @@ def test_what_a_function_gives_is_checked(given: Any, error: type[Exception]) ->
     [
         pytest.param([(b"authorization", b"Bearer " + b"x" * (LIMIT + 1))], bearer_header(), id="header"),
         pytest.param(cookies(f"access={'x' * (LIMIT + 1)}"), cookie("access"), id="cookie"),
+        pytest.param([(b"x-data", b"x" * (LIMIT + 1))], proxy_header("x-data"), id="header of a proxy"),
     ],
 )
 def test_a_token_is_limited_in_every_place(lines: Any, place: Any) -> None:
@@ -423,6 +427,7 @@ async def waits(scope: Scope) -> str | None:
         pytest.param(bearer_header(), "sources must be a list", id="one, without a list"),
         pytest.param([bearer_header], "bearer_header must be called", id="not called"),
         pytest.param([cookie], "cookie must be called", id="a cookie, not called"),
+        pytest.param([proxy_header], "proxy_header must be called", id="a proxy's header, not called"),
         pytest.param(["access"], r"sources: each must be callable as \(scope\)", id="a name"),
         pytest.param([waits], "must not be async", id="an async function"),
         pytest.param([cookie("a"), bearer_header(), cookie("a")], "listed twice", id="one place twice"),
@@ -434,11 +439,27 @@ def test_sources_that_cannot_work_are_refused(sources: Any, message: str) -> Non
         Sources(sources)
 
 
-@pytest.mark.parametrize("make", [cookie, subprotocol])
+@pytest.mark.parametrize("make", [cookie, proxy_header, subprotocol])
 @pytest.mark.parametrize("name", ["", "a b", "a=b", "a;b", "a,b", "\u00e9", "a\n", None])
 def test_a_place_needs_a_name_that_can_be_sent(make: Any, name: Any) -> None:
     with pytest.raises(ConfigurationError, match="needs a name of letters"):
         make(name)
+
+
+def test_a_header_of_a_proxy_that_is_sent_twice_is_ambiguous() -> None:
+    # The client may have sent one of them.
+    with pytest.raises(AmbiguousToken):
+        raw(places(proxy_header("x-data")), http(headers=[(b"x-data", b"a.b.c"), (b"x-data", b"a.b.c")]))
+
+
+def test_an_empty_header_of_a_proxy_is_no_token() -> None:
+    assert raw(places(proxy_header("x-data")), http(headers=[(b"x-data", b" ")])) is None
+
+
+@pytest.mark.parametrize(("name", "instead"), [("Authorization", "bearer_header"), ("cookie", "cookie")])
+def test_headers_with_sources_of_their_own_are_no_proxys(name: str, instead: str) -> None:
+    with pytest.raises(ConfigurationError, match=instead):
+        proxy_header(name)
 
 
 pieces = st.sampled_from(
