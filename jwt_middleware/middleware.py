@@ -46,7 +46,7 @@ class JWTMiddleware:
     untouched. These are the decisions for ``http`` and ``websocket``, in their order:
 
     1. The ``sources`` are read: ``missing_token``, ``ambiguous_token``, ``token_too_large``.
-    2. A token from a cookie or a proxy's header needs a request from an allowed origin: ``cross_site``. See ``Origins``.
+    2. A token from a cookie or a proxy needs a request from an allowed origin: ``cross_site``. See ``Origins``.
     3. The token is verified. See ``Verifier``.
     4. ``load_user`` loads the user: ``user_refused`` for None and False.
     5. A refusal is ignored on a public path. A missing token is ignored as well if ``allow_anonymous`` says so, and for
