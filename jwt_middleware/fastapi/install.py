@@ -8,7 +8,7 @@ from fastapi import FastAPI
 from fastapi.dependencies.models import Dependant
 from fastapi.routing import iter_route_contexts
 from starlette.middleware import Middleware
-from starlette.routing import BaseRoute, Mount
+from starlette.routing import BaseRoute, Host, Mount
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ..errors import ConfigurationError, Refusal
@@ -239,10 +239,14 @@ def _checks_that_run(dependant: Dependant, overrides: Overrides) -> Iterator[_Ch
         yield from _checks_that_run(child, overrides)
 
 
-def _endpoints(routes: Iterable[BaseRoute], prefix: str = "") -> Iterable[tuple[str, Any]]:
+def _endpoints(
+    routes: Iterable[BaseRoute], prefix: str = "", parents: tuple[BaseRoute, ...] = ()
+) -> Iterator[tuple[str, Any]]:
     for context in iter_route_contexts(list(routes)):
-        path = prefix + (context.path or "")
-        if isinstance(context.original_route, Mount):
-            yield from _endpoints(context.original_route.routes, path)
+        path, original = prefix + (context.path or ""), context.original_route
+        if isinstance(original, Mount | Host):
+            # An app may be mounted in itself.
+            if original not in parents:
+                yield from _endpoints(original.routes, path, (*parents, original))
         elif context.endpoint is not None:
             yield path, context.endpoint

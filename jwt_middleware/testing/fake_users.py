@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from secrets import token_bytes, token_urlsafe
 from typing import TYPE_CHECKING, Any
-from weakref import WeakKeyDictionary
 
 from ..errors import ConfigurationError, Refusal, WrongIssuer
 from ..events import LocalKeyMade
@@ -91,18 +90,12 @@ def headers_for(
     return auth.present(raw)
 
 
-_keys: WeakKeyDictionary[Provider, Key] = WeakKeyDictionary()
-"""The keys, by the copy of the provider that belongs to one ``Auth`` alone."""
-
-
 def _key_of(auth: Auth, provider: Provider) -> Key:
-    from ..fastapi.local_keys import add_local_key, has_local_key
+    from ..fastapi.local_keys import add_local_key
 
-    key = _keys.get(provider)
-    if key is None or not has_local_key(provider, key):
-        key = Key(token_bytes(64), ("HS256",), token_urlsafe(16))
-        add_local_key(provider, key)
-        _keys[provider] = key
+    new = Key(token_bytes(64), ("HS256",), token_urlsafe(16))
+    key = add_local_key(provider, new)
+    if key is new:
         auth.events.tell(LocalKeyMade(provider=provider.name))
     return key
 

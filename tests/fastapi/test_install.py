@@ -213,12 +213,13 @@ async def test_a_server_is_told_that_the_app_does_not_start() -> None:
     assert "/late" in message["message"]
 
 
-@pytest.mark.parametrize("where", ["app", "router", "nested router", "mounted app"])
+@pytest.mark.parametrize("where", ["app", "router", "nested router", "mounted app", "host", "host in a router"])
 def test_requires_above_a_route_is_an_error_at_every_request_where_there_is_no_lifespan(where: str) -> None:
-    app, router, child = FastAPI(), APIRouter(), FastAPI()
+    app, router, child, host = FastAPI(), APIRouter(), FastAPI(), FastAPI()
     auth.install(app)
+    (router if where == "host in a router" else app).host("host.example", host)
     app.add_api_route("/other", lambda: "other")
-    guard_too_late(app if where == "app" else child if where == "mounted app" else router)
+    guard_too_late({"app": app, "mounted app": child, "host": host, "host in a router": host}.get(where, router))
     if where == "nested router":
         outer = APIRouter()
         outer.include_router(router, prefix="/inner")
@@ -230,6 +231,16 @@ def test_requires_above_a_route_is_an_error_at_every_request_where_there_is_no_l
         assert service.get(path).status_code == 401
         with pytest.raises(RuntimeError, match="/late: the route calls"):
             service.get(path, headers=WRITER)
+
+
+def test_an_app_may_be_mounted_in_itself() -> None:
+    app = FastAPI()
+    auth.install(app)
+    app.add_api_route("/", lambda: "here")
+    app.mount("/again", app)
+    with bare_client(app) as service:
+        assert service.get("/again/again/", headers=READER).json() == "here"
+        assert service.get("/again/").status_code == 401
 
 
 def test_requires_below_a_route_works() -> None:

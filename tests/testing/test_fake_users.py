@@ -5,6 +5,8 @@ import logging
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
 from typing import Annotated, Any
 
 import jwt
@@ -41,7 +43,7 @@ def make_app(auth: Auth) -> TestClient:
 
 def make_auth(**options: Any) -> Auth:
     given: dict[str, Any] = {"key": SECRET, "audience": "orders", "clock": lambda: NOW, **options}
-    return Auth(**given)
+    return Auth(**{name: value for name, value in given.items() if value is not None})
 
 
 PROVIDERS = [
@@ -204,6 +206,34 @@ def test_before_the_first_call_there_is_no_key() -> None:
     headers_for(auth, "ada")
     headers_for(auth, "ada")
     assert len(auth.providers[0].keys.current.keys) == 2
+
+
+def test_threads_that_make_the_first_call_at_once_get_the_same_key() -> None:
+    events: list[Event] = []
+    auth = make_auth(on_event=events.append)
+    together = Barrier(8)
+
+    def make(_: int) -> str:
+        together.wait(10)
+        return str(jwt.get_unverified_header(raw_of(headers_for(auth, "ada")))["kid"])
+
+    with ThreadPoolExecutor(8) as pool:
+        assert len(set(pool.map(make, range(8)))) == 1
+    assert len(auth.providers[0].keys.current.keys) == 2
+    assert len([event for event in events if isinstance(event, LocalKeyMade)]) == 1
+
+
+@pytest.mark.parametrize("in_file", [False, True], ids=["fixed keys", "keys of a file"])
+def test_the_providers_of_an_auth_bring_no_key_along(in_file: bool, tmp_path: Any) -> None:
+    path = tmp_path / "jwks.json"
+    path.write_text(json.dumps({"keys": [signing_key("ES256").jwk]}))
+    auth = make_auth(jwks=str(path), key=None) if in_file else make_auth()
+    headers = headers_for(auth, "ada")
+    another = Auth(providers=auth.providers, clock=lambda: NOW)
+    assert make_app(auth).get("/me", headers=headers).status_code == 200
+    assert make_app(another).get("/me", headers=headers).status_code == 401
+    assert make_app(another).get("/me", headers=headers_for(another, "ada")).status_code == 200
+    assert make_app(auth).get("/me", headers=headers).status_code == 200
 
 
 def test_the_key_is_in_no_jwk_set_store_or_log(caplog: pytest.LogCaptureFixture) -> None:
