@@ -31,6 +31,11 @@ autodoc_typehints_format = "short"
 autodoc_default_options = {"members": True, "show-inheritance": True}
 maximum_signature_line_length = 80
 
+# Addresses of other sites: tox -e links.
+linkcheck_timeout = 20
+linkcheck_retries = 2
+linkcheck_anchors = False
+
 html_theme = "furo"
 html_title = project
 html_static_path = ["_static"]

@@ -13,7 +13,7 @@ from .errors import ConfigurationError, Refusal
 from .events import Event
 
 Handler: TypeAlias = Callable[[Event], object]
-"""A plain function that is called with every event. It runs on the event loop: one that blocks blocks every request."""
+"""A plain function that is called with every event. It runs on the event loop, so a slow one delays every request."""
 
 Handlers: TypeAlias = Handler | Collection[Handler]
 """What ``on_event`` takes: one handler or several."""
