@@ -34,7 +34,7 @@ def tell_of_accepted(events: Events, token: Token, scope: Scope) -> None:
             provider=token.provider,
             kid=None if token.kid is None else escape(token.kid),
             subject=None if token.subject is None else escape(token.subject),
-            method=scope.get("method"),
+            method=escape(scope["method"]) if "method" in scope else None,
             path=escape(scope["path"]),
             client=escape(str(client[0])) if client else None,
         )

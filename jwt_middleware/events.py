@@ -109,15 +109,12 @@ class RequestRefused(Event):
         return self.code, self.provider
 
     def __str__(self) -> str:
-        where = f" {self.method or 'WebSocket'} {self.path}" if self.path is not None else ""
-        client = f" from {self.client}" if self.client is not None else ""
+        where = f" {_request(self.method, self.path, self.client)}" if self.path is not None else " a request"
         outcome = "ignored the token of" if self.ignored else "refused"
         details = _details(self, _SHOWN)
         if self.token_like:
             details.append("something like a token came without the scheme Bearer")
-        return f"{outcome}{where or ' a request'}{client}: {self.code}" + (
-            f" ({', '.join(details)})" if details else ""
-        )
+        return f"{outcome}{where}: {self.code}" + (f" ({', '.join(details)})" if details else "")
 
 
 class RequestAccepted(Event):
@@ -136,8 +133,7 @@ class RequestAccepted(Event):
     """The client's address, as the server reports it."""
 
     def __str__(self) -> str:
-        client = f" from {self.client}" if self.client is not None else ""
-        return f"accepted {self.method or 'WebSocket'} {self.path}{client} ({', '.join(_details(self, _WHOSE))})"
+        return f"accepted {_request(self.method, self.path, self.client)} ({', '.join(_details(self, _WHOSE))})"
 
 
 _WHOSE = ("provider", "kid", "subject")
@@ -145,7 +141,21 @@ _SHOWN = ("claim", "expected", "found", "seconds_off", "scheme", *_WHOSE)
 
 
 def _details(event: Event, names: Iterable[str]) -> list[str]:
-    return [f"{name}={getattr(event, name)}" for name in names if getattr(event, name) is not None]
+    return [f"{name}={_quote(getattr(event, name))}" for name in names if getattr(event, name) is not None]
+
+
+def _request(method: str | None, path: str, client: str | None) -> str:
+    words = [method or "WebSocket", path, *(() if client is None else ("from", client))]
+    return " ".join(repr(word) if " " in word else word for word in words)
+
+
+def _quote(value: object) -> str:
+    """``value`` in a line, in quotes if it could otherwise pass for another field, or for the rest of the line."""
+    text = str(value)
+    return repr(text) if any(mark in text for mark in _AMBIGUOUS) else text
+
+
+_AMBIGUOUS = ("=", "(", ")", "'", '"', " from ")
 
 
 def level_of(code: str) -> int:

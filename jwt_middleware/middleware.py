@@ -187,7 +187,7 @@ class JWTMiddleware:
             if refusal_response is not None:
                 raise ConfigurationError("debug: leave it out, or refusal_response: both make the body of a refusal")
             self.events.tell(Advice(text="debug=True: refusals explain themselves to clients on this machine"))
-            refusal_response = ExplainedRefusals(self.verifier, clock)
+            refusal_response = ExplainedRefusals(self.verifier, self._sources, clock)
         self.refuser = Refuser(
             realm,
             refusal_response,
@@ -363,7 +363,7 @@ class JWTMiddleware:
             else:
                 user = await self._load_user(token)
             if user is None or user is False:
-                raise UserRefused(expected="a user from load_user", found=repr(user))
+                raise UserRefused(expected="load_user returns a user", found=repr(user))
         except Refusal as refusal:
             refusal.about(token)
             raise

@@ -169,7 +169,7 @@ class Refuser:
             **describe_refusal(refusal),
             scheme=scheme,
             token_like=token_like,
-            method=scope.get("method"),
+            method=escape(scope["method"]) if "method" in scope else None,
             path=escape(scope["path"]),
             client=escape(str(client[0])) if client else None,
             ignored=ignored,

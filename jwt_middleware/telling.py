@@ -139,8 +139,11 @@ class _Count:
 
 def escape(text: str) -> str:
     """``text``, which comes from a request, fit for a log line: control characters escaped, 200 characters at most."""
-    cut = text if len(text) <= MAX_TEXT else f"{text[:MAX_TEXT]}..."
-    return cut if cut.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in cut)
+    shown = text[:MAX_TEXT]
+    if not shown.isprintable():
+        shown = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in shown)
+    # An escaped character is up to ten.
+    return shown if len(text) <= MAX_TEXT and len(shown) <= MAX_TEXT else f"{shown[:MAX_TEXT]}..."
 
 
 def describe_refusal(refusal: Refusal) -> dict[str, Any]:

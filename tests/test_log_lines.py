@@ -13,17 +13,17 @@ from .test_explanation import ENTRA, ISSUER, MISTAKES, provider
 LINES = {
     # The text.
     "empty": "malformed_token (found=an empty text)",
-    "scheme twice": "found=the scheme twice",
+    "scheme twice": "found=the scheme twice, Bearer Bearer",
     "quoted": "found=quotation marks",
     "line": "found=white space",
     "percent": "found=percent-encoding",
     "opaque": "found=an opaque text",
     "cut": "found=2 segments instead of three",
     "padded": "found=padding",
-    "base64": "found=standard base64",
+    "base64": 'found="standard base64',
     "part": "found=a payload that is not",
     "list": "found=a header that is not",
-    "crit": "found=an extension (crit) in the header",
+    "crit": "found=an extension in the header that is not understood here, crit",
     "no alg": "found=no alg in the header",
     "twice": "found=a payload that is not",
     "JWE": "encrypted_token (found=five segments)",
@@ -63,13 +63,13 @@ LINES = {
     "audience with a slash": "expected=https://api.example, found=https://api.example/",
     "audience is Graph": "expected=orders, found=00000003-0000-0000-c000-000000000000",
     "ID token": "expected=orders, found=client-1, in what looks like an ID token",
-    "Cognito": "claim=aud, expected=orders, found=client_id=c-1",
+    "Cognito": "claim=aud, expected=orders, found='client_id=c-1'",
     "no audience": "missing_claim (claim=aud, expected=orders",
     "typ": "wrong_type (expected=at+jwt, found=JWT",
     # Other claims.
     "bound to its sender": "sender_constrained (claim=cnf, expected=no cnf, found=jkt",
     "required": "missing_claim (claim=tenant",
-    "validate": "invalid_claim (expected=True from validate, found=False",
+    "validate": "invalid_claim (expected=validate returns True, found=False",
 }
 """What the line of each mistake says, by the mistake's id."""
 

@@ -81,7 +81,7 @@ FIELDS: dict[str, dict[str, Any]] = {
     "invalid_claim": {**BY_JWT, "claim": "sub", "expected": "a text", "found": "a list"},
     "sender_constrained": {**ABOUT_ADA, "claim": "cnf", "expected": "no cnf", "found": "jkt"},
     "revoked": ABOUT_ADA,
-    "user_refused": {**ABOUT_ADA, "expected": "a user from load_user", "found": "None"},
+    "user_refused": {**ABOUT_ADA, "expected": "load_user returns a user", "found": "None"},
     "insufficient_user_authentication": ABOUT_ADA,
     "insufficient_scope": {**ABOUT_ADA, "status": 403},
     "cross_site": {**ABOUT_ADA, "status": 403},

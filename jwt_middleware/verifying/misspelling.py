@@ -27,9 +27,9 @@ def find_misspelling(raw: bytes) -> Misspelling:
     if raw != raw.strip(b"\"'"):
         return Misspelling("quotation marks around it", "Send it without them.")
     if raw[:7].lower() == b"bearer ":
-        return Misspelling("the scheme twice: 'Bearer ' stands before the token", "Send the scheme only once.")
+        return Misspelling("the scheme twice, Bearer Bearer", "Send the scheme only once.")
     if raw.split() != [raw]:
-        return Misspelling("white space inside it, perhaps a line break from a copy", "Remove it.")
+        return Misspelling("white space inside it, perhaps a copied line break", "Remove it.")
     if b"%" in raw:
         return Misspelling("percent-encoding", "Decode it before it is sent in a header.")
     segments = raw.split(b".")
@@ -44,7 +44,7 @@ def find_misspelling(raw: bytes) -> Misspelling:
     if b"=" in raw:
         return PADDING
     if b"+" in raw or b"/" in raw:
-        return Misspelling("standard base64 ('+' and '/')", "RFC 7515 section 2 asks for base64url, with '-' and '_'.")
+        return Misspelling("standard base64", "RFC 7515 section 2 asks for base64url, with '-' and '_'.")
     return _find_in_segments(*segments)
 
 
@@ -59,7 +59,7 @@ EMPTY = Misspelling("an empty text", "Send the token after the scheme: Authoriza
 NOT_ASCII = Misspelling("characters that are not ASCII", "Send the token exactly as the provider returned it.")
 
 PADDING = Misspelling(
-    "padding ('=')",
+    "padding",
     "RFC 7515 section 2 leaves padding out; the issuer must do so. An AWS load balancer needs "
     "jwks=LoadBalancerKeys(...).",
 )
@@ -82,7 +82,7 @@ def _find_in_segments(header: bytes, payload: bytes, signature: bytes) -> Misspe
     for name in ("crit", "b64"):
         if name in parameters:
             return Misspelling(
-                f"an extension ({name}) in the header, which is not understood here",
+                f"an extension in the header that is not understood here, {name}",
                 "Have the issuer leave it out (RFC 7515 4.1.11).",
             )
     if not isinstance(parameters.get("alg"), str):

@@ -265,7 +265,7 @@ class Verifier:
                 if isawaitable(result):
                     result = await result
                 if result is False:
-                    raise InvalidClaim(expected="True from validate", found="False")
+                    raise InvalidClaim(expected="validate returns True", found="False")
                 if result is not True:
                     # Many truthy values mean no: an error text, (False, "reason"), an async generator.
                     raise TypeError(f"validate must return True or False, not {type(result).__name__}")
