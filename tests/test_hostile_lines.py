@@ -1,9 +1,11 @@
 """Whatever a request says, a log line stays one line, shows no control character, is short, and forges no field."""
 
 import logging
+from collections.abc import Callable
 from typing import Any
 
 import pytest
+from starlette.types import Scope
 
 from jwt_middleware.events import Event, LoginFailed, RequestRefused
 from jwt_middleware.telling import MAX_TEXT, escape
@@ -29,7 +31,7 @@ FORGED = [
 ]
 
 
-async def logged_lines(caplog: pytest.LogCaptureFixture, scope: dict[str, Any], **options: Any) -> list[str]:
+async def logged_lines(caplog: pytest.LogCaptureFixture, scope: Any, **options: Any) -> list[str]:
     """The lines about the request of ``scope``, after checks that hold for every line."""
     caplog.set_level(logging.DEBUG, "jwt_middleware")
     heard: list[Event] = []
@@ -43,7 +45,7 @@ async def logged_lines(caplog: pytest.LogCaptureFixture, scope: dict[str, Any], 
     return [record.getMessage() for record in caplog.records]
 
 
-PLACES = {
+PLACES: dict[str, Callable[[str], Scope]] = {
     "path": lambda text: http(text, client=("10.0.0.7", 1)),
     "client": lambda text: http(client=(text, 1)),
     "method": lambda text: http(method=text),
