@@ -80,8 +80,8 @@ class Demand:
             ).about(token)
         missing = [name for name in self.scopes if name not in credentials.scopes]
         held = [name for name in self.any_of if name in credentials.scopes]
+        # The whole set: clients ask for what the challenge names, and for nothing else.
         if missing or (self.any_of and not held):
-            # The whole set: clients ask for what the challenge names, and for nothing else.
             refusal = InsufficientScope(
                 dict.fromkeys((*self.scopes, *(held or self._alternatives)[:1])),
                 expected=" ".join(self.scopes + self.any_of),
@@ -91,8 +91,9 @@ class Demand:
         if token is not None and not self._is_login_good(token, middleware):
             max_age = None if self._max_age is None else int(self._max_age)
             expected, found = self._describe_login(token, middleware)
+            needed = dict.fromkeys((*self.scopes, *held[:1]))
             return InsufficientUserAuthentication(
-                acr_values=self._acr, max_age=max_age, expected=expected, found=found
+                acr_values=self._acr, max_age=max_age, scopes=needed, expected=expected, found=found
             ).about(token)
         return None
 

@@ -246,22 +246,29 @@ class InsufficientScope(Refusal):
 
     def _challenge_parameters(self) -> Iterable[str]:
         yield from super()._challenge_parameters()
-        scopes = " ".join(filter(is_scope, self.scopes))
-        if scopes:
-            yield f"scope={quoted(scopes)}"
+        yield from _scope_parameter(self.scopes)
 
 
 class InsufficientUserAuthentication(Refusal):
-    """RFC 9470 section 3: the login behind the token is too weak (``acr_values``) or too long ago (``max_age``)."""
+    """RFC 9470 section 3: the login behind the token is too weak (``acr_values``) or too long ago (``max_age``).
+
+    ``scopes`` are all that the request needs: a client that logs in again may ask for no others.
+    """
 
     code = "insufficient_user_authentication"
     error = "insufficient_user_authentication"
     description = "A different or more recent login is needed here."
 
     def __init__(
-        self, *, acr_values: Iterable[str] = (), max_age: int | None = None, **details: Unpack[Details]
+        self,
+        *,
+        acr_values: Iterable[str] = (),
+        max_age: int | None = None,
+        scopes: Iterable[str] = (),
+        **details: Unpack[Details],
     ) -> None:
         super().__init__(**details)
+        self.scopes = tuple(scopes)
         self.acr_values = tuple(acr_values)
         self.max_age = max_age
 
@@ -271,6 +278,18 @@ class InsufficientUserAuthentication(Refusal):
             yield f"acr_values={quoted(' '.join(self.acr_values))}"
         if self.max_age is not None:
             yield f"max_age={quoted(str(self.max_age))}"
+        yield from _scope_parameter(self.scopes)
+
+
+OFFLINE_ACCESS = "offline_access"
+"""What a client asks for to get a refresh token (OpenID Connect Core 11). No resource needs it, so none asks for it."""
+
+
+def _scope_parameter(scopes: Iterable[str]) -> Iterable[str]:
+    """The parameter that names those of ``scopes`` that a challenge can spell (RFC 6750 section 3)."""
+    spelled = " ".join(scope for scope in scopes if is_scope(scope) and scope != OFFLINE_ACCESS)
+    if spelled:
+        yield f"scope={quoted(spelled)}"
 
 
 class CrossSite(Refusal):

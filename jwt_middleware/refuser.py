@@ -237,6 +237,10 @@ def _checked_parameters(parameters: object) -> dict[str, str]:
             )
         if not isinstance(value, str) or not value or not (value.isascii() and value.isprintable()):
             raise ConfigurationError(f"challenge: {name} must be printable ASCII text")
+        if name.lower() == "scope" and errors.OFFLINE_ACCESS in value.split():
+            raise ConfigurationError(
+                f"challenge: leave {errors.OFFLINE_ACCESS} out of the scopes; no resource needs it"
+            )
     return dict(parameters)
 
 

@@ -10,15 +10,12 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ._support.arguments import check_bool, check_strings, show
-from .errors import ConfigurationError
+from .errors import OFFLINE_ACCESS, ConfigurationError
 from .events import Advice
 from .telling import Events
 
 WELL_KNOWN = "/.well-known/oauth-protected-resource"
 """RFC 9728 section 3: inserted between the host and the path of the resource."""
-
-OFFLINE_ACCESS = "offline_access"
-"""What a client asks for to get a refresh token (OpenID Connect Core 11). It is not a scope of a resource."""
 
 
 class ProtectedResource:

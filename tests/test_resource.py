@@ -289,6 +289,7 @@ def test_added_parameters_are_in_answers_of_the_apps_own_too() -> None:
         ({"a": ""}, "printable ASCII"),
         ({"a": "\r\n"}, "printable ASCII"),
         ({"a": 1}, "printable ASCII"),
+        ({"Scope": "a offline_access"}, "leave offline_access out"),
     ],
 )
 def test_what_cannot_be_a_parameter_is_refused(challenge: Any, message: str) -> None:

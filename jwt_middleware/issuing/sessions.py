@@ -194,9 +194,10 @@ class Sessions:
         """Open a session for ``subject``, whom the app has authenticated, and mint its first tokens.
 
         ``claims`` are further claims of its access tokens. ``auth_time``, ``acr`` and ``amr`` among them say when and
-        how the user logged in (RFC 9470), and a refresh keeps them. ``device`` is a note for lists of sessions, cut
-        after 256 characters. ``lifetime`` is the seconds that this session lives at most, for "remember me" and its
-        opposite; ``session_lifetime`` is the default and the maximum.
+        how the user logged in (RFC 9470), and a refresh keeps them. The login routes set them; ``open`` sets none,
+        because only the app knows them: with single sign-on, the user may have logged in long ago. ``device`` is a note
+        for lists of sessions, cut after 256 characters. ``lifetime`` is the seconds that this session lives at most,
+        for "remember me" and its opposite; ``session_lifetime`` is the default and the maximum.
 
         Raises ``TypeError`` or ``ValueError`` for values that no token can hold, and for a lifetime out of bounds.
         """

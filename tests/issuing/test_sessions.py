@@ -111,6 +111,15 @@ class Heard:
 # A login
 
 
+async def test_only_the_app_says_when_the_user_of_a_session_logged_in(make: Make, clock: Clock) -> None:
+    sessions = make()
+    assert "auth_time" not in read((await sessions.open("ada")).access_token)
+    grant = await sessions.open("ada", claims={"auth_time": NOW - 60, "acr": "gold", "amr": ["hwk"]})
+    clock.now += 60
+    claims = read((await sessions.refresh(grant.refresh_token)).access_token)
+    assert (claims["auth_time"], claims["acr"], claims["amr"]) == (NOW - 60, "gold", ["hwk"])
+
+
 async def test_a_login_gives_both_tokens_of_a_session(make: Make) -> None:
     sessions = make()
     grant = await sessions.open("ada", scopes=["a", "b"], claims={"tenant": 7})

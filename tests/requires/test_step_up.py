@@ -112,7 +112,10 @@ def test_both_may_be_demanded_at_once() -> None:
     assert ask(guard, token(**good)).text == "hello"
     for changes in ({"acr": "bronze"}, {"auth_time": NOW - 61}):
         response = ask(guard, token(**{**good, **changes}))
-        assert response.headers["www-authenticate"] == f'{CHALLENGE}, acr_values="gold silver", max_age="60"'
+        assert (
+            response.headers["www-authenticate"]
+            == f'{CHALLENGE}, acr_values="gold silver", max_age="60", scope="admin"'
+        )
 
 
 def test_a_missing_scope_is_answered_first() -> None:
@@ -163,3 +166,10 @@ def test_a_guarded_function_says_so_as_well() -> None:
         raise AssertionError("the endpoint was reached")
 
     assert routed(Route("/", transfer)).get("/", headers=bearer(token())).status_code == 401
+
+
+@pytest.mark.parametrize("login", [{}, {"scope": "admin offline_access", "acr": "silver"}], ids=["403", "401"])
+def test_no_challenge_asks_for_offline_access(login: dict[str, str]) -> None:
+    challenge = ask(requires("admin", "offline_access", acr="gold"), token(**login)).headers["www-authenticate"]
+    assert 'scope="admin"' in challenge
+    assert "offline_access" not in challenge
