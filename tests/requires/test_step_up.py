@@ -169,7 +169,7 @@ def test_a_guarded_function_says_so_as_well() -> None:
 
 
 @pytest.mark.parametrize("login", [{}, {"scope": "admin offline_access", "acr": "silver"}], ids=["403", "401"])
-def test_no_challenge_asks_for_offline_access(login: dict[str, str]) -> None:
+def test_no_challenge_asks_for_offline_access(login: dict[str, Any]) -> None:
     challenge = ask(requires("admin", "offline_access", acr="gold"), token(**login)).headers["www-authenticate"]
     assert 'scope="admin"' in challenge
     assert "offline_access" not in challenge
