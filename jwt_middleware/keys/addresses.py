@@ -43,7 +43,7 @@ class Hosts:
             return None
         return (
             f"{shown} must start with https:// (http is for loopback, and for hosts that are named: "
-            f'allow_http=["{_plain(host)}"])'
+            f'RemoteKeys(..., allow_http=["{_plain(host)}"]))'
         )
 
     def find_fault_of_foreign(self, url: object) -> str | None:

@@ -2,6 +2,7 @@
 
 import os
 import re
+import socket
 import ssl
 import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -10,7 +11,6 @@ from dataclasses import dataclass, field
 from functools import partial
 from ipaddress import ip_address
 from os import PathLike
-from socket import SOCK_STREAM, getaddrinfo
 from threading import Lock
 from typing import Any, Protocol, TypeAlias, TypeVar
 from weakref import WeakKeyDictionary, ref
@@ -300,7 +300,9 @@ async def _resolve(host: str, port: int, hosts: Hosts) -> list[str]:
         return [host]
     # The thread is left behind when the attempt is given up: no resolver can be told to stop.
     found = await to_thread.run_sync(
-        partial(getaddrinfo, host, port, type=SOCK_STREAM), limiter=_RESOLVERS.get(), abandon_on_cancel=True
+        partial(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM),
+        limiter=_RESOLVERS.get(),
+        abandon_on_cancel=True,
     )
     addresses = list(dict.fromkeys(str(entry[4][0]) for entry in found))
     if hosts.needs_check(host_of(f"//{host}")):
