@@ -2,9 +2,7 @@
 
 import time
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Mapping
-from difflib import get_close_matches
 from functools import partial
-from inspect import signature
 from typing import Any, TypeAlias, Unpack
 
 from starlette.requests import HTTPConnection
@@ -29,6 +27,7 @@ from .resolver import ProviderResolver
 from .resource import ProtectedResource, ServedResource
 from .revocation.revoked import Revocations
 from .telling import Events, Handlers, escape
+from .verifying.configuration import make_providers
 from .verifying.token import Token
 from .verifying.verifier import CACHE_SIZE, MAX_TOKEN_SIZE, Clock, Verifier
 
@@ -155,7 +154,7 @@ class JWTMiddleware:
             provider.setdefault("audience", resource.identifier)
         self.events = Events(on_event)
         self.verifier = Verifier(
-            _providers(providers, provider),
+            make_providers(providers, provider, JWTMiddleware),
             max_token_size=max_token_size,
             cache_size=cache_size,
             revocations=revocations,
@@ -208,7 +207,6 @@ class JWTMiddleware:
         self._allow_preflight = allow_preflight
         self._load_user = None if load_user is None else Hook(load_user)
         self._user_sees_connection = user_sees_connection
-        self._has_work = bool(self.verifier.remote) or self.verifier.revocations is not None
         self._connections = Connections(
             good_until=self.verifier.good_until,
             authenticate=self._authenticate,
@@ -288,7 +286,7 @@ class JWTMiddleware:
             scope[SCOPE_KEY] = self
             if kind == "websocket":
                 app = self._serve_websocket
-        elif kind == "lifespan" and self._has_work:
+        elif kind == "lifespan" and self.verifier.has_work:
             app = self._serve_lifespan
         await app(scope, receive, send)
 
@@ -428,23 +426,3 @@ def _answering(answer: str, offered: Collection[str], send: Send) -> Send:
         await send(message)
 
     return send_accept
-
-
-def _providers(
-    providers: Provider | ProviderResolver | Iterable[Provider | ProviderResolver] | None, options: ProviderOptions
-) -> Provider | ProviderResolver | Iterable[Provider | ProviderResolver]:
-    known = ProviderOptions.__optional_keys__
-    for name in options:
-        if name not in known:
-            arguments = [*known, *signature(JWTMiddleware).parameters]
-            close = get_close_matches(name, arguments, 1)
-            raise ConfigurationError(
-                f"{name} is not an argument of JWTMiddleware" + (f"; {close[0]} is" if close else "")
-            )
-    if providers is None:
-        return Provider(**options)
-    if options:
-        raise ConfigurationError(
-            f"{', '.join(options)} cannot be combined with providers=; give it to the Provider that it is meant for"
-        )
-    return providers

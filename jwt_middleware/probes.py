@@ -14,6 +14,7 @@ from starlette.types import Scope
 from ._support.arguments import check_strings
 from .demand import middleware_of
 from .keys.source import KeysHealth
+from .resolver import ResolvedHealth
 from .revocation.view import RevocationView
 
 
@@ -37,12 +38,17 @@ class Health:
     """The keys of each provider, by its name: how many, their age, the last error, and which are not used and why."""
     revocations: RevocationsHealth | None
     """None if nothing is revoked here, or if your own ``Revocations`` say nothing about themselves."""
+    resolved: ResolvedHealth | None
+    """The keys of providers that a resolver has returned, in numbers, and some errors. None if there is no resolver."""
     store_error: str | None
     """Why the session store could not do its last step. Tokens are verified all the same; logins may fail."""
 
     @property
     def is_ready(self) -> bool:
-        """Whether tokens can be verified: every provider has keys, and the revocations are usable."""
+        """Whether tokens can be verified: each configured provider has keys, and the revocations are usable.
+
+        Resolved providers do not count: the outage of one tenant is not that of the process.
+        """
         return all(one.is_usable for one in self.keys.values()) and (
             self.revocations is None or self.revocations.usable
         )
@@ -53,6 +59,7 @@ class Health:
             "ready": self.is_ready,
             "keys": {name: asdict(one) for name, one in self.keys.items()},
             "revocations": None if self.revocations is None else asdict(self.revocations),
+            "resolved": None if self.resolved is None else asdict(self.resolved),
             "store_error": self.store_error,
         }
 
@@ -64,7 +71,7 @@ def health(scope: Scope) -> Health:
     """
     verifier = middleware_of(scope).verifier
     revocations, store_error = look_at_revocations(verifier.revocations)
-    return Health(verifier.health(), revocations, store_error)
+    return Health(verifier.health(), revocations, verifier.resolved_health(), store_error)
 
 
 def health_routes(*, details: str | None = None) -> list[Route]:

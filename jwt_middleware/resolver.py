@@ -1,7 +1,7 @@
 """Which provider makes the tokens of an issuer that is not configured? A function of the app says it."""
 
 import time
-from collections.abc import Awaitable, Callable, Collection, MutableSequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, MutableSequence
 from dataclasses import dataclass
 from threading import Lock
 from typing import TypeAlias
@@ -36,6 +36,9 @@ MAX_PROVIDERS = 16 * 1024
 
 MAX_UNKNOWN = 4096
 """The most issuers without a provider that are remembered. They never displace a provider."""
+
+MAX_ERRORS_SHOWN = 8
+"""The most failing providers that ``health`` names."""
 
 Resolve: TypeAlias = Callable[[str], Provider | Awaitable[Provider | None] | None]
 
@@ -76,6 +79,18 @@ class Resolved:
     index: int | None
     """The index of the provider. None if there is none."""
     expires_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class ResolvedHealth:
+    """The state of the keys of resolved providers, however many there are."""
+
+    providers: int
+    """How many providers are remembered."""
+    failing: int
+    """How many of them could not fetch their keys the last time. Some may still have older ones."""
+    errors: Mapping[str, str]
+    """Why: the errors of eight of them at most, by their issuers."""
 
 
 class ResolvedProviders:
@@ -148,6 +163,23 @@ class ResolvedProviders:
             raise KeysUnavailable(retry_after=1)
         return call.resolved
 
+    @property
+    def health(self) -> ResolvedHealth:
+        """The state of the keys. Asking for it fetches nothing."""
+        now = self._resolver.clock()
+        with self._lock:
+            found = [
+                (issuer, self._providers[resolved.index])
+                for issuer, resolved in self._found.items()
+                if resolved.index is not None and now < resolved.expires_at
+            ]
+        failing = [
+            (issuer, provider.remote.error)
+            for issuer, provider in found
+            if provider.remote is not None and provider.remote.error is not None
+        ]
+        return ResolvedHealth(len(found), len(failing), dict(failing[:MAX_ERRORS_SHOWN]))
+
     async def stop(self) -> None:
         """End the calls on this event loop, and every fetch of a resolved provider."""
         await self._background.stop()
@@ -183,8 +215,12 @@ class ResolvedProviders:
                 f"resolve returned a provider of the name {provider.name!r}, which a configured one has; give it "
                 "another name="
             )
-        if provider.remote is not None and id(provider.remote) not in self._own_remote:
-            provider.remote.confine(self._hosts)
+        if provider.remote is not None:
+            if id(provider.remote) not in self._own_remote:
+                provider.remote.confine(self._hosts)
+            # It is told of like those of the configuration.
+            if self._events.handlers:
+                provider.remote.events.add_handlers(self._events.handlers)
         self._check(provider)
 
     def _remember(self, issuer: str, provider: Provider) -> Resolved:

@@ -44,6 +44,7 @@ def test_who_has_the_scope_sees_everything() -> None:
         "ready": True,
         "keys": {"jwt": {"keys": 1, "fetched_at": None, "age": None, "error": None, "skipped": [], "on_demand": False}},
         "revocations": None,
+        "resolved": None,
         "store_error": None,
     }
 

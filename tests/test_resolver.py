@@ -5,6 +5,7 @@ from typing import Any
 
 import anyio
 import pytest
+from starlette.applications import Starlette
 
 from jwt_middleware import (
     ConfigurationError,
@@ -15,8 +16,9 @@ from jwt_middleware import (
     RemoteKeys,
     Token,
     Verifier,
+    health_routes,
 )
-from jwt_middleware.resolver import LIFETIME, MAX_CALLS, MAX_ISSUER, MAX_PROVIDERS, MAX_UNKNOWN
+from jwt_middleware.resolver import LIFETIME, MAX_CALLS, MAX_ISSUER, MAX_PROVIDERS, MAX_UNKNOWN, ResolvedHealth
 from jwt_middleware.revocation.revoked import Revocations
 from jwt_middleware.testing.identity_provider import IdentityProvider, SigningKey, signing_key
 
@@ -277,6 +279,71 @@ async def test_keys_of_a_tenant_are_fetched_when_they_are_needed(identity_provid
     identity_provider.refuse()
     assert await code(allowed, raw) == "good"
     await allowed.stop()
+
+
+async def test_fetches_for_a_tenant_are_told_like_all_others(identity_provider: IdentityProvider) -> None:
+    told: list[str] = []
+
+    def resolve(iss: str) -> Provider:
+        return Provider(name="tenant", issuer=iss, jwks=RemoteKeys(identity_provider.jwks_uri), audience="orders")
+
+    resolver = ProviderResolver(resolve, allow_hosts=["127.0.0.1"])
+    middleware = JWTMiddleware(echo, providers=resolver, on_event=lambda event: told.append(type(event).__name__))
+    raw = identity_provider.mint(aud="orders", iss="https://login.example/new")
+    with bare_client(middleware) as client:
+        assert client.get("/", headers=bearer(raw)).status_code == 200
+    assert told == ["FetchFinished", "KeysFetched"]
+
+
+class Failing:
+    """A fetcher whose provider is down for some tenants."""
+
+    def __init__(self, *down: str) -> None:
+        self.down = down
+
+    async def __call__(self, url: str) -> Any:
+        raise OSError(f"no route to {url}")
+
+
+async def test_the_health_of_many_tenants_is_a_few_numbers() -> None:
+    clock = Clock(0)
+
+    def resolve(iss: str) -> Provider | None:
+        if iss.endswith("static"):
+            return Provider(issuer=iss, key=KEY.jwk, audience="orders")
+        keys = RemoteKeys(f"{iss}/jwks", fetch=Failing())
+        return Provider(name=iss, issuer=iss, jwks=keys, audience="orders")
+
+    asking = verifier(resolve, clock)
+    assert asking.resolved_health() == ResolvedHealth(0, 0, {})
+    assert await code(asking, signed("static")) == "good"
+    async with anyio.create_task_group() as together:
+        for number in range(5):
+            together.start_soon(code, asking, signed(f"down-{number}"))
+    async with anyio.create_task_group() as together:
+        for number in range(5, 10):
+            together.start_soon(code, asking, signed(f"down-{number}"))
+    found = asking.resolved_health()
+    assert found is not None
+    assert (found.providers, found.failing, len(found.errors)) == (11, 10, 8)
+    for iss, error in found.errors.items():
+        assert f"no route to {iss}" in error
+    # Answers that have expired do not count.
+    clock.now += LIFETIME
+    assert asking.resolved_health() == ResolvedHealth(0, 0, {})
+
+
+def test_a_probe_sees_the_tenants_in_its_details_and_is_ready_without_them() -> None:
+    middleware = JWTMiddleware(
+        Starlette(routes=health_routes(details="health:read")),
+        providers=[provider("own", OWN, name="own"), ProviderResolver(Tenants(a=provider("a")))],
+        clock=lambda: NOW,
+    )
+    with bare_client(middleware) as client:
+        seen = client.get("/ready", headers=bearer(signed("a", scope="health:read"))).json()
+    assert seen["ready"] is True
+    assert list(seen["keys"]) == ["own"]
+    assert seen["resolved"] == {"providers": 1, "failing": 0, "errors": {}}
 
 
 async def test_a_host_that_a_configured_provider_names_may_serve_tenants(identity_provider: IdentityProvider) -> None:

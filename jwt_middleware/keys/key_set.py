@@ -81,6 +81,10 @@ class KeySet:
         """Whether a key bears this ``kid``, whatever it is for."""
         return kid in self._kids
 
+    def holds_exactly(self, keys: Collection[Key]) -> bool:
+        """Whether these are the same keys, in any order."""
+        return all(key in self.keys for key in keys) and all(key in keys for key in self.keys)
+
     def find(self, kid: str | None, algorithm: str) -> Sequence[Key]:
         """The keys that may have signed a token with this header, likeliest first; ``MAX_TRIES`` at most.
 

@@ -25,7 +25,7 @@ from .algorithms import ALGORITHMS
 from .documents import DocumentError, read_keys
 from .fetching import Discovery, Document, File, Source, make_source
 from .http import Fetch, FetchError, in_thread
-from .key_set import Key, KeySet, Skipped, load_foreign_keys
+from .key_set import KeySet, Skipped, load_foreign_keys
 from .places import Claim, places
 from .schedule import Rules, Schedule, Step, make_rules
 from .source import KeysHealth
@@ -206,6 +206,11 @@ class RemoteKeys:
         return self._source.login_endpoints if isinstance(self._source, Discovery) else None
 
     @property
+    def error(self) -> str | None:
+        """Why the last attempt failed. None if it succeeded, and before the first one."""
+        return self._error
+
+    @property
     def host(self) -> str:
         """The host that is configured; empty for a file."""
         return self._source.host
@@ -369,7 +374,7 @@ class RemoteKeys:
             reasons = [one.reason for one in skipped[:3]]
             raise DocumentError("; ".join(["the JWK Set holds no key that can verify", *reasons]))
         # Equal keys stay the same object: what they have verified stays verified.
-        return _Found(document, before if _are_alike(before.keys, keys) else KeySet(keys), skipped)
+        return _Found(document, before if before.holds_exactly(keys) else KeySet(keys), skipped)
 
     def _take(self, found: "_Found", flight: "_Flight | None") -> None:
         now, process = self._clock(), self._own_process()
@@ -443,7 +448,3 @@ class _Found:
 _NONE = KeySet(())
 _SHORTEST_SLEEP = 0.1
 _TRIES_AFTER_CUTS = 3
-
-
-def _are_alike(some: tuple[Key, ...], others: tuple[Key, ...]) -> bool:
-    return all(key in others for key in some) and all(key in some for key in others)

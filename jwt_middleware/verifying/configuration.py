@@ -1,14 +1,43 @@
 """Can these providers and revocations work together? Checked when a verifier is made."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from difflib import get_close_matches
+from inspect import signature
 
 from .._support.listing import list_names
 from ..errors import ConfigurationError
 from ..keys.key_set import MAX_TRIES
+from ..keys.remote import RemoteKeys
 from ..keys.source import StaticKeys
-from ..provider import Provider
+from ..provider import Provider, ProviderOptions
 from ..resolver import ProviderResolver
 from ..revocation.revoked import MARGIN, Revocations
+
+
+def make_providers(
+    providers: Provider | ProviderResolver | Iterable[Provider | ProviderResolver] | None,
+    options: ProviderOptions,
+    taker: Callable[..., object],
+) -> Provider | ProviderResolver | Iterable[Provider | ProviderResolver]:
+    """``providers``, or the one that ``options`` make. ``taker`` was given both, beside arguments of its own.
+
+    Raises ``ConfigurationError`` for both, and for an option that nothing takes.
+    """
+    known = ProviderOptions.__optional_keys__
+    for name in options:
+        if name not in known:
+            close = get_close_matches(name, [*known, *signature(taker).parameters], 1)
+            hint = f"; {close[0]} is" if close else ""
+            if name in signature(RemoteKeys).parameters:
+                hint = f"; it is one of RemoteKeys: jwks=RemoteKeys(..., {name}=...)"
+            raise ConfigurationError(f"{name} is not an argument of {taker.__name__}{hint}")
+    if providers is None:
+        return Provider(**options)
+    if options:
+        raise ConfigurationError(
+            f"{', '.join(options)} cannot be combined with providers=; give it to the Provider that it is meant for"
+        )
+    return providers
 
 
 def split_providers(

@@ -23,7 +23,7 @@ from ..events import Advice
 from ..keys.key_set import KeySet
 from ..keys.source import KeysHealth, StaticKeys
 from ..provider import Provider
-from ..resolver import ProviderResolver, ResolvedProviders
+from ..resolver import ProviderResolver, ResolvedHealth, ResolvedProviders
 from ..revocation.revoked import Revocations
 from ..telling import Events
 from .choosing import Candidate, Candidates
@@ -128,6 +128,8 @@ class Verifier:
         self._must_validate = bool(self._validators) or resolver is not None
         self.must_admit = self._must_validate or self.revocations is not None
         """Whether ``admit`` asks anything. If not, a token that is recalled is good."""
+        self.has_work = bool(self.remote) or self.revocations is not None or resolver is not None
+        """Whether ``start`` and ``stop`` do anything."""
 
     async def verify(self, raw: str | bytes, *, key: bytes | None = None, connection: object | None = None) -> Token:
         """Return the token that ``raw`` spells if it is good now. Raises a ``Refusal`` that says why it is not.
@@ -313,8 +315,12 @@ class Verifier:
         return self._memory.taken
 
     def health(self) -> dict[str, KeysHealth]:
-        """The state of the keys of each provider, by its name."""
+        """The state of the keys of each configured provider, by its name."""
         return {provider.name: provider.health for provider in self.providers}
+
+    def resolved_health(self) -> ResolvedHealth | None:
+        """The state of the keys of all resolved providers. None if there is no resolver."""
+        return None if self._resolved is None else self._resolved.health
 
     def _find_resolved(self, token: Token) -> Provider:
         resolved = None if self._resolved is None or token.issuer is None else self._resolved.recall(token.issuer)
