@@ -6,7 +6,7 @@ from typing import Any
 
 from starlette.types import Receive, Scope, Send
 
-from jwt_middleware import JWTMiddleware
+from jwt_middleware import JWTMiddleware, Provider
 from jwt_middleware.issuing import MemoryStore, Sessions, SQLiteStore, TokenIssuer
 
 from ..support import SECRET
@@ -37,15 +37,17 @@ def load_user(token: Any) -> str:
 tokens = TokenIssuer(SECRET, audience="orders")
 
 
-def behind(app: Any, store: Any) -> JWTMiddleware:
-    return JWTMiddleware(app, providers=tokens.provider(), revocations=Sessions(store, tokens), load_user=load_user)
+def behind(app: Any, store: Any, *others: Provider) -> JWTMiddleware:
+    return JWTMiddleware(
+        app, providers=[tokens.provider(), *others], revocations=Sessions(store, tokens), load_user=load_user
+    )
 
-
-memory = behind(with_lifespan, MemoryStore())
 
 if "STORE" in os.environ:
     sqlite = behind(with_lifespan, SQLiteStore(Path(os.environ["STORE"])))
     sqlite_without_lifespan = behind(bare, SQLiteStore(Path(os.environ["STORE"])))
 
 if "ISSUER" in os.environ:
-    remote = JWTMiddleware(with_lifespan, issuer=os.environ["ISSUER"], audience="orders")
+    memory_and_remote = behind(
+        with_lifespan, MemoryStore(), Provider(issuer=os.environ["ISSUER"], audience="orders", name="remote")
+    )
