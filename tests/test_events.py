@@ -20,6 +20,8 @@ from jwt_middleware.events import (
 )
 from jwt_middleware.telling import MAX_KINDS, MAX_TEXT, SECONDS_BETWEEN_LINES, Events, describe_refusal, escape
 
+from .support.processes import ROOT
+
 KINDS = [
     kind
     for kind in vars(events).values()
@@ -284,3 +286,9 @@ def test_a_refusal_describes_itself() -> None:
 )
 def test_texts_from_requests_are_escaped_and_cut(text: str, shown: str) -> None:
     assert escape(text) == shown
+
+
+def test_the_docs_name_every_event() -> None:
+    text = (ROOT / "docs" / "events.rst").read_text("utf-8")
+    for kind in KINDS:
+        assert f"``{kind.__name__}``" in text, kind.__name__

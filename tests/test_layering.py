@@ -40,6 +40,7 @@ INTEGRATIONS = {
     "jwt_middleware.socketio": {"socketio"},
     "jwt_middleware.strawberry": {"graphql", "strawberry"},
     "jwt_middleware.testing.store_contract": {"pytest"},
+    "jwt_middleware.tracing": {"opentelemetry"},
 }
 """Files and folders that are about an optional package, and what they may import at their top."""
 

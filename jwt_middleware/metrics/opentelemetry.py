@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable
 from functools import partial
 
 from ..errors import ConfigurationError
-from .counts import FETCH_BUCKETS, FETCHES, METRICS, Counts, Metric, merged
+from .counts import BUCKETS, METRICS, Counts, Metric, merged
 
 try:
     from opentelemetry.metrics import CallbackOptions, MeterProvider, Observation, get_meter_provider
@@ -20,19 +20,23 @@ class OpenTelemetryMetrics(Counts):
     ``meter_provider``
         Default: the one of the process.
 
-    Instruments are observable: the numbers are read when the SDK collects. Fetches are a histogram.
+    Instruments are observable: the numbers are read when the SDK collects. Fetches and
+    new tokens are histograms.
     """
 
     def __init__(self, meter_provider: MeterProvider | None = None) -> None:
         super().__init__()
         provider = get_meter_provider() if meter_provider is None else meter_provider
         meter = provider.get_meter("jwt_middleware")
-        self._fetches = meter.create_histogram(
-            _name(FETCHES),
-            unit=FETCHES.unit,
-            description=FETCHES.description,
-            explicit_bucket_boundaries_advisory=FETCH_BUCKETS,
-        )
+        self._histograms = {
+            metric: meter.create_histogram(
+                _name(metric),
+                unit=metric.unit,
+                description=metric.description,
+                explicit_bucket_boundaries_advisory=bounds,
+            )
+            for metric, bounds in BUCKETS.items()
+        }
         for metric in METRICS:
             if metric.kind == "histogram":
                 continue
@@ -42,9 +46,9 @@ class OpenTelemetryMetrics(Counts):
             callbacks = [partial(self._observe, metric)]
             create(_name(metric), callbacks=callbacks, unit=metric.unit, description=metric.description)
 
-    def record_fetch(self, seconds: float, error: str) -> None:
+    def record(self, metric: Metric, seconds: float, *labels: tuple[str, str]) -> None:
         """See ``Counts``."""
-        self._fetches.record(seconds, {"error.type": error} if error else {})
+        self._histograms[metric].record(seconds, {name: text for name, text in labels if text})
 
     def _observe(self, metric: Metric, options: CallbackOptions) -> Iterable[Observation]:
         for labels, value in merged(self.read())[metric].items():

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 
 from ..errors import ConfigurationError
-from .counts import FETCH_BUCKETS, FETCHES, Counts, Metric, merged
+from .counts import BUCKETS, Counts, Metric, merged
 
 try:
     from prometheus_client import REGISTRY, CollectorRegistry, Histogram
@@ -26,24 +26,29 @@ class PrometheusMetrics(Counts, Collector):
 
     def __init__(self, registry: CollectorRegistry = REGISTRY) -> None:
         super().__init__()
-        self._fetches = Histogram(
-            _name(FETCHES), FETCHES.description, ["error_type"], buckets=FETCH_BUCKETS, registry=registry
-        )
+        self._histograms = {
+            metric: Histogram(_name(metric), metric.description, _labels(metric), buckets=bounds, registry=registry)
+            for metric, bounds in BUCKETS.items()
+        }
         registry.register(self)
 
-    def record_fetch(self, seconds: float, error: str) -> None:
+    def record(self, metric: Metric, seconds: float, *labels: tuple[str, str]) -> None:
         """See ``Counts``."""
-        self._fetches.labels(error).observe(seconds)
+        histogram = self._histograms[metric]
+        (histogram.labels(*(text for _, text in labels)) if labels else histogram).observe(seconds)
 
     def collect(self) -> Iterable[CounterMetricFamily | GaugeMetricFamily]:
         """What Prometheus scrapes."""
         for metric, values in merged(self.read()).items():
             family = CounterMetricFamily if metric.kind == "counter" else GaugeMetricFamily
-            labels = [label.replace(".", "_") for label in metric.labels]
-            made = family(_name(metric), metric.description, labels=labels)
+            made = family(_name(metric), metric.description, labels=_labels(metric))
             for pairs, value in values.items():
                 made.add_metric([text for _, text in pairs], value)
             yield made
+
+
+def _labels(metric: Metric) -> list[str]:
+    return [label.replace(".", "_") for label in metric.labels]
 
 
 def _name(metric: Metric) -> str:

@@ -309,6 +309,22 @@ class Verifier:
         if self.revocations is not None:
             await self.revocations.stop()
 
+    def time_new_tokens(self, record: Callable[[float], object]) -> None:
+        """From now on, call ``record(seconds)`` for each new good token that was verified without waiting.
+
+        Until then, nothing of this stands in a request's way.
+        """
+        decide = self.decide
+
+        def timed(raw: bytes, key: bytes, connection: object | None = None) -> Token | Coroutine[Any, Any, Token]:
+            started = time.perf_counter()
+            outcome = decide(raw, key, connection)
+            if isinstance(outcome, Token):
+                record(time.perf_counter() - started)
+            return outcome
+
+        self.decide = timed  # type: ignore[method-assign]  # a hook that costs nothing where nobody uses it
+
     @property
     def new_tokens(self) -> int:
         """The number of tokens verified since the start that were not remembered."""
