@@ -1,6 +1,6 @@
 """Does a request meet what an endpoint demands?"""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from starlette.authentication import AuthCredentials
@@ -48,8 +48,6 @@ class Demand:
                 raise TypeError(f"requires() takes scopes, not {scope!r}; without any, write @requires()")
             if not scope:
                 raise ConfigurationError("a scope must be a text that is not empty")
-        # A challenge names one of them, and it cannot spell every text.
-        self._alternatives = sorted(self.any_of, key=lambda scope: not is_scope(scope))
         self._providers = None if provider is None else check_strings("provider", provider)
         self._acr = () if acr is None else check_strings("acr", acr)
         self._max_age = None if max_age is None else check_seconds("max_age", max_age, minimum=1)
@@ -80,13 +78,8 @@ class Demand:
             ).about(token)
         missing = [name for name in self.scopes if name not in credentials.scopes]
         held = [name for name in self.any_of if name in credentials.scopes]
-        # The whole set: clients ask for what the challenge names, and for nothing else.
         if missing or (self.any_of and not held):
-            refusal = InsufficientScope(
-                dict.fromkeys((*self.scopes, *(held or self._alternatives)[:1])),
-                expected=" ".join(self.scopes + self.any_of),
-                found=" ".join(map(str, credentials.scopes)),
-            )
+            refusal = lack_of_scopes(self.scopes, self.any_of, credentials.scopes)
             return refusal if token is None else refusal.about(token)
         if token is not None and not self._is_login_good(token, middleware):
             max_age = None if self._max_age is None else int(self._max_age)
@@ -115,6 +108,18 @@ class Demand:
             return True
         age = middleware.verifier.login_age(token)
         return age is not None and age <= self._max_age
+
+
+def lack_of_scopes(scopes: Sequence[str], any_of: Sequence[str], held: Iterable[str]) -> InsufficientScope:
+    """The refusal of a request that has the scopes ``held``, and needs all of ``scopes`` and one of ``any_of``."""
+    # Clients ask for all that the challenge names, and for nothing else. It cannot spell every text.
+    having = tuple(held)
+    alternatives = sorted(any_of, key=lambda scope: (scope not in having, not is_scope(scope)))
+    return InsufficientScope(
+        dict.fromkeys((*scopes, *alternatives[:1])),
+        expected=" ".join((*scopes, *any_of)),
+        found=" ".join(map(str, having)),
+    )
 
 
 def middleware_of(scope: Scope) -> JWTMiddleware:

@@ -12,7 +12,8 @@ from fastapi.security.base import SecurityBase
 from starlette.requests import HTTPConnection
 from starlette.types import Scope
 
-from ..errors import ConfigurationError, InsufficientScope, MissingToken, Refusal
+from ..demand import lack_of_scopes
+from ..errors import ConfigurationError, MissingToken, Refusal
 from ..identity import JWTCredentials, JWTUser
 from ..provider import Provider
 from ..refuser import Refuser
@@ -51,6 +52,8 @@ class Guard(SecurityBase):
 
     auth: "Authority"
     """Whose middleware has to stand in front of the route."""
+    names: tuple[str, ...] = ()
+    """The scopes one of which is needed, beside those that a route demands; none for most guards."""
 
     def refusal(self, scope: Scope, scopes: Iterable[str]) -> Refusal | None:
         """Why the request of ``scope`` is refused if ``scopes`` are demanded, or None."""
@@ -61,16 +64,22 @@ class Guard(SecurityBase):
         credentials = self.auth.credentials(scope)
         # Here and not only in the app: a mounted app has exception handlers of its own.
         answer_here(scope)
-        refusal = self._refusal(scope, credentials, scopes)
-        if refusal is not None:
-            raise refusal
+        if scopes or self.names or credentials.token is None:
+            refusal = self._refusal(scope, credentials, scopes)
+            if refusal is not None:
+                raise refusal
         return credentials
 
     def _refusal(self, scope: Scope, credentials: JWTCredentials, scopes: Iterable[str]) -> Refusal | None:
-        token = credentials.token
+        token, any_of = credentials.token, self.names
         if token is None:
             return MissingToken()
-        return _missing(token, [name for name in scopes if name not in credentials.scopes])
+        # The list of `credentials` is made when it is asked for, which takes longer.
+        held = credentials.scopes if "scopes" in vars(credentials) else token.scopes
+        missing = [name for name in scopes if name not in held]
+        if missing or (any_of and not any(map(held.__contains__, any_of))):
+            return lack_of_scopes(tuple(scopes), any_of, held).about(token)
+        return None
 
 
 class TokenGuard(Guard):
@@ -122,14 +131,6 @@ class AnyOfGuard(Guard):
         user: JWTUser = connection.scope["user"]
         return user
 
-    def _refusal(self, scope: Scope, credentials: JWTCredentials, scopes: Iterable[str]) -> Refusal | None:
-        if credentials.token is None:
-            return super()._refusal(scope, credentials, scopes)
-        missing = [name for name in scopes if name not in credentials.scopes]
-        if not any(name in credentials.scopes for name in self.names):
-            missing += self.names
-        return _missing(credentials.token, missing)
-
 
 def check_scopes(names: Iterable[Any]) -> tuple[str, ...]:
     """``names`` in order, each once. Raises ``ConfigurationError`` for what is not a scope, and if there are none."""
@@ -159,9 +160,3 @@ def calls_in(dependant: Dependant) -> Iterator[tuple[Any, tuple[str, ...]]]:
 def demanded_scopes(dependant: Dependant) -> tuple[str, ...]:
     """The scopes of all ``Security(...)`` from the route down to ``dependant``."""
     return tuple(dict.fromkeys([*(dependant.parent_oauth_scopes or ()), *(dependant.own_oauth_scopes or ())]))
-
-
-def _missing(token: Token, scopes: list[str]) -> Refusal | None:
-    if not scopes:
-        return None
-    return InsufficientScope(dict.fromkeys(scopes)).about(token)

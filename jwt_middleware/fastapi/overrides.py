@@ -15,7 +15,7 @@ from fastapi.security import SecurityScopes
 from starlette.requests import HTTPConnection
 from starlette.types import Scope
 
-from ..errors import InsufficientScope
+from ..demand import lack_of_scopes
 from ..identity import JWTCredentials, JWTUser
 from ..middleware import SCOPE_KEY, JWTMiddleware
 from ..provider import Provider
@@ -49,14 +49,12 @@ class AsUser:
         replaced = _replaced_guard(self, connection.scope["app"].dependency_overrides)
         credentials = self.enter(connection.scope)
         answer_here(connection.scope)
-        missing = [name for name in security_scopes.scopes if name not in credentials.scopes]
-        if isinstance(replaced, AnyOfGuard) and not any(name in credentials.scopes for name in replaced.names):
-            missing += replaced.names
-        if missing:
-            assert credentials.token is not None
-            raise InsufficientScope(dict.fromkeys(missing)).about(credentials.token)
-        token, user = credentials.token, connection.scope["user"]
+        token, user, held = credentials.token, connection.scope["user"], credentials.scopes
         assert token is not None
+        any_of = () if replaced is None else replaced.names
+        missing = [name for name in security_scopes.scopes if name not in held]
+        if missing or (any_of and not any(map(held.__contains__, any_of))):
+            raise lack_of_scopes(security_scopes.scopes, any_of, held).about(token)
         assert isinstance(user, JWTUser)
         return token if isinstance(replaced, TokenGuard) else user
 
