@@ -14,7 +14,7 @@ from ._support.arguments import check_bool, check_callables, check_seconds, chec
 from .errors import ConfigurationError, SenderConstrained
 from .events import KeySkipped
 from .issuers import IssuerTemplate, check_tenants, is_template
-from .keys.addresses import is_address
+from .keys.addresses import check_not_metadata, is_address
 from .keys.algorithms import check_algorithms
 from .keys.key_set import load_keys_and_skipped
 from .keys.load_balancer import LoadBalancerKeys
@@ -187,6 +187,8 @@ class Provider:
             raise ConfigurationError("audience_claim: with audience=ANY no audience is checked; name the audience")
         self.name = name
         self.issuers = () if issuer is None else check_strings("issuer", issuer)
+        for one in self.issuers:
+            check_not_metadata("issuer", one)
         self.template = _make_template(self.issuers, tenants)
         """The template of the issuers, if they are the tenants of one identity provider."""
         allowed = None if algorithms is None else check_algorithms(algorithms)

@@ -13,6 +13,9 @@ from urllib.parse import urlsplit
 from .._support.redaction import redact_address
 from ..errors import ConfigurationError
 
+METADATA_NAMES = ("/.well-known/openid-configuration", "/.well-known/oauth-authorization-server")
+"""How the addresses of metadata end, or go on with the path of the issuer."""
+
 
 @dataclass(frozen=True, slots=True)
 class Hosts:
@@ -131,6 +134,17 @@ def well_known_addresses(issuer: str) -> tuple[str, ...]:
         f"{origin}/.well-known/openid-configuration{path}",
     )
     return tuple(dict.fromkeys(addresses))
+
+
+def check_not_metadata(argument: str, url: str) -> None:
+    """Raise ``ConfigurationError``, which names the issuer, if ``url`` is the address of an issuer's metadata."""
+    issuer = issuer_of_metadata(url)
+    if issuer is not None:
+        raise ConfigurationError(
+            f"{argument}: {redact_address(url)!r} is the address of the metadata; give the issuer that it is about: "
+            f"issuer={redact_address(issuer)!r}, perhaps with a slash at its end: copy it from the document at that "
+            "address"
+        )
 
 
 def issuer_of_metadata(url: str) -> str | None:

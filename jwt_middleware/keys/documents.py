@@ -34,8 +34,9 @@ class NamedPEM:
 def read_keys(document: bytes) -> list[object]:
     """The keys of ``document``, not yet looked into.
 
-    A document is a JWK Set (RFC 7517 section 5), a JSON object of key ids and PEM texts as Google and Firebase publish
-    it, or one PEM text. A key of a JWK Set that ``json_object`` would refuse is None. Raises ``DocumentError``.
+    A document is a JWK Set (RFC 7517 section 5), a list of JWKs, one JWK, a JSON object of key ids and PEM texts as
+    Google and Firebase publish it, or one PEM text. A key that ``json_object`` would refuse is None. Raises
+    ``DocumentError``.
     """
     check_size(len(document))
     # Some servers put a byte order mark before their JSON; RFC 8259 8.1 allows us to ignore it.
@@ -112,6 +113,11 @@ def _read_json(document: bytes) -> list[object]:
         value = _TOLERANT_DECODER.decode(document.decode("utf-8"))
     except (ValueError, RecursionError):
         value = None
+    # Some publish their keys without the object around them, or a single key.
+    if isinstance(value, dict) and "kty" in value:
+        value = [value]
+    if isinstance(value, list):
+        return [_check_entry(key) for key in value]
     if not isinstance(value, dict):
         raise DocumentError("it is not a JSON object")
     keys = value.get("keys")
@@ -119,6 +125,8 @@ def _read_json(document: bytes) -> list[object]:
         return [_check_entry(key) for key in keys]
     if value and "keys" not in value and all(isinstance(pem, str) and "-----BEGIN " in pem for pem in value.values()):
         return [NamedPEM(kid, pem) for kid, pem in value.items()]
+    if "jwks_uri" in value:
+        raise DocumentError("it is no JWK Set but an issuer's metadata: give RemoteKeys its issuer= instead of jwks")
     raise DocumentError("it is no JWK Set: it has no list of keys")
 
 

@@ -13,7 +13,16 @@ from .._support.arguments import check_callable, show
 from .._support.redaction import redact_address
 from ..errors import ConfigurationError
 from ..issuers import IssuerTemplate, is_template
-from .addresses import Hosts, check_hosts, host_of, is_address, issuer_of_metadata, origin_of, well_known_addresses
+from .addresses import (
+    METADATA_NAMES,
+    Hosts,
+    check_hosts,
+    check_not_metadata,
+    host_of,
+    is_address,
+    origin_of,
+    well_known_addresses,
+)
 from .documents import MAX_BODY, DocumentError, check_size, read_jwks_uri, read_login_endpoints, read_max_age
 from .http import Answer, Ask, Client, Fetch, FetchError, OwnClient, UserClient, in_thread
 
@@ -78,6 +87,9 @@ def make_source(
     elif (fault := hosts.find_fault(address)) is not None:
         raise ConfigurationError(f"jwks: {fault}")
     url = str(address)
+    # Below such an address there may be keys: Duende IdentityServer has them at /.well-known/openid-configuration/jwks.
+    if issuer is None and url.rstrip("/").endswith(METADATA_NAMES):
+        check_not_metadata("jwks", url)
     client = _make_client(url, fetch, _with_host(hosts, url), ca_file, token_file)
     return Address(url, client, hosts) if issuer is None else Discovery(url, client, hosts)
 
@@ -266,12 +278,7 @@ def check_issuer(issuer: str, hosts: Hosts) -> None:
         raise ConfigurationError(
             f"issuer: {redact_address(issuer)!r} has a query or a fragment; an issuer has none (RFC 8414 section 2)"
         )
-    actual = issuer_of_metadata(issuer)
-    if actual is not None:
-        raise ConfigurationError(
-            f"issuer: {redact_address(issuer)!r} is the address of the metadata; the issuer that it is about is "
-            f"{redact_address(actual)!r}, perhaps with a slash at its end: copy it from the document at that address"
-        )
+    check_not_metadata("issuer", issuer)
 
 
 async def _fetch_keys(ask: Ask, url: str, validator: Validator | None) -> Document:

@@ -24,7 +24,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-from jwt_middleware import ConfigurationError
+from jwt_middleware import ConfigurationError, Provider
 from jwt_middleware.errors import KeysUnavailable
 from jwt_middleware.keys.addresses import Hosts, host_of, well_known_addresses
 from jwt_middleware.keys.documents import DocumentError, read_keys
@@ -493,6 +493,21 @@ def test_an_issuer_with_a_query_keeps_its_secrets() -> None:
 def test_the_address_of_metadata_given_as_an_issuer_is_refused_with_the_issuer(url: str) -> None:
     with pytest.raises(ConfigurationError, match=f"is the address of the metadata.*'{ISSUER}/shop'"):
         RemoteKeys(issuer=url)
+
+
+@pytest.mark.parametrize("beside", [{"key": "a secret that has thirty-two bytes or more"}, {"jwks": f"{ISSUER}/jwks"}])
+@pytest.mark.parametrize("several", [[], ["https://other.example"]])
+def test_so_it_is_where_the_keys_come_from_elsewhere(beside: Any, several: list[str]) -> None:
+    with pytest.raises(ConfigurationError, match=f"issuer: .* is the address of the metadata.*issuer='{ISSUER}'"):
+        Provider(issuer=[*several, f"{ISSUER}/.well-known/openid-configuration"], audience="orders", **beside)
+
+
+def test_the_address_of_metadata_given_as_jwks_is_refused_with_the_issuer() -> None:
+    for end in ("", "/"):
+        with pytest.raises(ConfigurationError, match=f"jwks: .* is the address of the metadata.*issuer='{ISSUER}'"):
+            RemoteKeys(f"{ISSUER}/.well-known/openid-configuration{end}")
+    # Some have their keys below it.
+    assert RemoteKeys(f"{ISSUER}/.well-known/openid-configuration/jwks").health.error is None
 
 
 def test_an_address_is_shown_without_its_secrets() -> None:

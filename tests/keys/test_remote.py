@@ -579,13 +579,39 @@ async def test_what_a_fetcher_raises_is_a_failed_fetch_like_any_other() -> None:
 
 
 @pytest.mark.anyio
+@pytest.mark.parametrize("document", [OLD.jwk, [OLD.jwk], [{"kty": "EC"}, OLD.jwk]])
+async def test_jwks_without_the_object_of_a_set_are_read(document: Any) -> None:
+    async def fetch(url: str) -> Answer:
+        return Answer(200, json.dumps(document).encode())
+
+    keys = await settled(RemoteKeys(ADDRESS, fetch=fetch))
+    assert kids(keys) == ["old"]
+
+
+@pytest.mark.anyio
 @pytest.mark.parametrize(
     ("content", "error"),
     [
         pytest.param(b"", "it is not a JSON object", id="nothing"),
         pytest.param(b"<!doctype html><p>Sign in", "it is not a JSON object", id="HTML"),
         pytest.param(b'{"keys": [{"kty": "EC", "crv": "P-25', "it is not a JSON object", id="truncated"),
-        pytest.param(b"[]", "it is not a JSON object", id="a list"),
+        pytest.param(b"[]", "the JWK Set holds no key that can verify", id="an empty list"),
+        pytest.param(
+            b'["a"]',
+            "the JWK Set holds no key that can verify; key 1: it is not an object",
+            id="a list of texts",
+        ),
+        pytest.param(b'"a"', "it is not a JSON object", id="a text"),
+        pytest.param(
+            b'{"kty": 5}',
+            "the JWK Set holds no key that can verify; key 1: the JWK's 'kty' is not a string",
+            id="a JWK that is none",
+        ),
+        pytest.param(
+            b'{"issuer": "x", "jwks_uri": "https://login.example/jwks"}',
+            "it is no JWK Set but an issuer's metadata: give RemoteKeys its issuer= instead of jwks",
+            id="metadata",
+        ),
         pytest.param(b"{}", "it is no JWK Set: it has no list of keys", id="an object of another kind"),
         pytest.param(b'{"keys": {}}', "it is no JWK Set: it has no list of keys", id="keys are no list"),
         pytest.param(b'{"keys": []}', "the JWK Set holds no key that can verify", id="no keys"),
