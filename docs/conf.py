@@ -39,5 +39,6 @@ linkcheck_anchors = False
 html_theme = "furo"
 html_title = project
 html_static_path = ["_static"]
+html_css_files = ["pages.css"]
 html_copy_source = False
 html_show_sourcelink = False
