@@ -11,7 +11,6 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from ._support.arguments import check_bool, check_callable, check_seconds, check_token_hook
 from ._support.hooks import Hook
 from .accepted import hear_accepted, tell_of_accepted
-from .debugging import ExplainedRefusals
 from .errors import ConfigurationError, CrossSite, MissingToken, Refusal, UserRefused
 from .events import Advice
 from .identity import JWTCredentials, JWTUser
@@ -186,6 +185,8 @@ class JWTMiddleware:
             if refusal_response is not None:
                 raise ConfigurationError("debug: leave it out, or refusal_response: both make the body of a refusal")
             self.events.tell(Advice(text="debug=True: refusals explain themselves to clients on this machine"))
+            from .debugging import ExplainedRefusals
+
             refusal_response = ExplainedRefusals(self.verifier, self._sources, clock)
         self.refuser = Refuser(
             realm,

@@ -16,7 +16,6 @@ from threading import Lock
 from typing import TYPE_CHECKING, cast
 
 import anyio
-from anyio import CancelScope, Event
 from anyio.lowlevel import current_token
 
 from ..events import UnexpectedError
@@ -54,7 +53,9 @@ class Background:
         ``ended()`` is called as soon as this object is used on another loop.
         """
         tasks = self._tasks.get()
-        task = _Task(CancelScope() if at_most == inf else CancelScope(deadline=anyio.current_time() + at_most), ended)
+        task = _Task(
+            anyio.CancelScope() if at_most == inf else anyio.CancelScope(deadline=anyio.current_time() + at_most), ended
+        )
 
         async def run() -> None:
             with task.scope:
@@ -93,7 +94,7 @@ class Background:
         waiting = []
         for task in tuple(self._tasks.get()):
             if task.over is None:
-                task.over = Event()
+                task.over = anyio.Event()
             waiting.append(task.over)
             task.scope.cancel()
         with anyio.move_on_after(self._patience, shield=True):
@@ -103,9 +104,9 @@ class Background:
 
 @dataclass(eq=False, slots=True)
 class _Task:
-    scope: CancelScope
+    scope: anyio.CancelScope
     ended: Callable[[], None] | None
-    over: Event | None = None
+    over: anyio.Event | None = None
     """Set at the end, if a task waits for it."""
     strong: asyncio.Task[None] | None = None
 
@@ -125,7 +126,7 @@ class Signal:
     def __init__(self) -> None:
         self._lock = Lock()
         self._happened = False
-        self._events: dict[object, Event] = {}
+        self._events: dict[object, anyio.Event] = {}
 
     def set(self) -> None:
         """Let all waiting tasks go on, each on its own event loop."""
@@ -145,5 +146,5 @@ class Signal:
         with self._lock:
             if self._happened:
                 return
-            event = self._events.setdefault(current_token().native_token, Event())
+            event = self._events.setdefault(current_token().native_token, anyio.Event())
         await event.wait()

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from inspect import isawaitable, iscoroutinefunction
 from typing import Any
 
-from anyio import CapacityLimiter, to_thread
+import anyio
 
 from .loops import PerLoop
 
@@ -19,7 +19,7 @@ class Hook:
         self._function = function
         # An object with an async `__call__` is no coroutine function itself.
         self._is_async = iscoroutinefunction(function) or iscoroutinefunction(type(function).__call__)
-        self._limiter: PerLoop[CapacityLimiter] = PerLoop(lambda: CapacityLimiter(threads))
+        self._limiter: PerLoop[anyio.CapacityLimiter] = PerLoop(lambda: anyio.CapacityLimiter(threads))
 
     async def __call__(self, *arguments: Any) -> Any:
         """The result of ``function(*arguments)``, awaited if need be."""
@@ -27,5 +27,5 @@ class Hook:
             return await self._function(*arguments)
         # A function that is async but does not look it, such as a lambda, returns its coroutine from the thread. It
         # comes in a tuple because trio refuses to pass a bare coroutine on.
-        (result,) = await to_thread.run_sync(lambda: (self._function(*arguments),), limiter=self._limiter.get())
+        (result,) = await anyio.to_thread.run_sync(lambda: (self._function(*arguments),), limiter=self._limiter.get())
         return await result if isawaitable(result) else result

@@ -17,7 +17,7 @@ from threading import Lock
 from typing import TYPE_CHECKING, Generic, TypeVar, cast
 from weakref import WeakKeyDictionary
 
-from anyio import CancelScope, Event, move_on_after
+import anyio
 from anyio.lowlevel import current_token
 
 if TYPE_CHECKING:
@@ -99,12 +99,12 @@ async def run_on(loop: object, work: Callable[[], Awaitable[Value]]) -> Value:
 
     Raises ``LoopEndedError`` if ``loop`` ends before the work does.
     """
-    scopes: list[CancelScope] = []
+    scopes: list[anyio.CancelScope] = []
     over: Future[Value] = Future()
 
     async def run() -> None:
         # Made on the loop that it belongs to.
-        with CancelScope() as scope:
+        with anyio.CancelScope() as scope:
             scopes.append(scope)
             try:
                 over.set_result(await work())
@@ -112,12 +112,12 @@ async def run_on(loop: object, work: Callable[[], Awaitable[Value]]) -> Value:
                 over.set_exception(error)
 
     _call_if_running(loop, partial(_spawn, loop, run))
-    happened = Event()
+    happened = anyio.Event()
     here = current_token().native_token
     over.add_done_callback(lambda _: _call_if_running(here, happened.set))
     try:
         while not happened.is_set():
-            with move_on_after(_SECONDS_BETWEEN_LOOKS):
+            with anyio.move_on_after(_SECONDS_BETWEEN_LOOKS):
                 await happened.wait()
             if not (over.done() or is_running(loop)):
                 raise LoopEndedError

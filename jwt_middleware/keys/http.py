@@ -7,7 +7,6 @@ import ssl
 import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
-from dataclasses import dataclass, field
 from functools import partial
 from ipaddress import ip_address
 from os import PathLike
@@ -16,7 +15,6 @@ from typing import Any, Protocol, TypeAlias, TypeVar
 from weakref import WeakKeyDictionary, ref
 
 import anyio
-from anyio import CancelScope, CapacityLimiter, to_thread
 from anyio.lowlevel import current_token
 
 from .._support.loops import LoopEndedError, PerLoop, is_running, run_on
@@ -189,30 +187,30 @@ class UserClient:
 
 async def in_thread(function: Callable[..., Result], *arguments: Any) -> Result:
     """What ``function(*arguments)`` returns in a worker thread, however busy those of the app's endpoints are."""
-    return await to_thread.run_sync(partial(function, *arguments), limiter=_THREADS.get())
+    return await anyio.to_thread.run_sync(partial(function, *arguments), limiter=_THREADS.get())
 
 
-_THREADS = PerLoop(partial(CapacityLimiter, 4))
-_RESOLVERS = PerLoop(partial(CapacityLimiter, 8))
+_THREADS = PerLoop(lambda: anyio.CapacityLimiter(4))
+_RESOLVERS = PerLoop(lambda: anyio.CapacityLimiter(8))
 _TRIES_AFTER_MOVE = 3
 
 
-@dataclass(frozen=True, slots=True)
 class _Home:
     """The event loop on which a fetcher was called last."""
 
-    loop: Callable[[], object | None]
-    pid: int = field(default_factory=os.getpid)
+    def __init__(self, loop: Callable[[], object | None]) -> None:
+        self.loop = loop
+        self.pid = os.getpid()
 
 
 _HOMES: WeakKeyDictionary[object, _Home] = WeakKeyDictionary()
 
 
-@dataclass(frozen=True, slots=True)
 class _Answer:
-    status_code: int
-    headers: Mapping[str, str]
-    content: bytes = field(repr=False)
+    def __init__(self, status_code: int, headers: Mapping[str, str], content: bytes) -> None:
+        self.status_code = status_code
+        self.headers = headers
+        self.content = content
 
 
 class _SystemCA:
@@ -299,7 +297,7 @@ async def _resolve(host: str, port: int, hosts: Hosts) -> list[str]:
     else:
         return [host]
     # The thread is left behind when the attempt is given up: no resolver can be told to stop.
-    found = await to_thread.run_sync(
+    found = await anyio.to_thread.run_sync(
         partial(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM),
         limiter=_RESOLVERS.get(),
         abandon_on_cancel=True,
@@ -325,7 +323,7 @@ async def _read_body(chunks: AsyncIterator[bytes], encoding: str) -> bytes:
     decoder = None if encoding == "identity" else zlib.decompressobj(wbits=zlib.MAX_WBITS | 32)
     body, read, fault = bytearray(), 0, None
     # Cancelling ends the iterators of a stream cleanly; left alone, they would wait for the garbage collector.
-    with CancelScope() as enough:
+    with anyio.CancelScope() as enough:
         async for chunk in chunks:
             read += len(chunk)
             try:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from math import gcd, isqrt, prod
 from typing import Any, TypeAlias
 
@@ -63,11 +64,17 @@ def _find_degeneracy(key: PrivateKey | PublicKey) -> str | None:
 def _find_rsa_degeneracy(modulus: int) -> str | None:
     if modulus % 2 == 0:
         return "the modulus of the RSA key is even"
-    if gcd(modulus, _SMALL_PRIMES) != 1:
+    if gcd(modulus, _small_primes()) != 1:
         return "the modulus of the RSA key has a small factor"
     if isqrt(modulus) ** 2 == modulus:
         return "the modulus of the RSA key is a square"
     return None
+
+
+@cache
+def _small_primes() -> int:
+    """The product of the odd primes below 4000. A common divisor with it is a small factor; random keys have none."""
+    return prod(n for n in range(3, 4000) if all(n % divisor for divisor in range(2, isqrt(n) + 1)))
 
 
 def _coordinate(encoded: bytes, prime: int) -> int:
@@ -75,9 +82,6 @@ def _coordinate(encoded: bytes, prime: int) -> int:
     sign = 1 << (8 * len(encoded) - 1)
     return (int.from_bytes(encoded, "little") & ~sign) % prime
 
-
-# A product of primes: a common divisor with it is a small factor. Keys made at random have none.
-_SMALL_PRIMES = prod(n for n in range(3, 4000) if all(n % divisor for divisor in range(2, isqrt(n) + 1)))
 
 _ED25519_PRIME = 2**255 - 19
 # The points of order 8 have this coordinate or its negative; those of order 1, 2 and 4 have 1, -1 and 0.

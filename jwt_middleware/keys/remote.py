@@ -10,6 +10,7 @@ from math import ceil
 from os import PathLike
 from random import random
 from threading import Lock
+from typing import NamedTuple
 
 import anyio
 import anyio.lowlevel
@@ -416,7 +417,7 @@ class RemoteKeys:
             self.events.tell(KeysFailed(source=str(self._source), error=error, usable=usable))
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Flight:
     """One attempt."""
 
@@ -425,7 +426,7 @@ class _Flight:
     over: Signal = field(default_factory=Signal)
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Process:
     """The state that a forked process must not share with its parent."""
 
@@ -438,8 +439,7 @@ class _Process:
     pid: int = field(default_factory=os.getpid)
 
 
-@dataclass(frozen=True, slots=True)
-class _Found:
+class _Found(NamedTuple):
     document: Document
     keys: KeySet
     skipped: tuple[Skipped, ...] = ()

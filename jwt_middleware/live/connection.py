@@ -5,7 +5,7 @@ from math import inf
 from traceback import walk_tb
 from typing import Any
 
-from anyio import CancelScope, Event
+import anyio
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocketDisconnect
@@ -45,12 +45,12 @@ class Connection(ABC):
         self._number: int | None = None
         self._receive = receive
         self._send = send
-        self._receiving: set[CancelScope] = set()
-        self._sending: set[CancelScope] = set()
+        self._receiving: set[anyio.CancelScope] = set()
+        self._sending: set[anyio.CancelScope] = set()
         self._refusal: Refusal | None = None
         self._app_knows = False
-        self._nothing_is_sent: Event | None = None
-        self._closed: Event | None = None
+        self._nothing_is_sent: anyio.Event | None = None
+        self._closed: anyio.Event | None = None
 
     async def serve(self, app: ASGIApp, scope: Scope) -> None:
         """Call ``app``. Exceptions that it raises only because its connection was closed go no further."""
@@ -74,7 +74,7 @@ class Connection(ABC):
     async def receive(self) -> Message:
         """The server's next message; a disconnect once the connection is blocked."""
         if self._refusal is None:
-            waiting = CancelScope()
+            waiting = anyio.CancelScope()
             self._receiving.add(waiting)
             message: Message | None = None
             try:
@@ -95,7 +95,7 @@ class Connection(ABC):
             self._app_knows = True
             raise Ended(f"the connection was closed: {self._refusal.code}")
         message = self._before_send(message)
-        sending = CancelScope()
+        sending = anyio.CancelScope()
         self._sending.add(sending)
         try:
             with sending:
@@ -132,14 +132,14 @@ class Connection(ABC):
         if self._refusal is None:
             self._refusal = refusal
 
-    def close(self) -> Event:
+    def close(self) -> "anyio.Event":
         """Tell app and client that the connection is blocked. Returns an event that is set when the client knows."""
         if self._closed is not None:
             return self._closed
         self._leave()
-        self._closed = Event()
+        self._closed = anyio.Event()
         if self._sending:
-            self._nothing_is_sent = Event()
+            self._nothing_is_sent = anyio.Event()
         for waiting in self._receiving:
             waiting.cancel()
         self._connections.background.start(self._tell_client, ended=self._finish, at_most=self._connections.patience)

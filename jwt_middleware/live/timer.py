@@ -7,7 +7,6 @@ from itertools import count
 from typing import Protocol
 
 import anyio
-from anyio import CancelScope
 from anyio.lowlevel import checkpoint
 
 from .._support.background import Background
@@ -57,7 +56,7 @@ class Timer:
         self._numbers = count()
         # A heap of times and numbers. An entry whose connection is gone, or has another time by now, is skipped.
         self._ends: list[tuple[float, int]] = []
-        self._running: set[CancelScope] = set()
+        self._running: set[anyio.CancelScope] = set()
 
     def __len__(self) -> int:
         return len(self._watched)
@@ -92,7 +91,7 @@ class Timer:
             heapify(self._ends)
 
     def _start(self, work: Callable[[], Awaitable[None]]) -> None:
-        running = CancelScope()
+        running = anyio.CancelScope()
 
         async def run() -> None:
             with running:

@@ -8,7 +8,6 @@ from typing import Literal, TypeAlias
 
 import anyio
 import anyio.lowlevel
-from anyio import Event
 
 from .._support.arguments import check_callable, check_seconds
 from .._support.background import Background
@@ -190,7 +189,7 @@ class RevocationView:
 
     async def _read_on(self, reader: "_Reader") -> None:
         while True:
-            reader.wanted = Event()
+            reader.wanted = anyio.Event()
             if reader.under_way < MOST_READS and not self._is_paging:
                 reader.begin(self._clock())
                 # Not in a task group of this task: a read whose loop ends before it begins must leave nothing behind.
@@ -305,9 +304,9 @@ class _Reader:
         self.ended = True
 
     def start(self) -> None:
-        self.finished = Event()
+        self.finished = anyio.Event()
         """Set when any read is over, and replaced then."""
-        self.wanted = Event()
+        self.wanted = anyio.Event()
         """Set to have the next read at once."""
         self.ended = False
         self.under_way = 0
@@ -321,7 +320,7 @@ class _Reader:
 
     def finish(self) -> None:
         self.under_way -= 1
-        finished, self.finished = self.finished, Event()
+        finished, self.finished = self.finished, anyio.Event()
         finished.set()
 
     def end(self) -> None:
