@@ -25,7 +25,7 @@ from tokens import ALGORITHMS, AUDIENCE, Issuer, issuer
 
 from jwt_middleware import JWTMiddleware, Provider, Token, Verifier
 from jwt_middleware.identity import JWTCredentials, JWTUser
-from jwt_middleware.reading.sources import authorization_line
+from jwt_middleware.reading.authorization import authorization_line
 from jwt_middleware.refuser import Refuser
 from jwt_middleware.verifying.compact import decode, json_object
 from jwt_middleware.verifying.token import Facts

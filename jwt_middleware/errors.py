@@ -61,7 +61,7 @@ class Refusal(Exception):
     error: ClassVar[str | None] = "invalid_token"
     description: ClassVar[str] = "The request was refused."
     challenge_scheme: ClassVar[str] = "Bearer"
-    """The authentication scheme that the challenge names."""
+    """The authentication scheme that the challenge names. Bearer stands for every scheme of the ``sources``."""
 
     # Defaults of the class: most refusals say nothing here, and each attribute costs time.
     provider: str | None = None

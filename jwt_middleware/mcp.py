@@ -14,7 +14,7 @@ from .errors import ConfigurationError, InsufficientScope, MissingToken
 from .identity import JWTCredentials
 from .mcp_calls import MAX_CALLS, Call, CallDemands, Kind, NamedScopes, TooManyCalls, find_calls
 from .middleware import JWTMiddleware
-from .reading.sources import authorization_line
+from .reading.authorization import authorization_line
 from .resource import ProtectedResource
 
 try:

@@ -1,7 +1,7 @@
 """JWTMiddleware: find the token, verify it, attach the user; or refuse."""
 
 import time
-from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from functools import partial
 from typing import Any, TypeAlias, Unpack
 
@@ -16,11 +16,12 @@ from .events import Advice
 from .identity import JWTCredentials, JWTUser
 from .live.connections import Connections
 from .live.stream import serve_stream
-from .live.websocket import WebSocketConnection
+from .live.websocket import WebSocketConnection, answer_with
 from .provider import Provider, ProviderOptions
-from .reading.access import PublicPaths, PublicRequests, ScopeTest, ask, check_scope_test, is_preflight
+from .reading.access import PublicPaths, PublicRequests, ScopeTest, ask, check_scope_test, find_root_path, is_preflight
+from .reading.authorization import BEARER, authorization_line, read_line
 from .reading.origins import Origins
-from .reading.sources import BEARER, Custom, Source, Sources, authorization_line, bearer_header, read_line
+from .reading.sources import Custom, Presented, Scheme, Source, Sources, bearer_header
 from .refuser import MISSING, RefusalResponse, Refuser, WebSocketRefusals
 from .resolver import ProviderResolver
 from .resource import ProtectedResource, ServedResource
@@ -120,7 +121,7 @@ class JWTMiddleware:
         allow_anonymous: bool | ScopeTest = False,
         public: Iterable[str] | ScopeTest = (),
         allow_preflight: bool = False,
-        sources: Iterable[Source | Custom] = (bearer_header(),),
+        sources: Iterable[Source | Scheme | Custom] = (bearer_header(),),
         origins: Iterable[str] = (),
         close_streams_on_expiry: bool = False,
         authenticate_within: float | None = None,
@@ -168,6 +169,9 @@ class JWTMiddleware:
                     events.add_handlers(on_event)
         # Looked up once instead of with each request.
         self._recall = self.verifier.recall
+        self._decide = self.verifier.decide
+        self._sees_connection = self.verifier.sees_connection
+        self._max_token_size = max_token_size
         self._must_admit = self.verifier.must_admit
         self._sources = Sources(sources)
         self._origins = Origins(origins)
@@ -319,32 +323,44 @@ class JWTMiddleware:
         token = self._recall(line)
         if token is not None:
             return self.verifier.admit(token, self._connection(scope)) if self._must_admit else token
-        verifier = self.verifier
-        presented = read_line(line, verifier.max_token_size)
+        presented = read_line(line, self._max_token_size)
         if presented is None:
             return None
         raw, key = presented
-        connection = HTTPConnection(scope) if verifier.sees_connection else None
+        connection = HTTPConnection(scope) if self._sees_connection else None
         # A line that was not remembered is not looked up again.
-        return verifier.decide(raw, key, connection) if key is line else verifier.judge(raw, key, connection)
+        return self._decide(raw, key, connection) if key is line else self.verifier.judge(raw, key, connection)
 
     def _judge_anywhere(self, scope: Scope) -> Token | Coroutine[Any, Any, Token] | None:
-        presented = self._sources.find(scope, self.verifier.max_token_size)
+        presented = self._sources.find(scope, self._max_token_size)
         if presented is None:
             return None
-        if presented.source.is_ambient and not self._origins.admit(scope):
+        if presented.is_ambient and not self._origins.admit(scope):
             expected, found = self._origins.describe(scope)
             raise CrossSite(expected=expected, found=found)
+        if presented.scheme is not None:
+            return self._judge_by(presented.scheme, presented, scope)
         return self.verifier.judge(presented.raw, presented.key, self._connection(scope))
+
+    async def _judge_by(self, scheme: Scheme, presented: Presented, scope: Scope) -> Token:
+        """Judge a token of another scheme than Bearer, and ask the scheme whether its sender may use it."""
+        outcome = self.verifier.judge(presented.raw, presented.key, self._connection(scope), scheme.confirms)
+        token = outcome if isinstance(outcome, Token) else await outcome
+        try:
+            await scheme.confirm(token, scope)
+        except Refusal as refusal:
+            refusal.about(token)
+            raise
+        return token
 
     def _connection(self, scope: Scope) -> HTTPConnection | None:
         """The connection for the hooks that ask for it; None if no hook does."""
-        return HTTPConnection(scope) if self.verifier.sees_connection else None
+        return HTTPConnection(scope) if self._sees_connection else None
 
     async def _serve_websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
         answer = self._sources.take_out(scope)
         if answer is not None:
-            send = _answering(answer, scope["subprotocols"], send)
+            send = answer_with(answer, scope["subprotocols"], send)
         connection = WebSocketConnection(self._connections, scope["auth"].token, receive, send)
         await connection.serve(self.app, scope)
 
@@ -369,7 +385,7 @@ class JWTMiddleware:
         return user
 
     def _mention_root_path(self, app: ASGIApp) -> None:
-        root_path = _find_root_path(app)
+        root_path = find_root_path(app)
         entries = self._public.entries_in(root_path) if isinstance(self._public, PublicPaths) and root_path else []
         if entries:
             text = (
@@ -398,32 +414,9 @@ class JWTMiddleware:
         return self._allow_preflight
 
 
-def _find_root_path(app: Any) -> str:
-    """The ``root_path`` that ``app``, or an app that it wraps, sets by itself, as FastAPI does."""
-    for _ in range(_MAX_WRAPPERS):
-        root_path = getattr(app, "root_path", None)
-        if isinstance(root_path, str) and root_path:
-            return root_path
-        app = getattr(app, "app", None)
-    return ""
-
-
-_MAX_WRAPPERS = 32
-
 _PREFLIGHT = (
     "refused a CORS preflight: put CORSMiddleware outside JWTMiddleware; or, if CORS is answered inside it, set "
     "allow_preflight=True (said once)"
 )
 
 _LAST_MESSAGES = frozenset(("lifespan.shutdown.complete", "lifespan.shutdown.failed"))
-
-
-def _answering(answer: str, offered: Collection[str], send: Send) -> Send:
-    """Accept with the subprotocol ``answer``, unless the app chooses one of the ``offered`` ones."""
-
-    async def send_accept(message: Message) -> None:
-        if message["type"] == "websocket.accept" and message.get("subprotocol") not in offered:
-            message = {**message, "subprotocol": answer}
-        await send(message)
-
-    return send_accept

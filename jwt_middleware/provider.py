@@ -267,7 +267,7 @@ async def _confirm(check: Validator, token: Token, connection: object | None) ->
         if isawaitable(result):
             result = await result
         if result is not True:
-            raise SenderConstrained
+            raise SenderConstrained(claim="cnf")
     return True
 
 

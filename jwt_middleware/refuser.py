@@ -16,7 +16,7 @@ from ._support.arguments import check_callable, show
 from .errors import ConfigurationError, MissingToken, Refusal, quoted
 from .events import RequestRefused, level_of
 from .reading.origins import Origins
-from .reading.presented import describe_credentials
+from .reading.other_schemes import describe_credentials
 from .reading.sources import Sources, bearer_header
 from .telling import Events, describe_refusal, escape, logger_of
 
@@ -177,15 +177,22 @@ class Refuser:
         self._events.tell(event)
 
     def _headers(self, refusal: Refusal) -> list[tuple[str, str]]:
-        """The headers that the answer cannot do without, with the configured parameters in its Bearer challenge."""
+        """The headers that the answer cannot do without, with a challenge for each scheme of the sources."""
         parameters = self._parameters_401 if refusal.status == 401 else self._parameters
-        headers = refusal.headers(self._realm)
-        if not parameters:
-            return headers
         return [
-            (name, _with_parameters(value, parameters) if _is_bearer_challenge(name, value) else value)
-            for name, value in headers
+            (name, self._challenge(value, parameters) if name.lower() == "www-authenticate" else value)
+            for name, value in refusal.headers(self._realm)
         ]
+
+    def _challenge(self, challenge: str, parameters: Mapping[str, str]) -> str:
+        """``challenge`` with the configured parameters and those of its scheme; a Bearer one in every scheme."""
+        scheme, _, rest = challenge.partition(" ")
+        schemes = self._sources.schemes
+        named = {scheme: schemes[scheme]} if scheme in schemes else {}
+        several = schemes if scheme == "Bearer" else named
+        if not several:
+            return challenge
+        return ", ".join(_with_parameters(f"{name} {rest}", {**own, **parameters}) for name, own in several.items())
 
     def _json(self, refusal: Refusal) -> _Answer:
         kind = type(refusal)
@@ -242,10 +249,6 @@ def _checked_parameters(parameters: object) -> dict[str, str]:
                 f"challenge: leave {errors.OFFLINE_ACCESS} out of the scopes; no resource needs it"
             )
     return dict(parameters)
-
-
-def _is_bearer_challenge(name: str, value: str) -> bool:
-    return name.lower() == "www-authenticate" and value.startswith("Bearer ")
 
 
 def _with_parameters(challenge: str, parameters: Mapping[str, str]) -> str:

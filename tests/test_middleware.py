@@ -571,7 +571,7 @@ def told(**options: Any) -> tuple[TestClient, list[Refusal]]:
         pytest.param(
             {}, token(header={"kid": "k"}, exp=NOW - 60), ("jwt", "k", "ada", "exp"), id="verified, and expired"
         ),
-        pytest.param({"name": "staff"}, token(aud="x"), ("staff", None, "ada", None), id="another audience"),
+        pytest.param({"name": "staff"}, token(aud="x"), ("staff", None, "ada", "aud"), id="another audience"),
         pytest.param(
             {"required_claims": ["email"]}, token(), ("jwt", None, "ada", "email"), id="a claim of the app's is missing"
         ),

@@ -14,7 +14,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from jwt_middleware import ConfigurationError, bearer_header, cookie, requires
 from jwt_middleware.errors import MissingToken
 from jwt_middleware.events import Event, RequestRefused
-from jwt_middleware.reading.presented import describe_credentials
+from jwt_middleware.reading.other_schemes import describe_credentials
 from jwt_middleware.testing import IdentityProvider
 
 from .support import NOW, bearer, client, http, logged, sent, token

@@ -16,7 +16,7 @@ from ..issuing import Sessions, TokenIssuer
 from ..middleware import JWTMiddleware, LoadUser
 from ..provider import Provider, ProviderOptions
 from ..reading.access import ScopeTest
-from ..reading.sources import Custom, Source, bearer_header
+from ..reading.sources import Custom, Scheme, Source, bearer_header, cookie_names
 from ..refuser import RefusalResponse, WebSocketRefusals
 from ..resolver import ProviderResolver
 from ..resource import ProtectedResource
@@ -36,7 +36,7 @@ class MiddlewareOptions(ProviderOptions, total=False):
     allow_anonymous: bool | ScopeTest
     public: Iterable[str] | ScopeTest
     allow_preflight: bool
-    sources: Iterable[Source | Custom]
+    sources: Iterable[Source | Scheme | Custom]
     origins: Iterable[str]
     close_streams_on_expiry: bool
     authenticate_within: float | None
@@ -121,7 +121,7 @@ class Auth(Guard):
         self.clock: Clock = given.get("clock", time.time)
         """Gives Unix time."""
         sources: Iterable[Any] = self.options.get("sources", ())
-        self.cookies = tuple(source.name.decode() for source in sources if getattr(source, "is_ambient", False))
+        self.cookies = cookie_names(sources)
         """The cookies in which a token may come."""
         self.token = TokenGuard(self)
         self.optional = OptionalGuard(self)

@@ -12,8 +12,8 @@ from starlette.types import Scope
 from .._support.arguments import check_bool, show
 from ..errors import ConfigurationError, CrossSite
 from ..events import Advice
+from ..reading.cookies import cookie_values, read_cookie
 from ..reading.origins import Origins
-from ..reading.sources import cookie_values, read_cookie
 from ..telling import Events, escape
 from ..verifying.verifier import MAX_TOKEN_SIZE
 from .oauth import token_response

@@ -9,7 +9,7 @@ from starlette.types import Scope
 
 from ..errors import CrossSite, InvalidToken, Refusal, StoreUnavailable
 from ..events import RefreshRefused, StoreFailed
-from ..reading.sources import read_bearer
+from ..reading.authorization import read_bearer
 from ..refuser import Refuser
 from ..telling import Events
 from ..verifying.verifier import MAX_TOKEN_SIZE

@@ -7,7 +7,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from ..errors import InvalidClaim, MissingClaim, MissingToken, Refusal, TooOld
-from ..reading.sources import read_bearer
+from ..reading.authorization import read_bearer
 from ..refuser import Refuser
 from ..verifying.token import Token
 from ..verifying.verifier import Verifier

@@ -1,5 +1,7 @@
 """How does a WebSocket end with its token?"""
 
+from collections.abc import Collection
+
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..errors import Refusal
@@ -37,3 +39,14 @@ class WebSocketConnection(Connection):
     def _after_send(self, message: Message) -> None:
         if message["type"] in ("websocket.close", "websocket.http.response.start"):
             self._leave()
+
+
+def answer_with(answer: str, offered: Collection[str], send: Send) -> Send:
+    """Accept with the subprotocol ``answer``, unless the app chooses one of the ``offered`` ones."""
+
+    async def send_accept(message: Message) -> None:
+        if message["type"] == "websocket.accept" and message.get("subprotocol") not in offered:
+            message = {**message, "subprotocol": answer}
+        await send(message)
+
+    return send_accept

@@ -134,6 +134,19 @@ class PublicRequests:
         return _is_plain(scope["path"], scope.get("raw_path")) and ask("public", self._test, scope)
 
 
+def find_root_path(app: Any) -> str:
+    """The ``root_path`` that ``app``, or an app that it wraps, sets by itself, as FastAPI does."""
+    for _ in range(_MAX_WRAPPERS):
+        root_path = getattr(app, "root_path", None)
+        if isinstance(root_path, str) and root_path:
+            return root_path
+        app = getattr(app, "app", None)
+    return ""
+
+
+_MAX_WRAPPERS = 32
+
+
 def check_scope_test(name: str, test: ScopeTest) -> ScopeTest:
     """``test``; raises ``ConfigurationError`` if its answer would have to be awaited."""
     if iscoroutinefunction(test) or iscoroutinefunction(type(test).__call__):

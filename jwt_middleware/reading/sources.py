@@ -1,53 +1,87 @@
-"""Where may a token sit in a request? Pure."""
+"""Where may a token be in a request, and by which authentication scheme does it come? Pure."""
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, MutableMapping
 from inspect import iscoroutinefunction
-from typing import Any, ClassVar, TypeAlias
+from typing import Any, Final, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 from .._support.arguments import check_callable, show
 from ..errors import AmbiguousToken, ConfigurationError, MalformedToken, TokenTooLarge
+from ..verifying.token import Token
+from .authorization import BEARER, WHITE_SPACE, read_bearer
+from .cookies import read_cookie
 
-Headers: TypeAlias = Iterable[tuple[bytes, bytes]]
 Custom: TypeAlias = Callable[[Any], str | bytes | None]
 
 
-@dataclass(frozen=True, slots=True)
-class _BearerHeader:
-    is_ambient: ClassVar[bool] = False
+@runtime_checkable
+class Scheme(Protocol):
+    """An authentication scheme other than Bearer by which a token comes, such as DPoP (RFC 9449).
+
+    It belongs in a file of its own in this folder, and is given to ``JWTMiddleware(sources=)``. Nothing else changes: a
+    token that is bound to its sender by one of ``confirms`` is verified like any other, every challenge also names the
+    scheme, and ``confirm`` has the last word.
+    """
+
+    @property
+    def name(self) -> str:
+        """The name that challenges give it: ``DPoP``."""
+        ...
+
+    @property
+    def confirms(self) -> frozenset[str]:
+        """The methods of confirmation (``cnf``, RFC 7800) that ``confirm`` checks: ``jkt``. Bearer refuses them."""
+        ...
+
+    @property
+    def challenge(self) -> Mapping[str, str]:
+        """Parameters of its challenges beside those of RFC 6750: ``algs``."""
+        ...
+
+    def find(self, scope: Mapping[str, Any], max_size: int) -> bytes | None:
+        """Return the token of the request of ``scope``, or None if it has none of this scheme.
+
+        Raises ``AmbiguousToken``, ``MalformedToken`` and, for more than ``max_size`` bytes, ``TokenTooLarge``.
+        """
+        ...
+
+    async def confirm(self, token: Token, scope: Mapping[str, Any]) -> None:
+        """Raise a ``Refusal`` if the sender of this request may not use ``token``, which is verified.
+
+        It runs for each request, also for a token that is remembered.
+        """
+        ...
+
+
+class _BearerHeader(NamedTuple):
+    place: str = "the Authorization header"
 
     def find(self, scope: Mapping[str, Any], max_size: int) -> bytes | None:
         return read_bearer(scope["headers"], max_size)
 
 
-@dataclass(frozen=True, slots=True)
-class _Cookie:
+class _Cookie(NamedTuple):
+    place: str
     name: bytes
-    # Browsers send it by themselves, whichever page makes them send the request.
-    is_ambient: ClassVar[bool] = True
 
     def find(self, scope: Mapping[str, Any], max_size: int) -> bytes | None:
         return read_cookie(scope["headers"], self.name, max_size)
 
 
-@dataclass(frozen=True, slots=True)
-class _ProxyHeader:
+class _ProxyHeader(NamedTuple):
+    place: str
     name: bytes
-    # The proxy knows the user by a cookie, which browsers send by themselves, and then adds the header.
-    is_ambient: ClassVar[bool] = True
 
     def find(self, scope: Mapping[str, Any], max_size: int) -> bytes | None:
         values = [value.strip(WHITE_SPACE) for name, value in scope["headers"] if name == self.name]
         if len(values) > 1:
-            raise AmbiguousToken
+            raise AmbiguousToken(found=f"{len(values)} headers {self.name.decode('ascii')}")
         return _limited(values[0], max_size) if values and values[0] else None
 
 
-@dataclass(frozen=True, slots=True)
-class _Subprotocol:
+class _Subprotocol(NamedTuple):
+    place: str
     name: str
-    is_ambient: ClassVar[bool] = False
 
     def find(self, scope: Mapping[str, Any], max_size: int) -> bytes | None:
         offered = list(scope.get("subprotocols") or ()) if scope["type"] == "websocket" else []
@@ -61,10 +95,9 @@ class _Subprotocol:
         return _limited(_bytes(following[0]), max_size)
 
 
-@dataclass(frozen=True, slots=True)
-class _Custom:
+class _Custom(NamedTuple):
+    place: str
     function: Custom
-    is_ambient: ClassVar[bool] = False
 
     def find(self, scope: Mapping[str, Any], max_size: int) -> bytes | None:
         raw = self.function(scope)
@@ -76,20 +109,31 @@ class _Custom:
         return _limited(_bytes(raw).strip(WHITE_SPACE), max_size)
 
 
-Source: TypeAlias = _BearerHeader | _Cookie | _ProxyHeader | _Subprotocol | _Custom
+class _OfScheme(NamedTuple):
+    place: str
+    scheme: Scheme
+
+    def find(self, scope: Mapping[str, Any], max_size: int) -> bytes | None:
+        return self.scheme.find(scope, max_size)
 
 
-@dataclass(frozen=True, slots=True)
+Source: TypeAlias = _BearerHeader | _Cookie | _ProxyHeader | _Subprotocol | _Custom | _OfScheme
+
+# Browsers send the cookie by themselves, whichever page makes them send the request. The proxy knows its user by one.
+_Ambient: TypeAlias = _Cookie | _ProxyHeader
+
+
 class Presented:
     """A token as a request presents it: any bytes, not verified."""
 
-    raw: bytes = field(repr=False)
-    source: Source
-
-    @property
-    def key(self) -> bytes:
-        """The key to remember the token by: an Authorization header of the usual spelling."""
-        return BEARER + self.raw
+    def __init__(self, raw: bytes, source: Source) -> None:
+        self.raw = raw
+        self.scheme = source.scheme if isinstance(source, _OfScheme) else None
+        """None for Bearer, which is also the scheme of tokens in other places than the Authorization header."""
+        self.is_ambient = isinstance(source, _Ambient)
+        """Whether the token comes without the page that makes a browser send the request."""
+        self.key = (BEARER if self.scheme is None else f"{self.scheme.name} ".encode()) + raw
+        """The key to remember the token by. A token that one scheme accepts is not remembered for another."""
 
 
 def bearer_header() -> Source:
@@ -103,7 +147,7 @@ def cookie(name: str) -> Source:
     Any other source beats it. Because browsers send cookies whichever page asks them to, a request with an unsafe
     method and a WebSocket handshake must come from the same origin, or from one of ``origins``: ``cross_site``.
     """
-    return _Cookie(_token("cookie", name).encode("ascii"))
+    return _Cookie(f"the cookie {name}", _token("name in cookie()", name).encode("ascii"))
 
 
 def proxy_header(name: str) -> Source:
@@ -113,10 +157,10 @@ def proxy_header(name: str) -> Source:
     The same rule protects it as a ``cookie``: requests with unsafe methods and WebSocket handshakes must come from the
     same origin, or from one of ``origins``. Any explicit source beats it.
     """
-    header = _token("proxy_header", name).lower()
+    header = _token("name in proxy_header()", name).lower()
     if header in ("authorization", "cookie"):
         raise ConfigurationError(f"proxy_header: for {header}, use bearer_header() or cookie(name)")
-    return _ProxyHeader(header.encode("ascii"))
+    return _ProxyHeader(f"the header {header}", header.encode("ascii"))
 
 
 def subprotocol(name: str) -> Source:
@@ -125,7 +169,12 @@ def subprotocol(name: str) -> Source:
     The app sees neither of the two. The handshake is answered with ``name``, unless the app chooses another subprotocol
     of the client's.
     """
-    return _Subprotocol(_token("subprotocol", name))
+    return _Subprotocol(f"the subprotocols after {name}", _token("name in subprotocol()", name))
+
+
+def cookie_names(sources: Iterable[object]) -> tuple[str, ...]:
+    """The names of the cookies among ``sources``."""
+    return tuple(source.name.decode("ascii") for source in sources if isinstance(source, _Cookie))
 
 
 class Sources:
@@ -137,8 +186,8 @@ class Sources:
     Raises ``ConfigurationError``.
     """
 
-    def __init__(self, sources: Iterable[Source | Custom]) -> None:
-        if isinstance(sources, str) or not isinstance(sources, Iterable):
+    def __init__(self, sources: Iterable[Source | Scheme | Custom]) -> None:
+        if isinstance(sources, str | Source) or not isinstance(sources, Iterable):
             raise ConfigurationError(f"sources must be a list, for instance [bearer_header()], not {show(sources)}")
         several = tuple(map(_source, sources))
         if not several:
@@ -146,34 +195,41 @@ class Sources:
         for source in several:
             if several.count(source) > 1:
                 raise ConfigurationError("sources: the same source is listed twice")
-        self._explicit = tuple(source for source in several if not source.is_ambient)
-        self._ambient = tuple(source for source in several if source.is_ambient)
+        self._explicit = tuple(source for source in several if not isinstance(source, _Ambient))
+        self._ambient = tuple(source for source in several if isinstance(source, _Ambient))
         self._subprotocols = frozenset(source.name for source in several if isinstance(source, _Subprotocol))
         self.header_only = several == (_BearerHeader(),)
         # In the words of RFC 6750 section 2, as RFC 9728 lists them: cookies and subprotocols have none.
         self.bearer_methods = ("header",) if _BearerHeader() in several else ()
+        others = [source.scheme for source in several if isinstance(source, _OfScheme)]
+        self.schemes: Mapping[str, Mapping[str, str]] = {
+            **({} if len(others) == len(several) else {"Bearer": {}}),
+            **{scheme.name: scheme.challenge for scheme in others},
+        }
+        """The authentication schemes of the sources, each with the parameters of its challenges."""
 
     def find(self, scope: Mapping[str, Any], max_size: int) -> Presented | None:
         """Return the token of the request of ``scope``, or None.
 
-        1. Only one of header, subprotocol and functions may have a token: ``AmbiguousToken``.
+        1. Only one of header, subprotocol, other schemes and functions may have a token: ``AmbiguousToken``.
         2. If none has, the cookies and the headers of proxies are read in their order.
 
         A single source can also raise ``AmbiguousToken``, ``MalformedToken`` and ``TokenTooLarge``.
         """
-        presented = None
+        found: list[tuple[bytes, Source]] = []
         for source in self._explicit:
             raw = source.find(scope, max_size)
             if raw is not None:
-                if presented is not None:
-                    raise AmbiguousToken(found="tokens in two places")
-                presented = Presented(raw, source)
-        if presented is not None:
-            return presented
-        for source in self._ambient:
-            raw = source.find(scope, max_size)
+                found.append((raw, source))
+        if len(found) > 1:
+            places = " and ".join(source.place for _, source in found[:2])
+            raise AmbiguousToken(found=f"tokens in {places}")
+        if found:
+            return Presented(*found[0])
+        for ambient in self._ambient:
+            raw = ambient.find(scope, max_size)
             if raw is not None:
-                return Presented(raw, source)
+                return Presented(raw, ambient)
         return None
 
     def subprotocol(self, scope: Mapping[str, Any]) -> str | None:
@@ -204,135 +260,28 @@ class Sources:
         return answer
 
 
-WHITE_SPACE = b" \t"
-"""What may surround the value of a header without being part of it (RFC 9110 5.5). Not every server strips it."""
-
-BEARER = b"Bearer "
-"""What precedes the token in an Authorization header of the usual spelling (RFC 6750 2.1)."""
-
-# RFC 9110 5.6.2: the characters of a scheme's name. "Bearerish x" is another scheme; "Bearer" and a tab is a bad token.
-_SCHEME_GOES_ON = frozenset(
-    bytes([c]) for c in b"!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
-)
-
-
-def read_bearer(headers: Headers, max_size: int) -> bytes | None:
-    """Return the token of the Authorization header (RFC 6750 2.1), or None if there is none or its scheme is another.
-
-    The case of the scheme does not count (RFC 9110 11.1), and one or more spaces follow it. Raises ``AmbiguousToken``
-    for two Authorization lines, ``TokenTooLarge`` for more than ``max_size`` bytes, before any copy of them is made,
-    and ``MalformedToken`` for a Bearer scheme that is not followed by a possible token.
-    """
-    authorization = authorization_line(headers)
-    return None if authorization is None else bearer_token(authorization, max_size)
-
-
-def authorization_line(headers: Headers) -> bytes | None:
-    """Return the value of the Authorization header, or None. Raises ``AmbiguousToken`` for two of them."""
-    authorization = None
-    for name, value in headers:
-        if name == b"authorization":
-            if authorization is not None:
-                raise AmbiguousToken(found="two Authorization headers")
-            authorization = value
-    return authorization
-
-
-_AFTER_BEARER = len(BEARER)
-
-
-def read_line(authorization: bytes, max_size: int) -> tuple[bytes, bytes] | None:
-    """Return the token in the value of an Authorization header, and the key to remember it by, or None.
-
-    The key is the usual spelling of the header: ``authorization`` itself, if it is spelled so.
-    """
-    if authorization.startswith(BEARER) and len(authorization) <= max_size + _AFTER_BEARER:
-        raw = authorization[_AFTER_BEARER:]
-        if raw and raw.strip(WHITE_SPACE) is raw:
-            return raw, authorization
-    other = bearer_token(authorization, max_size)
-    return None if other is None else (other, BEARER + other)
-
-
-def bearer_token(authorization: bytes, max_size: int) -> bytes | None:
-    """Return the token in the value of an Authorization header, as ``read_bearer`` does."""
-    authorization = authorization.strip(WHITE_SPACE)
-    if len(authorization) > max_size + len(BEARER):
-        if authorization[:6].lower() == b"bearer" and authorization[6:7] not in _SCHEME_GOES_ON:
-            raise TokenTooLarge.measured(len(authorization) - len(BEARER), max_size)
-        return None
-    scheme, _, token = authorization.partition(b" ")
-    if scheme == b"Bearer" or scheme.lower() == b"bearer":
-        token = token.lstrip(b" ")
-        if token:
-            return token
-        raise MalformedToken(found="an empty text")
-    if scheme[:6].lower() == b"bearer" and scheme[6:7] not in _SCHEME_GOES_ON:
-        raise MalformedToken(found="another character than a space after the scheme")
-    return None
-
-
-def read_cookie(headers: Headers, name: bytes, max_size: int) -> bytes | None:
-    """Return the value of the cookie ``name``, or None if there is none or it is empty.
-
-    Raises ``AmbiguousToken`` for two cookies of that name, because another host may have set one of them (RFC 6265
-    8.6), and ``TokenTooLarge``.
-    """
-    values = cookie_values(headers, name)
-    if len(values) > 1:
-        raise AmbiguousToken(found=f"two cookies of the name {name.decode('ascii')}")
-    return _limited(values[0], max_size) if values and values[0] else None
-
-
-def cookie_values(headers: Headers, name: bytes) -> list[bytes]:
-    """Return the values of all cookies of that ``name``."""
-    # HTTP/2 may split the header into several lines (RFC 9113 8.2.3).
-    return [value for header, line in headers if header == b"cookie" for value in _values(line, name)]
-
-
-def _values(line: bytes, name: bytes) -> Iterator[bytes]:
-    """The values of the cookies ``name`` in one Cookie header, in time linear in its size.
-
-    Nothing is done for the other pairs, of which a header can hold millions.
-    """
-    start = line.find(name)
-    while start != -1:
-        end = start + len(name)
-        before = start
-        while before and line[before - 1] in WHITE_SPACE:
-            before -= 1
-        if before == 0 or line[before - 1] == _SEMICOLON:
-            rest = _AFTER_A_NAME.match(line, end)
-            if rest is not None:
-                yield (rest[1] or b"").rstrip(WHITE_SPACE)
-        start = line.find(name, end)
-
-
-_SEMICOLON = ord(";")
-# The value of the cookie, or the end of a pair that has none.
-_AFTER_A_NAME = re.compile(rb"=([^;]*+)|[ \t]*+(?:;|\Z)")
-
-
 def _source(source: object) -> Source:
     if isinstance(source, Source):
         return source
     if source in (bearer_header, cookie, proxy_header, subprotocol):
         raise ConfigurationError(f"sources: {getattr(source, '__name__', source)} must be called")
+    if isinstance(source, Scheme):
+        return _OfScheme(f"the scheme {_token('name of a scheme', source.name)}", source)
     check_callable("sources: each", source, "scope")
     if iscoroutinefunction(source):
         raise ConfigurationError("sources: a function that reads a request must not be async, because it must not wait")
     custom: Any = source
-    return _Custom(custom)
+    return _Custom("the result of a function", custom)
 
 
-# RFC 9110 5.6.2, of which cookie names (RFC 6265 4.1.1) and subprotocols (RFC 6455 4.1) are made.
-_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+# RFC 9110 5.6.2, of which cookie names (RFC 6265 4.1.1), subprotocols (RFC 6455 4.1) and schemes are made.
+_TOKEN: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 
 
 def _token(argument: str, name: object) -> str:
     if not isinstance(name, str) or not _TOKEN.fullmatch(name):
         raise ConfigurationError(
-            f"{argument}() needs a name of letters, digits and !#$%&'*+-.^_`|~; this {show(name)} is no such name"
+            f"{argument} must be of letters, digits and !#$%&'*+-.^_`|~ only, and this {show(name)} is not"
         )
     return name
 

@@ -43,11 +43,15 @@ class ClaimRules:
     """The methods of confirmation that are accepted. None if a check decides about each request."""
     allow_id_tokens: bool = False
 
-    def check(self, header: Header, payload: bytes, claims: dict[str, Any], now: float) -> tuple[float, Facts]:
+    def check(
+        self, header: Header, payload: bytes, claims: dict[str, Any], now: float, confirms: frozenset[str] = frozenset()
+    ) -> tuple[float, Facts]:
         """Check the claims of a token whose signature is good, at ``now`` (Unix time).
 
         Returns the time from which the token is good, leeway included, and its facts, which hold the time of its end.
         Both are remembered: a token that is seen again is held to these two times, and to no other claim.
+        ``confirms`` are the methods of confirmation that the scheme by which the token comes checks by itself: none for
+        Bearer.
 
         1. Registered claims have the types of RFC 7519 section 4.1: ``InvalidClaim``. A claim that is null is absent,
            and an integer ``sub`` is its decimal text.
@@ -64,11 +68,10 @@ class ClaimRules:
         get = claims.get
         # 1. Types. What nearly every token has is checked in place, and without calls, which are much of the cost;
         # pyright narrows nothing by a class.
-        exp, iat, nbf = get("exp"), get("iat"), None
+        exp, iat = get("exp"), get("iat")
         if not (exp.__class__ is int and iat.__class__ is int and 0 <= iat <= exp < _HIGHEST):  # pyright: ignore
             exp, iat = _numeric_date(claims, "exp"), _numeric_date(claims, "iat")
-        if "nbf" in claims:
-            nbf = _numeric_date(claims, "nbf")
+        nbf = _numeric_date(claims, "nbf") if "nbf" in claims else None
         issuer, subject, id = get("iss"), get("sub"), get("jti")
         if issuer.__class__ is not str:
             _check_text(claims, "iss")
@@ -98,9 +101,9 @@ class ClaimRules:
             elif not audience:
                 raise MissingClaim(claim="aud", expected=list_names(self.audiences), found=_find_client(claims))
             if self.audiences.isdisjoint(audience) and (self.audience_claim == "aud" or "aud" in claims):
-                raise self._wrong_audience(audience, claims)
+                raise self._wrong_audience("aud", audience, claims)
         # 5. Confirmation.
-        confirmation = self._check_confirmation(claims["cnf"]) if "cnf" in claims else ()
+        confirmation = self._check_confirmation(claims["cnf"], confirms) if "cnf" in claims else ()
         # 6. Subject and scopes.
         if self.subject_claim != "sub":
             subject = self._demand_subject(claims)
@@ -139,25 +142,25 @@ class ClaimRules:
             raise MissingClaim(claim=self.audience_claim, expected=list_names(self.audiences))
         audience = _audiences(named, self.audience_claim)
         if self.audiences.isdisjoint(audience):
-            raise self._wrong_audience(audience, claims)
+            raise self._wrong_audience(self.audience_claim, audience, claims)
 
-    def _wrong_audience(self, audience: Iterable[str], claims: Mapping[str, Any]) -> WrongAudience:
+    def _wrong_audience(self, claim: str, audience: Iterable[str], claims: Mapping[str, Any]) -> WrongAudience:
         what = ", in what looks like an ID token" if looks_like_id_token(claims) else ""
         return WrongAudience(
-            claim=self.audience_claim,
-            expected=list_names(self.audiences or ()),
-            found=f"{list_names(audience)}{what}",
+            claim=claim, expected=list_names(self.audiences or ()), found=f"{list_names(audience)}{what}"
         )
 
-    def _check_confirmation(self, cnf: object) -> tuple[str, ...]:
+    def _check_confirmation(self, cnf: object, confirms: frozenset[str]) -> tuple[str, ...]:
         """Return the methods by which the token is bound to its sender."""
         if not isinstance(cnf, dict):
             raise _wrong_type(cnf, "cnf", "an object")
         methods = tuple(cnf)
-        if self.accept_cnf is not None and not (methods and self.accept_cnf.issuperset(methods)):
-            raise SenderConstrained(
-                claim="cnf", expected=list_names(self.accept_cnf) or "no cnf", found=list_names(methods)
-            )
+        if self.accept_cnf is not None:
+            accepted = confirms | self.accept_cnf
+            if not (methods and accepted.issuperset(methods)):
+                raise SenderConstrained(
+                    claim="cnf", expected=list_names(accepted) or "no cnf", found=list_names(methods)
+                )
         return methods
 
     def _good_times(self, exp: int, nbf: float | None, iat: float | None, now: float) -> tuple[float, float]:
@@ -167,7 +170,7 @@ class ClaimRules:
         good_until = exp + leeway
         if now >= good_until:
             raise Expired(claim="exp", seconds_off=now - exp)
-        good_from = -inf
+        good_from = _ALWAYS
         if nbf is not None:
             good_from = nbf - leeway
             if now < good_from:
@@ -239,6 +242,7 @@ CLIENT_CLAIMS = ("client_id", "azp")
 """Claims that name the client of a token."""
 
 _YEAR_5138 = 100_000_000_000
+_ALWAYS = -inf
 
 # A range beyond any clock, and beyond what issuers write for "never". Within it, no arithmetic overflows.
 _LOWEST, _HIGHEST = -(2**63), 2**63

@@ -52,7 +52,7 @@ def decode(raw: bytes, known_headers: Mapping[bytes, Header] = MappingProxyType(
     header_segment, payload_segment, signature_segment = segments
     header = known_headers.get(header_segment) or decode_header(header_segment)
     payload = base64url_decode(payload_segment)
-    signing_input = raw[: len(header_segment) + 1 + len(payload_segment)]
+    signing_input = raw[: -1 - len(signature_segment)]
     return Compact(header_segment, header, payload, signing_input, base64url_decode(signature_segment))
 
 
@@ -118,7 +118,7 @@ def base64url_decode(segment: bytes) -> bytes:
     """
     rest = len(segment) % 4
     # The decoder's strict mode does not see bits set beyond the last byte.
-    if rest == 1 or (rest and segment[-1] not in _LAST_CHARACTERS[rest]):
+    if segment[-1:] not in _LAST_CHARACTERS[rest]:
         raise MalformedToken
     try:
         return a2b_base64(segment.translate(_TO_STANDARD_ALPHABET) + _PADDING[rest], strict_mode=True)
@@ -139,7 +139,7 @@ def json_object(data: bytes) -> dict[str, Any]:
     fail).
     """
     try:
-        text = data.decode("utf-8")
+        text = data.decode()
         # Brackets in strings count too in the cheap test, so only what fails it is measured.
         if text.count("[") + text.count("{") > MAX_DEPTH:
             _check_depth(text)
@@ -149,14 +149,14 @@ def json_object(data: bytes) -> dict[str, Any]:
             json.dumps(value, ensure_ascii=False).encode("utf-8")
     except ValueError:  # bad JSON, bad UTF-8, numbers of more digits than Python converts
         raise MalformedToken from None
-    if not isinstance(value, dict):
+    if value.__class__ is not dict:
         raise MalformedToken
     return value
 
 
 def json_again(data: bytes) -> dict[str, Any]:
     """A new copy of the object in ``data``, which ``json_object`` has read before: nothing is checked twice."""
-    value: dict[str, Any] = _decoded(data.decode("utf-8"), _PLAIN_DECODER)
+    value: dict[str, Any] = _decoded(data.decode(), _PLAIN_DECODER)
     return value
 
 
@@ -170,6 +170,11 @@ def _remove_padding(segment: bytes) -> bytes:
 
 _LOWEST, _ABOVE_64_BITS = -(2**63), 2**64
 
+
+def _characters(alphabet: bytes) -> list[bytes]:
+    return [alphabet[position : position + 1] for position in range(len(alphabet))]
+
+
 _ALPHABET = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
 
 # RFC 7516 7.1: five segments of base64url.
@@ -180,10 +185,16 @@ _TO_STANDARD_ALPHABET = bytes(
     {ord("-"): ord("+"), ord("_"): ord("/")}.get(c, c if c in _ALPHABET else ord("!")) for c in range(256)
 )
 
-_PADDING = {0: b"", 2: b"==", 3: b"="}
+# By the number of characters in the last group, modulo 4. One character is too few for a byte.
+_PADDING = (b"", b"", b"==", b"=")
 
-# By the length of the last group: two characters carry 8 bits and 4 that must be zero, three carry 16 and 2.
-_LAST_CHARACTERS = {2: frozenset(_ALPHABET[::16]), 3: frozenset(_ALPHABET[::4])}
+# Likewise. Two characters carry 8 bits and 4 that must be zero, three carry 16 and 2.
+_LAST_CHARACTERS = (
+    frozenset({b"", *_characters(_ALPHABET)}),
+    frozenset[bytes](),
+    frozenset(_characters(_ALPHABET[::16])),
+    frozenset(_characters(_ALPHABET[::4])),
+)
 
 
 def _object_without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

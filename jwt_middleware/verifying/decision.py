@@ -15,12 +15,18 @@ MAX_NAMED = 3
 
 
 def decide(
-    compact: Compact, claims: dict[str, Any], keys: KeySet, rules: ClaimRules, now: float, max_checks: int
+    compact: Compact,
+    claims: dict[str, Any],
+    keys: KeySet,
+    rules: ClaimRules,
+    now: float,
+    max_checks: int,
+    confirms: frozenset[str] = frozenset(),
 ) -> tuple[float, Facts]:
     """Return the time from which the token is good, and its facts, if ``keys`` verify it and ``rules`` accept it.
 
-    ``now`` is Unix time. At most ``max_checks`` keys are tried. Raises ``BadSignature``, which says how many were
-    tried, and what ``KeySet.find`` and ``ClaimRules.check`` raise.
+    ``now`` is Unix time. At most ``max_checks`` keys are tried. ``confirms`` is as for ``ClaimRules.check``. Raises
+    ``BadSignature``, which says how many were tried, and what ``KeySet.find`` and ``ClaimRules.check`` raise.
     """
     header, payload, signing_input, signature = compact[1:]
     algorithm = header.algorithm
@@ -29,7 +35,7 @@ def decide(
         if key.issuer is not None and not fits_issuer(key.issuer, claims):
             continue
         if key.verifies(algorithm, signing_input, signature):
-            return rules.check(header, payload, claims, now)
+            return rules.check(header, payload, claims, now, confirms)
     # If providers before this one have used up the checks, there is none.
     names = " or ".join([key.name for key in found[:MAX_NAMED]])
     raise BadSignature(

@@ -5,8 +5,8 @@ from random import random
 from threading import Lock
 from typing import Final, Generic, TypeAlias, TypeVar
 
-from .compact import Header
-from .token import GOOD_UNTIL, HEADER, PAYLOAD, SCOPES, Facts
+from .compact import Compact, Header
+from .token import GOOD_UNTIL, SCOPES, Facts
 
 Value = TypeVar("Value")
 
@@ -41,6 +41,7 @@ class TokenMemory:
 
     def __init__(self, size: int) -> None:
         self._tokens: TokenCache[Remembered] = TokenCache(size)
+        self._put = self._tokens.put
         self.find = self._tokens.get
         """``find(key[-END:])``: what is remembered by the end of a key, or None. The caller compares the whole key."""
         self.taken = 0
@@ -48,13 +49,12 @@ class TokenMemory:
         self.headers: dict[bytes, Header] = {}
         """Parsed headers by their segments. They come from tokens with good signatures only."""
 
-    def remember(
-        self, key: bytes, good_from: float, facts: Facts, index: int, serial: int, segment: bytes, header: Header
-    ) -> None:
-        """Remember a token by ``key``, and the header that ``segment`` spells. Other tokens may make room for it.
+    def remember(self, key: bytes, good_from: float, facts: Facts, index: int, serial: int, compact: Compact) -> None:
+        """Remember a token by ``key``, and its header. Other tokens may make room for it.
 
         ``index`` is its provider's, ``serial`` that of the key set that verified it.
         """
+        segment, header, payload = compact[:3]
         if segment not in self.headers and len(segment) <= MAX_HEADER_SIZE:
             if len(self.headers) >= MAX_HEADERS:
                 self.headers.clear()
@@ -65,14 +65,14 @@ class TokenMemory:
         # Two good tokens with one signature: only the signer can make them, and only on purpose. The first one stays.
         if other is not None and other[_KEY] != key:
             return
-        payload, json, scopes = facts[PAYLOAD], facts[HEADER], facts[SCOPES]
         # The bytes of memory that it takes, or a little less. The names in the payload stand beside it as strings,
-        # which one wide character makes four times as wide.
-        is_narrow = payload.isascii() and json.isascii() and _BACKSLASH not in payload
-        weight = 1024 + len(key) + (2 if is_narrow else 5) * (len(payload) + len(json))
-        if not isinstance(scopes, str):
+        # which one wide character makes four times as wide. Three bytes are spelled in four characters of the key.
+        factor = 5 if payload.isascii() and header.json.isascii() and _BACKSLASH not in payload else 10
+        weight = 1024 + len(key) * factor // 2
+        scopes = facts[SCOPES]
+        if scopes.__class__ is not str:
             weight += 64 * len(scopes)
-        self._tokens.put(end, (key, good_from, facts[GOOD_UNTIL], index, serial, facts), weight)
+        self._put(end, (key, good_from, facts[GOOD_UNTIL], index, serial, facts), weight)
 
 
 class TokenCache(Generic[Value]):

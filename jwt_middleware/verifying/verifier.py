@@ -51,6 +51,8 @@ Clock: TypeAlias = Callable[[], float]
 
 _FROM_THE_END: Final = -END
 
+_NOTHING: Final[frozenset[str]] = frozenset()
+
 
 class Verifier:
     """Verifies tokens of one or several providers, without ASGI. These are the decisions, in their order:
@@ -112,6 +114,7 @@ class Verifier:
         self._memory = TokenMemory(check_count("cache_size", cache_size))
         # Looked up once instead of with each request.
         self._find, self._known_headers = self._memory.find, self._memory.headers
+        self._remember = self._memory.remember
         self._resolved: ResolvedProviders | None = None
         if resolver is not None:
             check = self._check_resolved
@@ -146,17 +149,20 @@ class Verifier:
         outcome = self.judge(raw, raw if key is None else key, connection)
         return outcome if isinstance(outcome, Token) else await outcome
 
-    def judge(self, raw: bytes, key: bytes, connection: object | None = None) -> Token | Coroutine[Any, Any, Token]:
+    def judge(
+        self, raw: bytes, key: bytes, connection: object | None = None, confirms: frozenset[str] = _NOTHING
+    ) -> Token | Coroutine[Any, Any, Token]:
         """Do what ``verify`` does, without a coroutine if nothing must be waited for, which is nearly always.
 
         Otherwise it returns a coroutine, which waits for keys, revocations or ``validate``. The token is remembered by
         ``key``, any bytes that end with the same bytes as ``raw``, so that a caller can look the token up before it
-        parses its input.
+        parses its input. ``confirms`` are the methods of confirmation (``cnf``) that the caller itself checks for each
+        request; a token that it accepts by them must not be looked up by a key without that check.
         """
         if len(raw) > self.max_token_size:
             raise TokenTooLarge.measured(len(raw), self.max_token_size)
         token = self.recall(key)
-        return self.decide(raw, key, connection) if token is None else self.admit(token, connection)
+        return self.decide(raw, key, connection, confirms) if token is None else self.admit(token, connection)
 
     def recall(self, key: bytes) -> Token | None:
         """Return the remembered token of ``key`` if its time and its keys are still good.
@@ -172,7 +178,9 @@ class Verifier:
             return Token(facts)
         return None
 
-    def decide(self, raw: bytes, key: bytes, connection: object | None = None) -> Token | Coroutine[Any, Any, Token]:
+    def decide(
+        self, raw: bytes, key: bytes, connection: object | None = None, confirms: frozenset[str] = _NOTHING
+    ) -> Token | Coroutine[Any, Any, Token]:
         """Do what ``judge`` does, for a token that is not remembered and not too large."""
         try:
             compact = self._decode(raw, self._known_headers)
@@ -181,28 +189,29 @@ class Verifier:
             refusal.found = find_misspelling(raw).found
             raise
         if self._resolved is not None and (issuer := self._candidates.find_unresolved(claims, compact)) is not None:
-            return self._decide_resolved(self._resolved, issuer, compact, claims, key, connection)
-        return self._decide(compact, claims, key, connection)
+            return self._decide_resolved(self._resolved, issuer, key, compact, claims, confirms, connection)
+        return self._decide(key, compact, claims, confirms, connection)
 
     async def _decide_resolved(
         self,
         resolved: ResolvedProviders,
         issuer: str,
+        key: bytes,
         compact: Compact,
         claims: dict[str, Any],
-        key: bytes,
+        confirms: frozenset[str],
         connection: object | None,
     ) -> Token:
         await resolved.resolve(issuer)
-        outcome = self._decide(compact, claims, key, connection)
+        outcome = self._decide(key, compact, claims, confirms, connection)
         return outcome if isinstance(outcome, Token) else await outcome
 
     def _decide(
-        self, compact: Compact, claims: dict[str, Any], key: bytes, connection: object | None
+        self, key: bytes, compact: Compact, claims: dict[str, Any], confirms: frozenset[str], connection: object | None
     ) -> Token | Coroutine[Any, Any, Token]:
         candidates = self._choose(claims, compact)
         refusals: list[Refusal] = []
-        token = self._try(candidates, key, compact, claims, refusals)
+        token = self._try(candidates, key, compact, claims, confirms, refusals)
         if token is not None:
             return self.admit(token, connection) if self.must_admit else token
         doubtful = [
@@ -213,7 +222,7 @@ class Verifier:
         ]
         if doubtful:
             # Only now, because it can take a while: a token that one provider's keys verify waits for no other's.
-            return self._decide_again(doubtful, key, compact, claims, refusals, connection)
+            return self._decide_again(doubtful, key, compact, claims, confirms, refusals, connection)
         try:
             raise last_word(refusals)
         finally:
@@ -226,11 +235,12 @@ class Verifier:
         key: bytes,
         compact: Compact,
         claims: dict[str, Any],
+        confirms: frozenset[str],
         refusals: list[Refusal],
         connection: object | None,
     ) -> Token:
         candidates = await self._refresh(doubtful, compact.header, claims, refusals)
-        token = self._try(candidates, key, compact, claims, refusals)
+        token = self._try(candidates, key, compact, claims, confirms, refusals)
         try:
             if token is None:
                 raise last_word(refusals)
@@ -364,6 +374,7 @@ class Verifier:
         key: bytes,
         compact: Compact,
         claims: dict[str, Any],
+        confirms: frozenset[str],
         refusals: list[Refusal],
     ) -> Token | None:
         """Return the token if one of ``candidates`` accepts it, and remember it; else add each one's refusal."""
@@ -371,15 +382,18 @@ class Verifier:
         for index, keys in candidates:
             rules = self._providers[index].rules
             try:
-                good_from, facts = decide(compact, claims, keys, rules, self._clock(), checks)
+                good_from, facts = decide(compact, claims, keys, rules, self._clock(), checks, confirms)
             except Refusal as refusal:
                 checks -= refusal.tried
                 refusals.append(describe(refusal, rules, compact.header, claims))
                 continue
-            # If another provider's refusal is temporary, the next request must ask that provider again.
-            if not refusals or not any(map(is_temporary, refusals)):
-                self._memory.remember(key, good_from, facts, index, keys.serial, compact.header_segment, compact.header)
-            refusals.clear()
+            if refusals:
+                is_settled = not any(map(is_temporary, refusals))
+                refusals.clear()
+                if not is_settled:
+                    # The next request must ask that other provider again.
+                    return Token(facts)
+            self._remember(key, good_from, facts, index, keys.serial, compact)
             return Token(facts)
         return None
 

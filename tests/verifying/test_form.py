@@ -31,8 +31,9 @@ async def test_the_largest_token_is_looked_at() -> None:
     raw = token(padding="x" * 12_000)
     size = len(raw)
     assert (await Verifier(provider(), clock=lambda: NOW, max_token_size=size).verify(raw)).subject == "ada"
-    with pytest.raises(TokenTooLarge):
+    with pytest.raises(TokenTooLarge) as error:
         await Verifier(provider(), clock=lambda: NOW, max_token_size=size - 1).verify(raw)
+    assert (error.value.expected, error.value.found) == (f"{size - 1} bytes at most", f"{size} bytes")
 
 
 # Form.

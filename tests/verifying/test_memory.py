@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from jwt_middleware import Provider, Verifier
-from jwt_middleware.verifying.compact import Header
+from jwt_middleware.verifying.compact import Compact, Header
 from jwt_middleware.verifying.memory import (
     BYTES_PER_ENTRY,
     MAX_HEADER_SIZE,
@@ -136,8 +136,9 @@ def test_headers_are_remembered_up_to_a_number_and_a_size() -> None:
     facts = make_facts(provider="jwt", expires_at=NOW)
     header = Header(b"{}", "HS256", None, "")
     for number in range(3 * MAX_HEADERS):
-        memory.remember(b"token", NOW, facts, 0, 0, b"%d" % number, header)
+        memory.remember(b"token", NOW, facts, 0, 0, Compact(b"%d" % number, header, b"{}", b"", b""))
         assert memory.headers[b"%d" % number] is header
         assert len(memory.headers) <= MAX_HEADERS
-    memory.remember(b"token", NOW, facts, 0, 0, b"x" * (MAX_HEADER_SIZE + 1), header)
-    assert b"x" * (MAX_HEADER_SIZE + 1) not in memory.headers
+    large = b"x" * (MAX_HEADER_SIZE + 1)
+    memory.remember(b"token", NOW, facts, 0, 0, Compact(large, header, b"{}", b"", b""))
+    assert large not in memory.headers

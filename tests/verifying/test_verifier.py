@@ -48,14 +48,14 @@ def fail_to_read(claims: dict[str, Any]) -> list[str]:
         pytest.param({"nbf": NOW + 6}, {}, NotYetValid, "nbf", id="not yet valid"),
         pytest.param({"iat": NOW + 6}, {}, NotYetValid, "iat", id="issued in the future"),
         pytest.param({"iat": NOW - 65}, {"max_token_age": 60}, TooOld, "iat", id="too old"),
-        pytest.param({"aud": "stock"}, {}, WrongAudience, None, id="another audience"),
+        pytest.param({"aud": "stock"}, {}, WrongAudience, "aud", id="another audience"),
         pytest.param({}, {"token_type": "at+jwt"}, WrongType, None, id="another type"),
         pytest.param({}, {"required_claims": ["email"]}, MissingClaim, "email", id="a missing claim"),
         pytest.param({}, {"required_claims": "email"}, MissingClaim, "email", id="a missing claim, as a string"),
         pytest.param({}, {"subject_claim": "user_id"}, MissingClaim, "user_id", id="a missing subject"),
         pytest.param({"exp": str(NOW)}, {}, InvalidClaim, "exp", id="exp is a string"),
         pytest.param({}, {"scope_claim": fail_to_read}, InvalidClaim, None, id="scopes that a function cannot read"),
-        pytest.param({"cnf": {"jkt": "a"}}, {}, SenderConstrained, None, id="bound to its sender"),
+        pytest.param({"cnf": {"jkt": "a"}}, {}, SenderConstrained, "cnf", id="bound to its sender"),
     ],
 )
 async def test_claims_are_judged_after_the_signature(
