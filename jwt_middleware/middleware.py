@@ -169,7 +169,6 @@ class JWTMiddleware:
                     events.add_handlers(on_event)
         # Looked up once instead of with each request.
         self._recall = self.verifier.recall
-        self._decide = self.verifier.decide
         self._sees_connection = self.verifier.sees_connection
         self._max_token_size = max_token_size
         self._must_admit = self.verifier.must_admit
@@ -329,7 +328,7 @@ class JWTMiddleware:
         raw, key = presented
         connection = HTTPConnection(scope) if self._sees_connection else None
         # A line that was not remembered is not looked up again.
-        return self._decide(raw, key, connection) if key is line else self.verifier.judge(raw, key, connection)
+        return self.verifier.decide(raw, key, connection) if key is line else self.verifier.judge(raw, key, connection)
 
     def _judge_anywhere(self, scope: Scope) -> Token | Coroutine[Any, Any, Token] | None:
         presented = self._sources.find(scope, self._max_token_size)

@@ -326,9 +326,11 @@ class Verifier:
         """
         decide = self.decide
 
-        def timed(raw: bytes, key: bytes, connection: object | None = None) -> Token | Coroutine[Any, Any, Token]:
+        def timed(
+            raw: bytes, key: bytes, connection: object | None = None, confirms: frozenset[str] = _NOTHING
+        ) -> Token | Coroutine[Any, Any, Token]:
             started = time.perf_counter()
-            outcome = decide(raw, key, connection)
+            outcome = decide(raw, key, connection, confirms)
             if isinstance(outcome, Token):
                 record(time.perf_counter() - started)
             return outcome
