@@ -213,7 +213,7 @@ def test_a_cookie_is_found_by_its_name(lines: list[str], token: bytes | None) ->
 def test_a_cookie_that_stands_twice_is_ambiguous(lines: list[str]) -> None:
     with pytest.raises(AmbiguousToken) as error:
         raw(places(cookie("access")), http(headers=cookies(*lines)))
-    assert error.value.found == "2 cookies of the name access"
+    assert error.value.found == "two cookies of the name access"
 
 
 @pytest.mark.parametrize(
