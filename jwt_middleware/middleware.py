@@ -179,7 +179,8 @@ class JWTMiddleware:
         challenge_401: dict[str, str] = {}
         if resource is not None:
             issuers = [issuer for one in self.verifier.providers if one.template is None for issuer in one.issuers]
-            app = self._resource = ServedResource(app, resource, issuers, self._sources.bearer_methods)
+            hierarchies = [one.rules.scopes for one in self.verifier.providers]
+            app = self._resource = ServedResource(app, resource, issuers, self._sources.bearer_methods, hierarchies)
             challenge = {"resource_metadata": resource.metadata_url, **(challenge or {})}
             if resource.first_scopes:
                 challenge_401["scope"] = " ".join(resource.first_scopes)

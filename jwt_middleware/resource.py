@@ -12,6 +12,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from ._support.arguments import check_bool, check_strings, show
 from .errors import OFFLINE_ACCESS, ConfigurationError
 from .events import Advice
+from .verifying.scopes import ScopeRules
 from .telling import Events
 
 WELL_KNOWN = "/.well-known/oauth-protected-resource"
@@ -109,42 +110,65 @@ class ProtectedResource:
         """Every path that serves the document."""
         return tuple(dict.fromkeys((self.metadata_path, WELL_KNOWN) if self._root else (self.metadata_path,)))
 
-    def document(self, issuers: Iterable[str] = (), *, methods: Collection[str] = ("header",)) -> dict[str, Any]:
+    def document(
+        self,
+        issuers: Iterable[str] = (),
+        *,
+        methods: Collection[str] = ("header",),
+        implied_scopes: Iterable[str] = (),
+    ) -> dict[str, Any]:
         """The metadata (RFC 9728 section 2).
 
-        ``issuers`` are those of the providers; ``methods`` are where tokens may be, in the words of RFC 6750.
+        ``issuers`` are those of the providers. ``methods`` are where tokens may be, in the words of RFC 6750.
+        ``implied_scopes`` are what the scopes of the resource imply, by ``scope_implies`` of the providers.
         """
         servers = [issuer for issuer in issuers if _is_address(issuer)] if self._servers is None else self._servers
         document: dict[str, Any] = {"resource": self.identifier}
         if servers:
             document["authorization_servers"] = list(dict.fromkeys(servers))
         if self.scopes:
-            document["scopes_supported"] = list(self.scopes)
+            document["scopes_supported"] = list(dict.fromkeys((*self.scopes, *implied_scopes)))
         # RFC 9728 section 2: an empty list says that tokens are not sent in these ways at all.
         document["bearer_methods_supported"] = list(methods)
         return {**document, **self._members, **self._further}
 
-    def routes(self, issuers: Iterable[str] = (), *, methods: Collection[str] = ("header",)) -> list[Route]:
+    def routes(
+        self,
+        issuers: Iterable[str] = (),
+        *,
+        methods: Collection[str] = ("header",),
+        implied_scopes: Iterable[str] = (),
+    ) -> list[Route]:
         """Routes that serve the document, for the outer app if the middleware wraps a mounted one.
 
-        ``issuers`` and ``methods`` as for ``document``.
+        The arguments are those of ``document``.
         """
-        return [Route(path, Document(self.document(issuers, methods=methods))) for path in self.paths]
+        document = Document(self.document(issuers, methods=methods, implied_scopes=implied_scopes))
+        return [Route(path, document) for path in self.paths]
 
 
 class ServedResource:
     """An ASGI app with the metadata document of a resource in front of it.
 
-    Raises ``ConfigurationError`` if ``resource`` is not a ``ProtectedResource``.
+    ``hierarchies`` say which scopes each scope implies. Raises ``ConfigurationError`` if ``resource`` is not a
+    ``ProtectedResource``.
     """
 
-    def __init__(self, app: ASGIApp, resource: object, issuers: Iterable[str], methods: Collection[str]) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        resource: object,
+        issuers: Iterable[str],
+        methods: Collection[str],
+        hierarchies: Collection[ScopeRules],
+    ) -> None:
         if not isinstance(resource, ProtectedResource):
             raise ConfigurationError(f"resource must be a ProtectedResource(...), not {show(resource)}")
         self._app = app
         self._resource = resource
         self._paths = frozenset(resource.paths)
-        self._document = Document(resource.document(issuers, methods=methods))
+        implied = [name for scope in resource.scopes for rules in hierarchies for name in rules.implied_by(scope)]
+        self._document = Document(resource.document(issuers, methods=methods, implied_scopes=implied))
         self._events = Events()
 
     def __contains__(self, scope: Scope) -> bool:

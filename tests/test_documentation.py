@@ -346,10 +346,11 @@ def test_actions_are_pinned_by_their_commit() -> None:
             assert re.fullmatch(r"[\w/-]+@[0-9a-f]{40} # v[\d.]+", action), f"{workflow.name}: {action}"
 
 
-def test_tests_that_the_security_page_names_exist() -> None:
-    named = set(re.findall(r"``(test_\w+)``", text("docs/security.rst")))
+@pytest.mark.parametrize(("document", "least"), [("docs/security.rst", 40), ("docs/mcp.rst", 15)])
+def test_tests_that_a_page_names_exist(document: str, least: int) -> None:
+    named = set(re.findall(r"``(test_\w+)``", text(document)))
     sources = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("test_*.py"))
-    assert len(named) > 40
+    assert len(named) > least
     assert [name for name in sorted(named) if f"def {name}(" not in sources] == []
 
 

@@ -110,6 +110,17 @@ def test_what_is_not_configured_is_not_in_the_document() -> None:
     assert ProtectedResource(MCP).document() == {"resource": MCP, "bearer_methods_supported": ["header"]}
 
 
+def test_the_document_names_what_the_scopes_of_the_resource_imply() -> None:
+    resource = ProtectedResource(MCP, scopes=["orders"])
+    hierarchy = {"orders": ["orders:write"], "orders:write": ["orders:read"], "other": ["another"]}
+    service = client(resource=resource, audience=MCP, scope_implies=hierarchy)
+    document = service.get(f"{WELL_KNOWN}/mcp").json()
+    assert document["scopes_supported"] == ["orders", "orders:write", "orders:read"]
+    (route,) = resource.routes(implied_scopes=["orders:read"])
+    outer = TestClient(Starlette(routes=[route]))
+    assert outer.get(f"{WELL_KNOWN}/mcp").json()["scopes_supported"] == ["orders", "orders:read"]
+
+
 def test_authorization_servers_can_be_others_than_the_issuers() -> None:
     resource = ProtectedResource(MCP, authorization_servers=["https://proxy.example"])
     assert resource.document(["https://login.example"])["authorization_servers"] == ["https://proxy.example"]
@@ -239,6 +250,12 @@ def test_several_providers_say_their_own_audiences() -> None:
 def test_tokens_that_are_not_in_the_header_are_in_no_method_of_the_document() -> None:
     document = served(sources=[cookie("__Host-access")]).get(f"{WELL_KNOWN}/mcp").json()
     assert document["bearer_methods_supported"] == []
+
+
+def test_a_token_in_the_query_string_is_none() -> None:
+    raw = token(aud=MCP, iss="https://login.example")
+    assert served().get("/mcp", headers=bearer(raw)).status_code == 200
+    assert served().get("/mcp", params={"access_token": raw}).json()["code"] == "missing_token"
 
 
 def test_a_prefix_that_the_server_was_told_of_is_no_part_of_the_address() -> None:

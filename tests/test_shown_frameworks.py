@@ -12,7 +12,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.typing import Subprotocol
 
 from .support import bearer
-from .support.documents import blocks
+from .support.documents import blocks, text
 from .support.frameworks import CHALLENGE, OTHER, READER, Served, served, token
 
 DOCUMENT = "docs/frameworks.rst"
@@ -52,6 +52,20 @@ def test_a_websocket_is_guarded(app: Served) -> None:
         assert refused.value.response.status_code in (401, 403)
 
 
+@on("litestar", "channels", "quart", "blacksheep")
+def test_a_websocket_ends_with_its_token(app: Served) -> None:
+    # The leeway is 5 seconds.
+    soon = bearer(token(-3, scope="orders:read"))
+    with app.websocket("/feed", additional_headers=soon) as connection:
+        assert json.loads(connection.recv(timeout=5)) == {"user": "ada"}
+        connection.send('{"still": "open"}')
+        assert json.loads(connection.recv(timeout=5)) == {"still": "open"}
+        with pytest.raises(ConnectionClosed) as closed:
+            connection.recv(timeout=10)
+    assert closed.value.rcvd is not None
+    assert (closed.value.rcvd.code, closed.value.rcvd.reason) == (3000, "expired")
+
+
 @on("quart", "channels")
 def test_a_websocket_is_denied_with_the_challenge(app: Served) -> None:
     with pytest.raises(InvalidStatus) as refused, app.websocket("/feed", additional_headers=OTHER):
@@ -65,6 +79,33 @@ def query(app: Served, text: str, headers: dict[str, str]) -> Any:
     response = app.client.post("/graphql", json={"query": text}, headers=headers)
     assert response.status_code == 200
     return response.json()
+
+
+@on("falcon")
+def test_a_recipe_for_falcon(app: Served) -> None:
+    assert app.client.get("/me", headers=READER).json() == {"user": "ada"}
+    assert app.client.get("/orders", headers=READER).json() == ["an order"]
+    anonymous, other = app.client.get("/orders"), app.client.get("/orders", headers=OTHER)
+    assert (anonymous.status_code, anonymous.headers["www-authenticate"]) == (401, 'Bearer realm="api"')
+    assert (other.status_code, other.json()["description"]) == (403, "orders:read is needed")
+
+
+@on("ariadne")
+def test_a_recipe_for_ariadne(app: Served) -> None:
+    assert query(app, "{ me orders }", READER)["data"] == {"me": "ada", "orders": ["an order"]}
+    (other,) = query(app, "{ orders }", OTHER)["errors"]
+    assert other["extensions"]["code"] == "insufficient_scope"
+    anonymous = app.client.post("/graphql", json={"query": "{ me }"})
+    assert (anonymous.status_code, anonymous.headers["www-authenticate"]) == (401, 'Bearer realm="api"')
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_the_lines_that_an_author_adds_are_few_and_counted(name: str) -> None:
+    marked = [int(number) for number in re.findall(r"# (\d)$", PROGRAMS[name].text, re.MULTILINE)]
+    assert marked == list(range(1, len(marked) + 1))
+    assert len(marked) <= 5
+    title = {"litestar": "Litestar", "blacksheep": "BlackSheep", "socketio": "Socket.IO"}.get(name, name.capitalize())
+    assert f"    * - {title}\n      - {len(marked)}\n" in text(DOCUMENT)
 
 
 @on("strawberry")

@@ -45,6 +45,10 @@ class ScopeRules:
         """Whether the scopes are just the words of a text in the claim ``scope``, as in most tokens."""
         self.tell: Tell = lambda text, error: None
 
+    def implied_by(self, scope: str) -> tuple[str, ...]:
+        """The scopes that ``scope`` implies, directly or not."""
+        return self._implied.get(scope, ())
+
     def read(self, claims: Claims, copy: Callable[[], dict[str, Any]]) -> str | tuple[str, ...]:
         """Return the scopes: as one text with spaces if the token has them in that form, else as a tuple.
 

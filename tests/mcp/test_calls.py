@@ -103,6 +103,13 @@ def test_a_type_that_only_resembles_a_form_hides_no_call(plain: TestClient, kind
     assert plain.post("/mcp", content=body, headers={**reading(), "content-type": kind}).status_code == 403
 
 
+def test_a_broader_scope_implies_the_narrower_ones_for_a_call() -> None:
+    hierarchy = {"all": ["w", "r"]}
+    app = protect(PlainTextResponse("reached"), URL, key=SECRET, scope_implies=hierarchy, **DEMANDS)
+    response = bare_client(app).post("/mcp", json=call("tools/call", name="delete"), headers=reading("all"))
+    assert response.text == "reached"
+
+
 def test_chunks_hide_no_call(plain: TestClient) -> None:
     def chunks() -> Iterator[bytes]:
         for byte in json.dumps(call("tools/call", name="delete")).encode():

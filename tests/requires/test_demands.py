@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
-from starlette.routing import Route
+from starlette.routing import Route, WebSocketRoute
 from starlette.testclient import TestClient
 from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocket
@@ -21,6 +21,26 @@ from .guarding import by_function, routed, with_a_greeting_sync
 def demanding(*scopes: str, **more: Any) -> TestClient:
     endpoint = requires(*scopes, **more)(with_a_greeting_sync.__get__("hello"))
     return routed(Route("/", endpoint))
+
+
+def test_a_broader_scope_counts_for_the_narrower_ones_on_http_and_on_websockets() -> None:
+    @requires("orders:read")
+    async def orders(request: Request) -> Response:
+        return PlainTextResponse("hello")
+
+    @requires("orders:read")
+    async def feed(websocket: WebSocket) -> None:
+        await websocket.accept()
+        await websocket.send_text("hello")
+        await websocket.close()
+
+    routes = Route("/", orders), WebSocketRoute("/feed", feed)
+    service = routed(*routes, scope_implies={"orders": ["orders:write"], "orders:write": ["orders:read"]})
+    for scope in ("orders", "orders:write", "orders:read"):
+        assert service.get("/", headers=bearer(token(scope=scope))).text == "hello"
+        with service.websocket_connect("/feed", headers=bearer(token(scope=scope))) as websocket:
+            assert websocket.receive_text() == "hello"
+    assert service.get("/", headers=bearer(token(scope="other"))).status_code == 403
 
 
 @pytest.mark.parametrize(
