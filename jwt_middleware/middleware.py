@@ -178,9 +178,7 @@ class JWTMiddleware:
         self._resource = None
         challenge_401: dict[str, str] = {}
         if resource is not None:
-            issuers = [issuer for one in self.verifier.providers if one.template is None for issuer in one.issuers]
-            hierarchies = [one.rules.scopes for one in self.verifier.providers]
-            app = self._resource = ServedResource(app, resource, issuers, self._sources.bearer_methods, hierarchies)
+            app = self._resource = ServedResource(app, resource, self.verifier.providers, self._sources.bearer_methods)
             challenge = {"resource_metadata": resource.metadata_url, **(challenge or {})}
             if resource.first_scopes:
                 challenge_401["scope"] = " ".join(resource.first_scopes)

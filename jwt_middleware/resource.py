@@ -12,7 +12,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from ._support.arguments import check_bool, check_strings, show
 from .errors import OFFLINE_ACCESS, ConfigurationError
 from .events import Advice
-from .verifying.scopes import ScopeRules
+from .provider import Provider
 from .telling import Events
 
 WELL_KNOWN = "/.well-known/oauth-protected-resource"
@@ -150,24 +150,21 @@ class ProtectedResource:
 class ServedResource:
     """An ASGI app with the metadata document of a resource in front of it.
 
-    ``hierarchies`` say which scopes each scope implies. Raises ``ConfigurationError`` if ``resource`` is not a
-    ``ProtectedResource``.
+    Raises ``ConfigurationError`` if ``resource`` is not a ``ProtectedResource``.
     """
 
     def __init__(
-        self,
-        app: ASGIApp,
-        resource: object,
-        issuers: Iterable[str],
-        methods: Collection[str],
-        hierarchies: Collection[ScopeRules],
+        self, app: ASGIApp, resource: object, providers: Collection[Provider], methods: Collection[str]
     ) -> None:
         if not isinstance(resource, ProtectedResource):
             raise ConfigurationError(f"resource must be a ProtectedResource(...), not {show(resource)}")
         self._app = app
         self._resource = resource
         self._paths = frozenset(resource.paths)
-        implied = [name for scope in resource.scopes for rules in hierarchies for name in rules.implied_by(scope)]
+        issuers = [issuer for one in providers if one.template is None for issuer in one.issuers]
+        implied = [
+            name for scope in resource.scopes for one in providers for name in one.rules.scopes.implied_by(scope)
+        ]
         self._document = Document(resource.document(issuers, methods=methods, implied_scopes=implied))
         self._events = Events()
 
