@@ -137,6 +137,34 @@ def test_a_served_program_answers_as_shown(files: list[Block], shown: str, tmp_p
             assert re.search(f"^{pattern}$", answer, re.MULTILINE), f"{command}\n{answer}{shell.stderr}"
 
 
+# What a reader has before the commands of a page that serves nothing.
+BEFORE = {
+    "docs/commands.rst": {},
+    "docs/oncall.rst": {"main.py": blocks("README.rst")[0].text, "token": jwt.encode({"sub": "ada", "exp": 1}, SECRET)},
+}
+
+
+def test_no_command_goes_without_a_test() -> None:
+    with_commands = {document for document in DOCUMENTS for block in blocks(document) if block.language == "console"}
+    assert with_commands == {files[0].document for files, _ in served()} | set(BEFORE)
+
+
+@pytest.mark.parametrize("document", BEFORE)
+def test_commands_answer_as_shown(document: str, tmp_path: Path) -> None:
+    for name, content in BEFORE[document].items():
+        (tmp_path / name).write_text(content, encoding="utf-8")
+    shown = "".join(block.text for block in blocks(document) if block.language == "console")
+    for command, lines in commands_in(shown):
+        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        environment = {**os.environ, "PATH": path, "PYTHONPATH": f"{ROOT}{os.pathsep}{tmp_path}"}
+        ended = subprocess.run(
+            ["bash", "-c", command], capture_output=True, text=True, timeout=30, check=False, env=environment
+        )
+        # 1: the token is refused, as shown.
+        assert ended.returncode in (0, 1), ended.stderr
+        assert [line for line in lines if line not in ended.stdout.splitlines()] == [], ended.stdout
+
+
 def test_a_chat_is_renewed_by_a_message() -> None:
     app = example("docs/connections.rst", 'message["token"]')["app"]
     good = token()["authorization"].removeprefix("Bearer ")
