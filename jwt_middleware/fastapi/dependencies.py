@@ -22,8 +22,11 @@ from ..verifying.token import Token
 from .answers import answer_here
 
 OPENED = "jwt_middleware.opened"
-"""The scope has it if the middleware let an anonymous request through because an override replaces every guard of the
-route. A guard that runs nevertheless refuses the request: the override was removed meanwhile, or does not count."""
+"""The scope has it if overrides replace every guard of the route, and the middleware let an anonymous request through.
+
+It is the ``as_user`` in the place of ``auth``, or True. A guard that runs nevertheless refuses the request: its override
+was removed meanwhile, or does not count.
+"""
 
 
 class Authority(Protocol):

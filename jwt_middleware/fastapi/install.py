@@ -19,7 +19,7 @@ from ..requires import Requirement, is_bypassed
 from .answers import EarlyRefusal, answer, answer_here
 from .dependencies import OPENED, Authority, Guard, demanded_scopes, unwrap
 from .openapi import document
-from .overrides import Overrides, opens
+from .overrides import AsUser, Overrides, opens
 from .router import is_open
 from .selection import Selected, select
 
@@ -108,7 +108,8 @@ class _Gate:
         if route not in self._told:
             self._told.add(route)
             self.auth.events.tell(GuardReplaced(path=route[0], method=route[1]))
-        scope[OPENED] = True
+        replacement: Any = selected.overrides.get(cast(Any, self.auth))
+        scope[OPENED] = replacement if isinstance(replacement, AsUser) else True
         return True
 
 
@@ -123,6 +124,9 @@ class _Inside:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         kind = scope["type"]
+        if OPENED in scope and isinstance(scope[OPENED], AsUser):
+            # Before any dependency, so that `request.user` and `requires` know the user.
+            scope[OPENED].enter(scope)
         if kind == "lifespan":
             await self._check_at_startup(receive, send)
         elif not self._is_checked:

@@ -96,7 +96,9 @@ class _Documentation:
         needs = list(self._needs(context))
         needs_token = not all(need.is_optional for need in needs)
         is_public = is_open(context.endpoint) or self._is_public(self._scope(context, method))
-        may_be_anonymous = is_public or self._auth.options.get("allow_anonymous", False) is True
+        anonymous = self._auth.options.get("allow_anonymous", False)
+        # What a function of the app will say is not known here: an optional guard tells what is meant.
+        may_be_anonymous = is_public or (bool(needs) if callable(anonymous) else anonymous)
         completed = {**operation, "responses": dict(operation.get("responses") or {})}
         ours = (
             [{scheme: list(scopes)} for scopes in _alternatives(needs) for scheme in schemes]

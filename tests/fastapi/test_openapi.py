@@ -122,6 +122,17 @@ def test_where_anonymous_requests_pass_the_token_is_optional() -> None:
     assert statuses(app, "/") == {"200", "400", "401", "503"}
 
 
+def test_an_optional_guard_is_optional_where_a_function_may_let_anonymous_requests_pass() -> None:
+    app = FastAPI()
+    auth = make_auth(allow_anonymous=lambda scope: scope["path"] == "/guests")
+    auth.install(app)
+    app.add_api_route("/guests", lambda: None, dependencies=[Depends(auth.optional)])
+    app.add_api_route("/users", lambda: None, dependencies=[Depends(auth.optional), Depends(auth)])
+    app.add_api_route("/bare", lambda: None)
+    found = [security(app, path) for path in ("/guests", "/users", "/bare")]
+    assert found == [[{}, {"JWT": []}], [{"JWT": []}], [{"JWT": []}]]
+
+
 def test_an_optional_guard_with_scopes_is_not_optional() -> None:
     app = FastAPI()
     auth = make_auth()

@@ -6,13 +6,13 @@ from functools import partial
 from typing import Annotated, Any
 
 import pytest
-from fastapi import APIRouter, Depends, FastAPI, Request, Security, WebSocket
+from fastapi import APIRouter, Body, Depends, FastAPI, Request, Security, WebSocket
 from fastapi.routing import APIRoute
 from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import Mount
 from starlette.testclient import TestClient, WebSocketDenialResponse
 
-from jwt_middleware import JWTUser, Provider, ProviderResolver, Token
+from jwt_middleware import JWTUser, Provider, ProviderResolver, Token, requires
 from jwt_middleware.events import Event, GuardReplaced
 from jwt_middleware.testing import as_user, headers_for
 
@@ -374,6 +374,41 @@ def test_as_user_may_come_from_any_provider_of_a_resolver(name: str | None) -> N
 
     app.dependency_overrides[auth] = as_user("ada", scopes=["orders:write"], provider=name)
     assert bare_client(app).get("/").json() == [name or "jwt", "ada"]
+
+
+def test_as_user_is_known_to_requires_and_to_dependencies_that_run_before_its_own() -> None:
+    def name_of_user(request: Request) -> str:
+        return str(request.user.identity)
+
+    app = FastAPI()
+    auth.install(app)
+    guard = Depends(requires("orders:write"))
+
+    @app.post("/dependency", dependencies=[guard])
+    def by_dependency(
+        name: Annotated[str, Depends(name_of_user)],
+        user: Annotated[JWTUser, Depends(auth)],
+        body: Annotated[str, Body()],
+    ) -> list[str]:
+        return [name, user.identity]
+
+    @app.post("/decorator")
+    @requires("orders:write")
+    def by_decorator(user: Annotated[JWTUser, Depends(auth)]) -> list[str]:
+        return [user.identity, user.identity]
+
+    @app.post("/alone", dependencies=[guard])
+    def alone() -> None: ...
+
+    service = bare_client(app)
+    for scopes, status in ((["orders:write"], 200), (["orders:read"], 403)):
+        app.dependency_overrides[auth] = as_user("ada", scopes=scopes)
+        for path in ("/dependency", "/decorator"):
+            answer = service.post(path, json="x")
+            assert answer.status_code == status
+            assert status == 403 or answer.json() == ["ada", "ada"]
+    # It has no dependency that the override could replace.
+    assert service.post("/alone").status_code == 401
 
 
 def test_as_user_in_two_places_that_need_different_things_says_so() -> None:
