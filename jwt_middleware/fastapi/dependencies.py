@@ -24,8 +24,8 @@ from .answers import answer_here
 OPENED = "jwt_middleware.opened"
 """The scope has it if overrides replace every guard of the route, and the middleware let an anonymous request through.
 
-It is the ``as_user`` in the place of ``auth``, or True. A guard that runs nevertheless refuses the request: its override
-was removed meanwhile, or does not count.
+It is the ``as_user`` in the place of ``auth``, or True. A guard that runs nevertheless refuses the request: its
+override was removed meanwhile, or does not count.
 """
 
 
