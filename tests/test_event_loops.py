@@ -3,6 +3,7 @@
 import gc
 import weakref
 from collections.abc import Callable
+from secrets import token_hex
 from typing import Any
 from weakref import WeakSet
 
@@ -14,9 +15,10 @@ from starlette.routing import WebSocketRoute
 from starlette.types import Message
 from starlette.websockets import WebSocket
 
-from jwt_middleware import JWTMiddleware, Token
+from jwt_middleware import JWTMiddleware, Provider, ProviderResolver, Token, Verifier
 from jwt_middleware._support.background import Background
 from jwt_middleware._support.hooks import Hook
+from jwt_middleware.issuing import MemoryStore, Sessions, Throttle, TokenIssuer
 
 from .support import NOW, SECRET, bare_client, bearer, http, sent, token, websocket
 from .support.lives import LIVES, Job, a_loop_that_is_closed_at_once
@@ -106,6 +108,55 @@ def open_websocket() -> Job:
     return job
 
 
+def resolver() -> Job:
+    """A token of an issuer that is asked about for the first time."""
+
+    def resolve(issuer: str) -> Provider:
+        return Provider(name="tenant", issuer=issuer, key=SECRET, audience="orders")
+
+    verifier = Verifier(ProviderResolver(resolve), clock=lambda: NOW)
+
+    async def job() -> None:
+        verified = await verifier.verify(token(iss=f"https://login.example/{token_hex(4)}"))
+        assert verified.provider == "tenant"
+
+    return job
+
+
+def sessions() -> Job:
+    """A session that is opened, refreshed, used and revoked, and the log of revocations that each request looks at."""
+    tokens = TokenIssuer(SECRET, audience="orders")
+    opened = Sessions(MemoryStore(), tokens)
+    app = JWTMiddleware(answer, providers=tokens.provider(), revocations=opened)
+
+    async def status(access_token: str) -> int:
+        messages = await sent(app, http("/", f"Bearer {access_token}".encode()))
+        found: int = messages[0]["status"]
+        return found
+
+    async def job() -> None:
+        subject = token_hex(4)
+        grant = await opened.open(subject)
+        assert await status(grant.access_token) == 200
+        newer = await opened.refresh(grant.refresh_token)
+        await opened.revoke(subject=subject)
+        assert await status(newer.access_token) == 401
+
+    return job
+
+
+def throttle() -> Job:
+    """A login that is counted, and forgiven."""
+    counted = Throttle()
+
+    async def job() -> None:
+        scope = {"type": "http", "client": ("203.0.113.9", 4711), "headers": []}
+        for _ in range(20):
+            await counted.forgive(await counted.attempt("ada", scope))
+
+    return job
+
+
 class Revoking:
     """``Revocations`` by which every token is revoked as soon as it has been accepted."""
 
@@ -141,8 +192,12 @@ def authorization() -> tuple[bytes]:
     return (f"Bearer {token()}".encode(),)
 
 
+# Keys that are fetched, SQLite, Redis and PostgreSQL lead these lives beside their other tests.
+PARTS = [hook, background, stopped_background, load_user, open_websocket, resolver, sessions, throttle]
+
+
 @pytest.mark.parametrize("life", LIVES)
-@pytest.mark.parametrize("part", [hook, background, stopped_background, load_user, open_websocket])
+@pytest.mark.parametrize("part", PARTS)
 def test_a_part_works_on_every_loop_and_keeps_none(part: Callable[[], Job], life: Any, backend: str) -> None:
     work, loops = part(), Loops()
 

@@ -24,7 +24,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-from jwt_middleware import ConfigurationError, Provider
+from jwt_middleware import ConfigurationError, Provider, Verifier
 from jwt_middleware.errors import KeysUnavailable
 from jwt_middleware.keys.addresses import Hosts, host_of, well_known_addresses
 from jwt_middleware.keys.documents import DocumentError, read_keys
@@ -34,8 +34,8 @@ from jwt_middleware.keys.key_set import load_foreign_keys
 from jwt_middleware.keys.remote import RemoteKeys
 from jwt_middleware.testing.identity_provider import IdentityProvider
 
-from ..support import until
-from ..support.keys import ED25519, RSA, pem, private_pem
+from ..support import NOW, until
+from ..support.keys import ED25519, RSA, SIGNERS, certificate, pem, private_pem, token_by
 from .test_remote import ADDRESS, OLD, Answer
 
 JWKS = json.dumps({"keys": [OLD.jwk]}).encode()
@@ -493,6 +493,20 @@ def test_an_issuer_with_a_query_keeps_its_secrets() -> None:
 def test_the_address_of_metadata_given_as_an_issuer_is_refused_with_the_issuer(url: str) -> None:
     with pytest.raises(ConfigurationError, match=f"is the address of the metadata.*'{ISSUER}/shop'"):
         RemoteKeys(issuer=url)
+
+
+@pytest.mark.anyio
+async def test_certificates_by_their_key_ids_are_fetched_like_a_jwk_set() -> None:
+    # Firebase publishes the keys of its session cookies in this form alone.
+    document = {"8c9eb9": certificate(RSA).decode(), "0a1b2c": pem(SIGNERS["ES256"]).decode(), "x": "-----BEGIN x"}
+
+    async def fetch(url: str) -> Any:
+        return Answer(200, json.dumps(document).encode())
+
+    asking = Verifier(Provider(jwks=RemoteKeys(f"{ISSUER}/x509", fetch=fetch), audience="orders"), clock=lambda: NOW)
+    for kid, algorithm in (("8c9eb9", "RS256"), ("0a1b2c", "ES256")):
+        assert (await asking.verify(token_by(algorithm, header={"kid": kid}))).kid == kid
+    assert asking.health()["jwt"].skipped == ("key 3 (kid 'x'): the PEM text cannot be loaded",)
 
 
 @pytest.mark.parametrize("beside", [{"key": "a secret that has thirty-two bytes or more"}, {"jwks": f"{ISSUER}/jwks"}])
