@@ -326,3 +326,5 @@ class _Reader:
     def end(self) -> None:
         self.ended = True
         self.finished.set()
+        # An event that was waited for refers to its event loop, which would live as long as this reader.
+        self.finished = self.wanted = Event()

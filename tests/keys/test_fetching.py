@@ -35,7 +35,8 @@ from jwt_middleware.keys.remote import RemoteKeys
 from jwt_middleware.testing.identity_provider import IdentityProvider
 
 from ..support import NOW, until
-from ..support.keys import ED25519, RSA, SIGNERS, certificate, pem, private_pem, token_by
+from ..support.keys import ED25519, RSA, SIGNERS, pem, private_pem, token_by
+from ..support.keys import certificate as certificate_of
 from .test_remote import ADDRESS, OLD, Answer
 
 JWKS = json.dumps({"keys": [OLD.jwk]}).encode()
@@ -498,7 +499,7 @@ def test_the_address_of_metadata_given_as_an_issuer_is_refused_with_the_issuer(u
 @pytest.mark.anyio
 async def test_certificates_by_their_key_ids_are_fetched_like_a_jwk_set() -> None:
     # Firebase publishes the keys of its session cookies in this form alone.
-    document = {"8c9eb9": certificate(RSA).decode(), "0a1b2c": pem(SIGNERS["ES256"]).decode(), "x": "-----BEGIN x"}
+    document = {"8c9eb9": certificate_of(RSA).decode(), "0a1b2c": pem(SIGNERS["ES256"]).decode(), "x": "-----BEGIN x"}
 
     async def fetch(url: str) -> Any:
         return Answer(200, json.dumps(document).encode())
