@@ -22,8 +22,9 @@ from jwt_middleware.resolver import LIFETIME, MAX_CALLS, MAX_ISSUER, MAX_PROVIDE
 from jwt_middleware.revocation.revoked import Revocations
 from jwt_middleware.testing.identity_provider import IdentityProvider, SigningKey, signing_key
 
-from .support import NOW, Clock, bare_client, bearer, echo, token
+from .support import NOW, SECRET, Clock, bare_client, bearer, echo, token
 from .support.logs import logged
+from .support.steps import steps
 
 OWN, KEY, OTHER = signing_key(kid="own"), signing_key(kid="tenant"), signing_key(kid="other")
 pytestmark = pytest.mark.anyio
@@ -293,6 +294,28 @@ async def test_fetches_for_a_tenant_are_told_like_all_others(identity_provider: 
     with bare_client(middleware) as client:
         assert client.get("/", headers=bearer(raw)).status_code == 200
     assert told == ["FetchFinished", "KeysFetched"]
+
+
+async def test_a_request_does_the_same_work_however_many_tenants_there_are() -> None:
+    async def resolve(iss: str) -> Provider:
+        return Provider(name="tenant", issuer=iss, key=SECRET, audience="orders")
+
+    asking, raw = verifier(resolve), token(iss=issuer("one")).encode()
+    await asking.verify(raw)
+
+    async def work() -> tuple[int, int]:
+        await asking.verify(raw)
+        return steps(lambda: finish(asking.verify(raw))), steps(lambda: finish(asking.decide(raw, raw)))
+
+    def finish(verifying: Any) -> None:
+        """It has nothing to wait for."""
+        with pytest.raises(StopIteration):
+            verifying.send(None)
+
+    before = await work()
+    for number in range(60):
+        await asking.verify(token(iss=issuer(str(number))))
+    assert await work() == before
 
 
 class Failing:

@@ -327,4 +327,4 @@ class _Reader:
         self.ended = True
         self.finished.set()
         # An event that was waited for refers to its event loop, which would live as long as this reader.
-        self.finished = self.wanted = Event()
+        self.finished = self.wanted = anyio.Event()
