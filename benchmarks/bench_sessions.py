@@ -4,15 +4,13 @@ import asyncio
 import json
 import shutil
 import signal
-import socket
 import sqlite3
-import subprocess
 import time
 from argparse import ArgumentParser
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass, replace
+from contextlib import ExitStack, closing
+from dataclasses import replace
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -23,7 +21,7 @@ from typing import Any, cast
 
 import jwt
 import redis
-from harness import publish, table
+from harness import Server, publish, redis_server, table
 
 from jwt_middleware.errors import StoreUnavailable
 from jwt_middleware.issuing import RedisStore, Sessions, SessionStore, SQLiteStore, TokenIssuer
@@ -35,43 +33,6 @@ SECRET = "a secret of thirty-two bytes, yes"
 FEW = 1000
 DAY = 24 * 3600
 REALM = Realm("jwt")
-
-
-@dataclass(frozen=True)
-class Server:
-    """A redis-server of the benchmark's own."""
-
-    port: int
-    process: subprocess.Popen[bytes]
-
-    @property
-    def url(self) -> str:
-        return f"redis://127.0.0.1:{self.port}/0"
-
-    def client(self) -> "redis.Redis":
-        return redis.Redis(port=self.port)
-
-
-@contextmanager
-def redis_server(directory: Path) -> Iterator[Server]:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    options = ["--bind", "127.0.0.1", "--port", str(port), "--save", "", "--appendonly", "no", "--dir", str(directory)]
-    process = subprocess.Popen(["redis-server", *options], stdout=subprocess.DEVNULL)
-    try:
-        server = Server(port, process)
-        with closing(server.client()) as client:
-            while True:
-                try:
-                    client.ping()
-                    break
-                except redis.ConnectionError:
-                    time.sleep(0.05)
-        yield server
-    finally:
-        process.send_signal(signal.SIGCONT)
-        process.terminate()
-        process.wait()
 
 
 def sessions(store: SessionStore, **options: Any) -> Sessions:

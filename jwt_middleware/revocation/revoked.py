@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from heapq import heappop, heappush
+from math import ceil
 from threading import Lock
 from typing import Literal, NamedTuple, Protocol, TypeAlias
 
@@ -57,14 +58,21 @@ class Revocation(NamedTuple):
 
 
 class RevokedTokens:
-    """The revocations that a process knows. Any thread may add to them."""
+    """The revocations that a process knows. Any thread may add to them.
+
+    There may be hundreds of thousands, so one takes a number beside its value, and nothing that the garbage collector
+    would have to look at: looking at them all would hold the event loop.
+    """
 
     def __init__(self) -> None:
         # By value: hardly any token has a value that is in here, and this look-up costs least.
-        self._known: dict[str, tuple[_Entry, ...]] = {}
+        self._known: dict[str, _Entry | tuple[_Entry, ...]] = {}
         # By the second in which they are over; the heap says which second comes first.
-        self._due: dict[float, list[str]] = {}
-        self._seconds: list[float] = []
+        self._due: dict[int, list[str]] = {}
+        self._seconds: list[int] = []
+        # Whose revocations there are. There are no more than issuers.
+        self._kinds: list[_Kind] = []
+        self._numbers: dict[_Kind, int] = {}
         self._lock = Lock()
 
     def __len__(self) -> int:
@@ -82,25 +90,27 @@ class RevokedTokens:
         ``shift`` is added to each ``until`` to get to the clock of ``now``. Each revocation is known for ``at_least``
         seconds, whatever it says.
         """
-        known, due = self._known, self._due
+        known, due, numbers = self._known, self._due, self._numbers
         earliest = now + at_least
         with self._lock:
             for provider, claim, value, until, issuer in revocations:
-                # Without calls, as there may be 200,000 of them when a process starts.
                 until += shift
                 if until < earliest:
                     until = earliest
                 if until <= now:
                     continue
-                entry = (provider, claim, issuer, until)
+                number = numbers.get((provider, claim, issuer))
+                if number is None:
+                    number = self._number((provider, claim, issuer))
+                second = ceil(until)
+                entry = second << _BITS | number
                 others = known.get(value)
                 if others is None:
-                    known[value] = (entry,)
-                elif (kept := _united(others, entry)) is not None:
+                    known[value] = entry
+                elif (kept := _united(_as_tuple(others), entry)) is not None:
                     known[value] = kept
                 else:
                     continue
-                second = -(-until // 1)
                 values = due.get(second)
                 if values is None:
                     due[second] = [value]
@@ -109,13 +119,19 @@ class RevokedTokens:
                     values.append(value)
             self._sweep(now)
 
+    def _number(self, kind: "_Kind") -> int:
+        # In this order, because another thread may look while we add.
+        self._kinds.append(kind)
+        number = self._numbers[kind] = len(self._kinds) - 1
+        return number
+
     def _has(self, claim: Claim, value: str, token: Token) -> bool:
-        provider = token.provider
-        return any(
-            entry[0] == provider and entry[1] == claim and (entry[2] is None or entry[2] == token.issuer)
-            # Another thread may have forgotten it just now.
-            for entry in self._known.get(value, ())
-        )
+        # Another thread may have forgotten it just now.
+        for entry in _as_tuple(self._known.get(value, ())):
+            provider, its_claim, issuer = self._kinds[entry & _NUMBER]
+            if provider == token.provider and its_claim == claim and (issuer is None or issuer == token.issuer):
+                return True
+        return False
 
     def _sweep(self, now: float) -> None:
         left = SWEEP
@@ -124,7 +140,7 @@ class RevokedTokens:
             while values and left:
                 left -= 1
                 value = values.pop()
-                kept = tuple(entry for entry in self._known.get(value, ()) if entry[3] > now)
+                kept = tuple(entry for entry in _as_tuple(self._known.get(value, ())) if entry >> _BITS > now)
                 if kept:
                     self._known[value] = kept
                 else:
@@ -133,15 +149,25 @@ class RevokedTokens:
                 del self._due[heappop(self._seconds)]
 
 
-_Entry: TypeAlias = tuple[str, Claim, str | None, float]
-"""Provider, claim, issuer, until when."""
+_Kind: TypeAlias = tuple[str, Claim, str | None]
+"""Provider, claim and issuer."""
+
+_Entry: TypeAlias = int
+"""The second in which a revocation is over, and then the number of its kind in ``_BITS`` bits."""
+
+_BITS = 32
+_NUMBER = (1 << _BITS) - 1
+
+
+def _as_tuple(entries: _Entry | tuple[_Entry, ...]) -> tuple[_Entry, ...]:
+    return (entries,) if isinstance(entries, int) else entries
 
 
 def _united(others: tuple[_Entry, ...], entry: _Entry) -> tuple[_Entry, ...] | None:
     """``others`` with ``entry``. None if they already say as much."""
     for other in others:
-        if other[:3] == entry[:3]:
-            if other[3] >= entry[3]:
+        if other & _NUMBER == entry & _NUMBER:
+            if other >= entry:
                 return None
             return (*(one for one in others if one is not other), entry)
     return (*others, entry)

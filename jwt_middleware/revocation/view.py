@@ -44,7 +44,7 @@ PATIENCE = 5
 REMEMBERED = 3600
 """Seconds for which a revocation is known at least, whatever its log says."""
 
-BATCH = 4000
+BATCH = 2000
 """Revocations on one page: more would hold the event loop while the page is decoded, or the log while it is read."""
 
 PIECE = 500
