@@ -3,6 +3,7 @@
 # ruff: noqa: ASYNC240  # the files are local, and nothing else runs meanwhile
 
 import asyncio
+import fcntl
 import os
 import sqlite3
 import sys
@@ -13,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from threading import Event, Thread, current_thread
 from threading import enumerate as enumerate_threads
+from typing import Any
 
 import anyio
 import pytest
@@ -171,10 +173,61 @@ async def test_a_file_that_is_removed_while_it_is_opened_is_not_used(
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "open", remove_and_open)
-        with pytest.raises(StoreUnavailable, match="was removed while it was opened"):
+        with pytest.raises(StoreUnavailable, match="was removed or replaced while it was opened"):
             await opened(store, "lost")
     await opened(store, "new")
     assert await found(store, "lost", "new") == [False, True]
+
+
+@pytest.mark.parametrize("replaces", ["before", "after"])
+async def test_a_file_that_is_replaced_while_it_is_opened_is_not_used(
+    path: Path, monkeypatch: pytest.MonkeyPatch, replaces: str
+) -> None:
+    """Before SQLite opens it, or when SQLite has opened the one before."""
+    first = SQLiteStore(path)
+    await opened(first, "kept")
+    backup = await backup_of(first, path)
+    for number in range(50):
+        await opened(first, f"lost {number}")
+    connect = sqlite3.connect
+
+    def connect_and_replace(*arguments: Any, **options: Any) -> sqlite3.Connection:
+        if replaces == "before":
+            backup.replace(path)
+        db: sqlite3.Connection = connect(*arguments, **options)
+        if replaces == "after":
+            backup.replace(path)
+        return db
+
+    store = SQLiteStore(path)
+    with monkeypatch.context() as patch:
+        patch.setattr(sqlite3, "connect", connect_and_replace)
+        with pytest.raises(StoreUnavailable, match="was removed or replaced while it was opened"):
+            await opened(store, "refused")
+    await opened(store, "new")
+    for one in (store, first):
+        assert await found(one, "kept", "lost 0", "refused", "new") == [True, False, False, True]
+        await one.aclose()
+    assert is_sound(path)
+
+
+async def test_a_log_that_was_made_while_a_process_waited_for_its_turn_is_left_alone(
+    store: SQLiteStore, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two processes are the first to open the file."""
+    lock, first = fcntl.flock, SQLiteStore(path)
+
+    def wait_for_turn(descriptor: int, operation: int) -> None:
+        monkeypatch.setattr(fcntl, "flock", lock)
+        anyio.run(partial(opened, first, "first"))
+        lock(descriptor, operation)
+
+    monkeypatch.setattr(fcntl, "flock", wait_for_turn)
+    await opened(store, "second")
+    for one in (store, first):
+        assert await found(one, "first", "second") == [True, True]
+    assert not [file.name for file in path.parent.iterdir() if "-wal-of-" in file.name]
+    await first.aclose()
 
 
 async def test_a_file_whose_owner_cannot_be_noted_is_not_used(store: SQLiteStore, path: Path) -> None:

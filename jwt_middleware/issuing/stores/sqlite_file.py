@@ -54,26 +54,18 @@ class DatabaseFile:
 
         Raises ``StoreUnavailable`` while it is not safe to open it, ``sqlite3.Error`` and ``OSError``.
         """
-        with self._lock:
+        with self._lock, _locked(self._path.parent):
             found = self.identity()
             if self._known is not None and found != self._known:
                 self._check_settled(found)
-            with _locked(self._path.parent):
-                if found != self._known or found is None:
-                    self._retire_log(found)
-                    self._create()
-                db = self._open()
-                try:
-                    self._claim_log()
-                except BaseException:
-                    db.close()
-                    raise
-            self._known = self.identity()
+            if found != self._known or found is None:
+                self._retire_log(found)
+                self._create()
+                found = found or self.identity()
+            db, identity = self._open(found)
+            self._known = identity
             self.problem = self._missing_since = None
-            if self._known is None:
-                db.close()
-                raise StoreUnavailable("the file was removed while it was opened")
-            return db, self._known
+            return db, identity
 
     def identity(self) -> Identity | None:
         """The file that has the name now; None if there is none."""
@@ -121,9 +113,9 @@ class DatabaseFile:
                     )
                 )
 
-    def _claim_log(self) -> None:
-        """Note which file the log belongs to."""
-        owner = os.stat(self._path).st_ino, os.stat(self._log).st_ino
+    def _claim_log(self, found: Identity) -> None:
+        """Note that the log belongs to the file that was found."""
+        owner = found[1], os.stat(self._log).st_ino
         if owner != self._owner_of_log():
             descriptor = os.open(self._owner, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
             with open(descriptor, "w") as file:
@@ -143,16 +135,29 @@ class DatabaseFile:
         with suppress(FileExistsError):
             os.close(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
 
-    def _open(self) -> sqlite3.Connection:
+    def _open(self, found: Identity | None) -> tuple[sqlite3.Connection, Identity]:
+        """A connection to the file that was found. Raises ``StoreUnavailable`` if it is another one by now."""
         deadline = monotonic() + BUSY_SECONDS
         while True:
+            db = sqlite3.connect(self._path, timeout=0, isolation_level=None, check_same_thread=False)
             try:
-                return _prepare(self._path)
-            except sqlite3.OperationalError as error:
+                # SQLite has opened the file, and looks for a log only with its first statement.
+                identity = self._check_unchanged(found)
+                _prepare(db)
+                # From now on, the log is the one of this file, whatever stands at its path.
+                self._claim_log(identity)
+                return db, self._check_unchanged(identity)
+            except BaseException as error:
+                db.close()
                 # SQLite's own patience does not help when several processes switch a new file to WAL at once.
                 if _code(error) != sqlite3.SQLITE_BUSY or monotonic() > deadline:
                     raise
-                time.sleep(0.01)
+            time.sleep(0.01)
+
+    def _check_unchanged(self, found: Identity | None) -> Identity:
+        if found is None or self.identity() != found:
+            raise StoreUnavailable(f"{self._path} was removed or replaced while it was opened")
+        return found
 
 
 def explain(error: Exception, path: Path) -> str:
@@ -178,21 +183,15 @@ def _code(error: BaseException) -> int:
     return getattr(error, "sqlite_errorcode", 0) & 0xFF
 
 
-def _prepare(path: Path) -> sqlite3.Connection:
-    db = sqlite3.connect(path, timeout=0, isolation_level=None, check_same_thread=False)
-    try:
-        db.execute("PRAGMA journal_mode = WAL")
-        db.execute("PRAGMA synchronous = FULL")
-        (version,) = db.execute("PRAGMA user_version").fetchone()
-        if version not in (0, PREVIOUS, SCHEMA):
-            raise StoreUnavailable(f"the tables are of version {version}, not {SCHEMA}: another release made them")
-        if version != SCHEMA:
-            create(db, version)
-        db.execute(f"PRAGMA busy_timeout = {int(BUSY_SECONDS * 1000)}")
-    except BaseException:
-        db.close()
-        raise
-    return db
+def _prepare(db: sqlite3.Connection) -> None:
+    db.execute("PRAGMA journal_mode = WAL")
+    db.execute("PRAGMA synchronous = FULL")
+    (version,) = db.execute("PRAGMA user_version").fetchone()
+    if version not in (0, PREVIOUS, SCHEMA):
+        raise StoreUnavailable(f"the tables are of version {version}, not {SCHEMA}: another release made them")
+    if version != SCHEMA:
+        create(db, version)
+    db.execute(f"PRAGMA busy_timeout = {int(BUSY_SECONDS * 1000)}")
 
 
 @contextmanager
