@@ -63,6 +63,8 @@ class Places:
         self._lock = Lock()
         self._held: dict[Claim, None] = {}
         self._held_by_silent = 0
+        # Those that hold a place and those that wait for one.
+        self._claims = 0
         self._silent: dict[str, None] = {}
         # By whether the host is silent, and then by whether a request waits. A claim that has become urgent stands in
         # both of its queues; it is passed over if it has been granted or is over.
@@ -71,8 +73,12 @@ class Places:
         }
 
     @asynccontextmanager
-    async def hold(self, claim: Claim, still_waiting: Callable[[], None]) -> AsyncIterator[None]:
-        """Wait for a place and hold it for the block. ``still_waiting()`` is called twice a second until then.
+    async def hold(
+        self, claim: Claim, still_waiting: Callable[[], None], *, at_least_every: float
+    ) -> AsyncIterator[None]:
+        """Wait for a place and hold it for the block. ``still_waiting()`` is called now and then while it waits.
+
+        That is twice a second, or less often if many claims wait, but at least every ``at_least_every`` seconds.
 
         Raises ``FetchError`` if the attempt is given up because silent hosts hold half of the places.
         """
@@ -82,11 +88,15 @@ class Places:
             claim.is_silent = claim.host in self._silent
             claim.is_queued = True
             self._queues[claim.is_silent, claim.is_urgent].append(claim)
+            self._claims += 1
         try:
             with scope:
                 self._grant()
                 while claim.held_since is None:
-                    with anyio.move_on_after(_SECONDS_BETWEEN_LOOKS):
+                    # Together, they look a hundred times a second. Without that, thousands would keep the loop busy.
+                    waiting = self._claims - len(self._held)
+                    seconds = min(at_least_every, waiting / _LOOKS_A_SECOND)
+                    with anyio.move_on_after(max(_SECONDS_BETWEEN_LOOKS, seconds)):
                         await claim.granted.wait()
                     still_waiting()
                     self._grant()
@@ -96,6 +106,7 @@ class Places:
         finally:
             with self._lock:
                 claim.is_over = True
+                self._claims -= 1
                 if claim in self._held:
                     del self._held[claim]
                     self._held_by_silent -= claim.is_silent
@@ -170,6 +181,7 @@ class Places:
 
 
 _SECONDS_BETWEEN_LOOKS = 0.5
+_LOOKS_A_SECOND = 100
 
 _of_process: dict[int, Places] = {}
 

@@ -335,7 +335,9 @@ class RemoteKeys:
             # A loop that ends at once ends here, before anything was asked.
             await anyio.lowlevel.checkpoint()
             # A file is on this machine: it needs no place.
-            async with places().hold(flight.claim, partial(adopt, Schedule.begin)) if host else nullcontext():
+            still_waiting = partial(adopt, Schedule.begin)
+            place = places().hold(flight.claim, still_waiting, at_least_every=timeout / 2) if host else nullcontext()
+            async with place:
                 with anyio.fail_after(timeout):
                     await self._source.prepare()
                     adopt(Schedule.ask)

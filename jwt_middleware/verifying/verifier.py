@@ -7,6 +7,7 @@ from inspect import isawaitable
 from typing import Any, Final, TypeAlias
 
 import anyio
+import anyio.lowlevel
 
 from .._support.arguments import check_callable, check_count, check_seconds
 from .._support.background import Background
@@ -52,6 +53,9 @@ Clock: TypeAlias = Callable[[], float]
 _FROM_THE_END: Final = -END
 
 _NOTHING: Final[frozenset[str]] = frozenset()
+
+_STARTS_AT_ONCE: Final = 50
+"""The number of remote keys that ``start`` begins to fetch before other work gets its turn."""
 
 
 class Verifier:
@@ -301,11 +305,12 @@ class Verifier:
         It takes no longer than one attempt, and raises nothing if they are unavailable. Without ``start``, keys and
         revocations are fetched when requests need them.
         """
-        for keys in self.remote:
-            self._background.start(keys.keep)
         async with anyio.create_task_group() as together:
-            for keys in self.remote:
+            for number, keys in enumerate(self.remote, 1):
+                self._background.start(keys.keep)
                 together.start_soon(keys.prefetch)
+                if number % _STARTS_AT_ONCE == 0:
+                    await anyio.lowlevel.checkpoint()
             if self.revocations is not None:
                 together.start_soon(_prefetch, self.revocations)
 

@@ -30,7 +30,7 @@ class Attempts:
         if urgent:
             self.places.hurry(claim)
         try:
-            async with self.places.hold(claim, lambda: None):
+            async with self.places.hold(claim, lambda: None, at_least_every=2):
                 self.order.append(host)
                 self.holding.append(host)
                 try:
@@ -125,7 +125,7 @@ async def test_a_claim_says_that_it_still_waits() -> None:
     async with attempts.running("a") as group:
 
         async def wait() -> None:
-            async with attempts.places.hold(Claim("b"), lambda: said.append(anyio.current_time())):
+            async with attempts.places.hold(Claim("b"), lambda: said.append(anyio.current_time()), at_least_every=2):
                 pass
 
         group.start_soon(wait)
@@ -133,9 +133,28 @@ async def test_a_claim_says_that_it_still_waits() -> None:
         assert len(said) == 4
 
 
+async def test_hundreds_that_wait_do_not_keep_the_event_loop_busy() -> None:
+    attempts, said = Attempts(number=1, patience=60), 0
+
+    def say() -> None:
+        nonlocal said
+        said += 1
+
+    async def wait() -> None:
+        async with attempts.places.hold(Claim("b"), say, at_least_every=2):
+            pass
+
+    async with attempts.running("a") as group:
+        for _ in range(100):
+            group.start_soon(wait)
+        await anyio.sleep(3.2)
+        # Each of them, once a second.
+        assert 200 <= said <= 350
+
+
 async def test_what_the_block_raises_is_raised() -> None:
     with pytest.raises(LookupError, match="its own"):
-        async with Attempts().places.hold(Claim("a"), lambda: None):
+        async with Attempts().places.hold(Claim("a"), lambda: None, at_least_every=2):
             raise LookupError("its own")
 
 

@@ -9,11 +9,14 @@ import signal
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from threading import Thread
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from jwt.algorithms import ECAlgorithm
@@ -993,6 +996,46 @@ async def test_waits_for_several_providers_do_not_add_up() -> None:
         await verifier.verify(token())
     # One timeout each. One after the other, those after the first would be attempts of their own.
     assert anyio.current_time() - begun < 4.5
+    await verifier.stop()
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("anyio_backend", ["trio"])
+async def test_hundreds_of_tenants_start_in_groups_between_which_other_work_gets_its_turn() -> None:
+    begun: set[int] = set()
+
+    def tell_time(number: int) -> float:
+        if is_built:
+            begun.add(number)
+        return time.monotonic()
+
+    async def fetch(url: str) -> Answer:
+        raise OSError("gone")
+
+    is_built = False
+    tenants = [
+        Provider(
+            name=f"{n}",
+            issuer=f"https://{n}.example",
+            audience="orders",
+            jwks=RemoteKeys(ADDRESS, fetch=fetch, clock=partial(tell_time, n)),
+        )
+        for n in range(120)
+    ]
+    verifier = Verifier(tenants)
+    is_built = True
+    seen = [0]
+
+    async def watch() -> None:
+        while seen[-1] < len(tenants):
+            seen.append(len(begun))
+            await anyio.lowlevel.checkpoint()
+
+    async with anyio.create_task_group() as together:
+        together.start_soon(watch)
+        together.start_soon(verifier.start)
+    # Trio gives turns in random order.
+    assert max(after - before for before, after in pairwise(seen)) <= 100
     await verifier.stop()
 
 
