@@ -334,10 +334,8 @@ class RemoteKeys:
         try:
             # A loop that ends at once ends here, before anything was asked.
             await anyio.lowlevel.checkpoint()
-            # A file is on this machine: it needs no place.
-            still_waiting = partial(adopt, Schedule.begin)
-            place = places().hold(flight.claim, still_waiting, at_least_every=timeout / 2) if host else nullcontext()
-            async with place:
+            place = places().hold(flight.claim, partial(adopt, Schedule.begin), at_least_every=timeout / 2)
+            async with place if host else nullcontext():  # A file is on this machine: it needs no place.
                 with anyio.fail_after(timeout):
                     await self._source.prepare()
                     adopt(Schedule.ask)
