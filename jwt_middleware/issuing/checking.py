@@ -71,7 +71,12 @@ class CheckQueue:
         return await result if isawaitable(result) else result
 
     def _start(self, turns: "Turns[_Check]") -> None:
-        while (check := turns.start()) is not None:
+        while True:
+            for late in turns.expire(time.monotonic()):
+                late.decided.set()
+            check = turns.start()
+            if check is None:
+                return
             check.has_started = True
             check.decided.set()
             # Whatever becomes of the task, no request waits for it forever.

@@ -41,8 +41,9 @@ class Turns(Generic[Job]):
        address that sends many requests competes with itself, not with others.
     2. Checks start round by round. Within a round, addresses that were refused and came back before ``RETRY_AFTER``
        come last. Otherwise, the address that asked first comes first.
-    3. The queue holds a second of work, as measured. If it is full, the check that would start last is refused. That
-       may be the new one.
+    3. The queue holds a second of work, as measured, or less if checks are slow. If it is full, the check that would
+       start last is refused. That may be the new one. A check that has waited too long for an answer within
+       ``MAX_ANSWER`` is refused when its turn comes.
     4. An address that was refused keeps its position. A client that comes back as told is served before all who have
        been served in the meantime, and before all who came later.
     """
@@ -51,6 +52,8 @@ class Turns(Generic[Job]):
         self._threads = threads
         self.seconds = seconds
         """Seconds that a check takes: a mean that follows the latest checks."""
+        # The slowest of the latest checks. It fades, so that one that was held up by chance does not count for long.
+        self._slowest = seconds
         self._running = 0
         self._round = 0
         self._asked = 0
@@ -60,7 +63,7 @@ class Turns(Generic[Job]):
     @property
     def patience(self) -> float:
         """Seconds that a check may wait."""
-        return max(_LEAST_WAIT, min(MAX_WAIT, MAX_ANSWER - _MARGIN * self.seconds))
+        return max(_LEAST_WAIT, min(MAX_WAIT, MAX_ANSWER - max(_MARGIN * self.seconds, self._slowest)))
 
     @property
     def capacity(self) -> int:
@@ -81,7 +84,7 @@ class Turns(Generic[Job]):
         if not self.admits(address, now):
             return job
         position = self._position(address, now)
-        insort(self._waiting, _Waiting(position, address, job), key=_position_of)
+        insort(self._waiting, _Waiting(position, address, job, now), key=_position_of)
         self._remember(address, _Address((position[0] + 1, False, 0), False, now))
         if len(self._waiting) <= self.capacity:
             return None
@@ -98,6 +101,15 @@ class Turns(Generic[Job]):
                 return True
         return False
 
+    def expire(self, now: float) -> list[Job]:
+        """Take out the jobs that would start next, but have waited too long for an answer in time, and return them."""
+        late = []
+        while self._waiting and now > self._waiting[0].came_at + self.patience:
+            waiting = self._waiting.pop(0)
+            self._remember(waiting.address, _Address(waiting.position, True, now))
+            late.append(waiting.job)
+        return late
+
     def start(self) -> Job | None:
         """The job to start now. None if no thread is free or no job waits."""
         if self._running == self._threads or not self._waiting:
@@ -111,6 +123,7 @@ class Turns(Generic[Job]):
         """A job that was started has ended, after ``seconds``."""
         self._running -= 1
         self.seconds = seconds if self.seconds == 0 else self.seconds + _WEIGHT * (seconds - self.seconds)
+        self._slowest = max(seconds, self._slowest * _FADES)
 
     def _position(self, address: str, now: float) -> Position:
         known = self._addresses.get(address)
@@ -135,6 +148,9 @@ _WEIGHT = 0.2
 _MARGIN = 1.5
 """By how much a check may take longer than the mean."""
 
+_FADES = 0.95
+"""What is left of the slowest check after the next one."""
+
 _LEAST_WAIT = 0.1
 
 _EARLIEST = 0.9 * RETRY_AFTER
@@ -146,6 +162,7 @@ class _Waiting(Generic[Job]):
     position: Position
     address: str
     job: Job
+    came_at: float
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator
+from itertools import cycle
 
 import pytest
 from hypothesis import given, settings
@@ -238,6 +239,59 @@ def test_an_address_that_comes_back_early_comes_last_in_its_round_and_is_served_
 def test_a_slow_check_leaves_others_less_time_to_wait(seconds: float, patience: float) -> None:
     # So that they have their answer within two seconds.
     assert turns(seconds=seconds).patience == patience
+
+
+@pytest.mark.parametrize(
+    "takes",
+    [
+        pytest.param([0.2] * 9 + [1.7], id="one in ten"),
+        pytest.param([0.4, 0.4, 0.4, 0.4, 1.5, 0.4, 0.4], id="one in seven"),
+        pytest.param([0.2, 1.5, 1.5, 0.2, 0.2], id="two in five"),
+    ],
+)
+def test_every_answer_comes_within_two_seconds_though_some_checks_are_much_slower(takes: list[float]) -> None:
+    """A check waits for as long as it may when it comes. Each time is known only when the check has ended."""
+    queue = turns(threads=2, seconds=0.2)
+    came: dict[str, float] = {}
+    patience: dict[str, float] = {}
+    ends: list[tuple[float, float, str]] = []
+    longest = 0.0
+    checks = cycle(takes)
+    for step in range(2500):
+        now = step / 100
+        for end in [end for end in ends if end[0] <= now]:
+            ends.remove(end)
+            queue.end(end[1])
+            # The first checks show how slow they are.
+            longest = max(longest, now - came[end[2]] if now > 5 else 0)
+        for job, until in tuple(patience.items()):
+            if now > until:
+                del patience[job]
+                queue.withdraw(job, now)
+        job = f"job {step}"
+        came[job], patience[job] = now, now + queue.patience
+        queue.ask(f"address {step % 20}", job, now)
+        for late in queue.expire(now):
+            patience.pop(late, None)
+        while (started_job := queue.start()) is not None:
+            patience.pop(started_job, None)
+            seconds = next(checks)
+            ends.append((now + seconds, seconds, started_job))
+    assert 0.5 < longest <= 2.02
+
+
+def test_a_check_that_has_waited_too_long_is_refused_when_its_turn_comes_and_its_address_keeps_its_position() -> None:
+    queue = turns(threads=1, seconds=0.3)
+    for job in ("a", "b", "c"):
+        assert queue.ask(job, job, 0) is None
+    assert started(queue) == ["a"]
+    queue.end(1.5)
+    # It had a second when it came; now a check takes so long that it has half a second.
+    assert queue.expire(0.6) == ["b", "c"]
+    assert queue.ask("new", "new", 1.6) is None
+    assert queue.ask("b", "b", 1.6) == "new"
+    assert started(queue) == ["b"]
+    assert queue.expire(1.6) == []
 
 
 def test_twenty_addresses_share_evenly() -> None:
