@@ -183,6 +183,8 @@ class JWTMiddleware:
             if resource.first_scopes:
                 challenge_401["scope"] = " ".join(resource.first_scopes)
         check_bool("debug", debug)
+        self.debug = debug
+        """Whether refusals explain themselves to clients on this machine."""
         if debug:
             if refusal_response is not None:
                 raise ConfigurationError("debug: leave it out, or refusal_response: both make the body of a refusal")

@@ -13,19 +13,18 @@ from ..provider import Provider
 from ..requires import is_bypassed
 from ..verifying.verifier import Verifier
 from .apps import find_middleware, import_app
-from .inputs import UsageError
 from .output import paint, show, show_json
 
 
 def run(arguments: Namespace) -> int:
     """Show what should be mended. Return 0 if nothing should."""
     app = import_app(arguments.app)
-    middlewares = find_middleware(app)
-    if not middlewares:
-        raise UsageError(f"--app: there is no JWTMiddleware in {arguments.app}")
+    middlewares = find_middleware(app, arguments.app)
     findings = [*_check_order(app)]
     for middleware in middlewares:
         findings += [*_check_public(app, middleware), *_check_settings(middleware.verifier.providers)]
+        if middleware.debug:
+            findings.append("debug=True: refusals explain themselves to clients on this machine; for development only")
         findings += anyio.run(_check_providers, middleware.verifier)
     findings += _check_guards(app)
     if arguments.json:

@@ -3,6 +3,7 @@
 import time
 from argparse import Namespace
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import anyio
 
@@ -10,9 +11,10 @@ from ..debugging import describe_provider
 from ..errors import ConfigurationError, Refusal
 from ..explanation import Explanation, explain, read_loosely
 from ..provider import ANY, Provider
+from ..resolver import ProviderResolver
 from ..revocation.revoked import Revocations
-from ..verifying.verifier import Verifier
-from .apps import the_middleware
+from ..verifying.verifier import MAX_TOKEN_SIZE, Verifier
+from .apps import find_middleware, import_app
 from .inputs import UsageError, read_key, read_text
 from .output import paint, show, show_json, show_table
 
@@ -26,10 +28,10 @@ _MARKS = {
 
 def run(arguments: Namespace) -> int:
     """Explain the token. Return 0 for a good one, 1 for a refused one."""
-    providers, revocations = _settings(arguments)
+    settings = _settings(arguments)
     token = read_text(arguments.token, "token").strip()
     now = time.time() if arguments.at is None else arguments.at
-    explanation = anyio.run(_explained, token, providers, revocations, now)
+    explanation = anyio.run(_explained, token, settings, now)
     if arguments.json:
         show_json(explanation.as_json())
     else:
@@ -37,10 +39,28 @@ def run(arguments: Namespace) -> int:
     return 0 if explanation.code == "accepted" else 1
 
 
-async def _explained(
-    token: str, providers: Sequence[Provider], revocations: Revocations | None, now: float
-) -> Explanation:
-    verifier = Verifier(providers, cache_size=0, revocations=revocations, clock=lambda: now)
+@dataclass(frozen=True)
+class _Settings:
+    """What a token is checked against."""
+
+    providers: Sequence[Provider]
+    resolver: ProviderResolver | None = None
+    revocations: Revocations | None = None
+    max_token_size: int = MAX_TOKEN_SIZE
+
+
+async def _explained(token: str, settings: _Settings, now: float) -> Explanation:
+    providers = list(settings.providers)
+    several: list[Provider | ProviderResolver] = list(providers)
+    if settings.resolver is not None:
+        several.append(_recording(settings.resolver, providers))
+    verifier = Verifier(
+        several,
+        max_token_size=settings.max_token_size,
+        cache_size=0,
+        revocations=settings.revocations,
+        clock=lambda: now,
+    )
     refusal: Refusal | None = None
     await verifier.start()
     try:
@@ -51,17 +71,29 @@ async def _explained(
         await verifier.stop()
     facts = [describe_provider(provider) for provider in providers]
     # Only the app itself should ask its own database.
-    unchecked = {"user"} | ({"revocation"} if revocations is None else set())
+    unchecked = {"user"} | ({"revocation"} if settings.revocations is None else set())
     size = verifier.max_token_size
     return explain(read_loosely(token), refusal, facts, now, max_token_size=size, unchecked=unchecked)
 
 
-def _settings(arguments: Namespace) -> tuple[Sequence[Provider], Revocations | None]:
+def _recording(resolver: ProviderResolver, providers: list[Provider]) -> ProviderResolver:
+    """``resolver``, which also adds what it finds to ``providers``."""
+
+    async def resolve(issuer: str) -> Provider | None:
+        provider: Provider | None = await resolver.resolve(issuer)
+        if isinstance(provider, Provider):
+            providers.append(provider)
+        return provider
+
+    return ProviderResolver(resolve, allow_hosts=resolver.hosts)
+
+
+def _settings(arguments: Namespace) -> _Settings:
     if arguments.app is not None:
         if arguments.issuer or arguments.audience or arguments.key or arguments.jwks:
             raise UsageError("--app brings its own settings; leave --issuer, --audience, --key and --jwks out")
-        verifier = the_middleware(arguments.app).verifier
-        return verifier.providers, verifier.revocations
+        verifier = find_middleware(import_app(arguments.app), arguments.app)[0].verifier
+        return _Settings(verifier.providers, verifier.resolver, verifier.revocations, verifier.max_token_size)
     if not (arguments.issuer or arguments.key or arguments.jwks):
         raise UsageError("say what the token is checked against: --app main:app, or --issuer, --key or --jwks")
     try:
@@ -73,7 +105,7 @@ def _settings(arguments: Namespace) -> tuple[Sequence[Provider], Revocations | N
         )
     except ConfigurationError as error:
         raise UsageError(str(error)) from None
-    return [provider], None
+    return _Settings([provider])
 
 
 def _show(explanation: Explanation) -> None:

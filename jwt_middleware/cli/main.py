@@ -1,8 +1,10 @@
 """``asgi-jwt``: which command was asked for? Exit status 0: good; 1: refused, or something to mend; 2: wrong usage."""
 
+import os
 import sys
-from argparse import ArgumentParser, RawDescriptionHelpFormatter, _SubParsersAction
+from argparse import ArgumentParser, ArgumentTypeError, RawDescriptionHelpFormatter, _SubParsersAction
 from collections.abc import Callable, Sequence
+from datetime import datetime
 from importlib import import_module
 from typing import Any, TypeAlias
 
@@ -24,13 +26,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Each command is imported when it is asked for.
     run: Callable[[Any], int] = import_module(f"{__package__}.{arguments.module}").run
     try:
-        return run(arguments)
+        status = run(arguments)
+        sys.stdout.flush()
+        return status
     except UsageError as error:
         warn(f"{parser.prog} {arguments.command}: {error}")
         return 2
     except BrokenPipeError:
-        # The reader of our output has closed it.
-        sys.stderr.close()
+        # The reader of our output has closed it. Python would complain at exit about what could not be written.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
 
 
@@ -67,7 +71,26 @@ def _add_explain(commands: _Commands) -> None:
     explain.add_argument("--audience", action="append", default=[], help="the audience that is accepted; repeatable")
     explain.add_argument("--key", help="what verifies: @FILE with a secret, a PEM, a JWK or a JWK Set")
     explain.add_argument("--jwks", help="the address or the file of a JWK Set")
-    explain.add_argument("--at", type=float, metavar="TIME", help="judge it at this Unix time instead of now")
+    explain.add_argument(
+        "--at", type=_moment, metavar="TIME", help="judge it at this time: Unix time, or 2030-01-31T12:00:00Z"
+    )
+
+
+def _moment(text: str) -> float:
+    try:
+        moment = float(text)
+    except ValueError:
+        try:
+            moment = datetime.fromisoformat(text).timestamp()
+        except ValueError:
+            moment = -1
+    # Not NaN, and no later than dates go.
+    if 0 <= moment < _YEAR_10000:
+        return moment
+    raise ArgumentTypeError(f"{text!r} is no time; write Unix time in seconds, or 2030-01-31T12:00:00Z")
+
+
+_YEAR_10000 = 253_402_300_800
 
 
 def _add_inspect(commands: _Commands) -> None:

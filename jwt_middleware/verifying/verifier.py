@@ -100,7 +100,8 @@ class Verifier:
         events: Events | None = None,
         clock: Clock = time.time,
     ) -> None:
-        self.providers, resolver = split_providers(providers)
+        self.providers, self.resolver = split_providers(providers)
+        resolver = self.resolver
         # Resolved providers, and their keys, are put behind the configured ones.
         self._providers = list(self.providers)
         self._keys = [provider.keys for provider in self.providers]

@@ -55,10 +55,11 @@ def secret(tmp_path: Path) -> str:
 
 
 APP = f"""
+from functools import partial
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.routing import Mount, Route
-from jwt_middleware import JWTMiddleware
+from jwt_middleware import JWTMiddleware, Provider, ProviderResolver
 
 SETTINGS = {{"key": {SECRET!r}, "audience": "orders"}}
 inner = Starlette(routes=[Route("/", lambda request: None)])
@@ -68,6 +69,29 @@ mounted = Starlette(routes=[Mount("/api", app=app)])
 without = inner
 def make():
     return added
+class Wrapper:
+    def __init__(self, inner):
+        self.inner, self.itself, self.number = inner, self, 3
+    async def __call__(self, scope, receive, send): ...
+def closed(inner):
+    async def wrapped(scope, receive, send):
+        await inner(scope, receive, send)
+    def unused():
+        return later
+    later = None
+    del later
+    wrapped.unused = unused
+    return wrapped
+wrapper = Wrapper(closed(partial(Wrapper(app))))
+wrong = Starlette(middleware=[Middleware(JWTMiddleware, key="short", audience="orders")])
+def needs(argument): ...
+def broken():
+    raise LookupError("DATABASE_URL is not set")
+small = JWTMiddleware(inner, max_token_size=100, **SETTINGS)
+async def resolve(issuer):
+    return Provider(issuer=issuer, name="tenant", **SETTINGS) if issuer == "https://t1.example" else None
+own = Provider(issuer="https://own.example", **SETTINGS)
+resolved = JWTMiddleware(inner, providers=[own, ProviderResolver(resolve)])
 """
 
 
@@ -76,6 +100,9 @@ def app(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """The name of a module with apps, in the current directory."""
     name = f"cli_app_{time.monotonic_ns()}"
     (tmp_path / f"{name}.py").write_text(APP)
+    (tmp_path / f"{name}_syntax.py").write_text("app = (")
+    (tmp_path / f"{name}_exit.py").write_text("import sys; sys.exit(3)")
+    (tmp_path / f"{name}_imports.py").write_text("import nothing_there")
     monkeypatch.chdir(tmp_path)
     return name
 
@@ -107,7 +134,7 @@ def test_a_token_can_be_a_file_or_an_argument(run: Run, secret: str, tmp_path: P
         assert run("explain", argument, "--key", secret, "--at", str(NOW)).status == 0
 
 
-@pytest.mark.parametrize("name", ["app", "added", "mounted", "make()"])
+@pytest.mark.parametrize("name", ["app", "added", "mounted", "make()", "wrapper"])
 def test_an_app_brings_its_own_settings(run: Run, app: str, name: str) -> None:
     result = run("explain", "--app", f"{app}:{name}", "--at", str(NOW), stdin=token(aud="billing"))
     assert result.status == 1
@@ -118,9 +145,19 @@ def test_an_app_brings_its_own_settings(run: Run, app: str, name: str) -> None:
     ("arguments", "message"),
     [
         pytest.param(["--app", "{app}"], "needs a module and a name", id="no name"),
-        pytest.param(["--app", "no_such_module:app"], "cannot import", id="no module"),
+        pytest.param(["--app", "no_such_module:app"], "importing no_such_module raised", id="no module"),
         pytest.param(["--app", "{app}:nothing"], "has no 'nothing'", id="no attribute"),
         pytest.param(["--app", "{app}:without"], "there is no JWTMiddleware", id="no middleware"),
+        pytest.param(["--app", "{app}:make"], "did you mean '{app}:make()'?", id="a factory"),
+        pytest.param(["--app", "{app}:needs"], "there is no JWTMiddleware in {app}:needs\n", id="a function"),
+        pytest.param(["--app", "{app}:broken()"], "raised LookupError: DATABASE_URL is not set", id="a broken factory"),
+        pytest.param(["--app", "{app}:wrong"], "raised ConfigurationError: key: the secret has 5", id="a weak secret"),
+        pytest.param(["--app", "{app}_syntax:app"], "raised SyntaxError", id="no Python"),
+        pytest.param(["--app", "{app}_exit:app"], "raised SystemExit: 3", id="an app that ends the process"),
+        pytest.param(["--app", "{app}_imports:app"], "raised ModuleNotFoundError", id="an app without its parts"),
+        pytest.param(["--at", "nan"], "is no time", id="not a number"),
+        pytest.param(["--at", "1e300"], "is no time", id="the end of time"),
+        pytest.param(["--at", "soon"], "is no time", id="a word"),
         pytest.param(["--app", "{app}:app", "--audience", "x"], "leave --issuer", id="both"),
         pytest.param([], "--app main:app", id="nothing"),
         pytest.param(["--key", "short"], "32", id="a weak key"),
@@ -131,8 +168,26 @@ def test_an_app_brings_its_own_settings(run: Run, app: str, name: str) -> None:
 def test_wrong_usage_says_what_would_work_with_status_2(run: Run, app: str, arguments: list[str], message: str) -> None:
     result = run("explain", *(argument.replace("{app}", app) for argument in arguments), stdin=token())
     assert (result.status, result.out) == (2, "")
-    assert message in result.err
+    assert message.replace("{app}", app) in result.err
     assert "Traceback" not in result.err
+
+
+def test_an_app_is_explained_with_all_of_its_settings(run: Run, app: str) -> None:
+    assert "token_too_large" in run("explain", "--app", f"{app}:small", stdin=token()).out
+    good = token(iss="https://t1.example")
+    assert run("explain", "--app", f"{app}:resolved", "--at", str(NOW), stdin=good).status == 0
+    result = run(
+        "explain", "--app", f"{app}:resolved", "--at", str(NOW), stdin=token(iss="https://t1.example", aud="x")
+    )
+    assert "accepted here: 'orders'" in result.out
+    result = run("explain", "--app", f"{app}:resolved", "--at", str(NOW), stdin=token(iss="https://t2.example"))
+    assert "unknown_issuer" in result.out
+
+
+def test_a_moment_may_be_a_date(run: Run, secret: str) -> None:
+    arguments = ("explain", "--key", secret, "--audience", "orders", "--at")
+    assert run(*arguments, "2030-03-17T17:46:40Z", stdin=token()).status == 0
+    assert "expired 15 min ago" in run(*arguments, "2030-03-17T18:16:40Z", stdin=token()).out
 
 
 def test_more_than_a_token_is_not_read(run: Run, secret: str) -> None:
@@ -245,6 +300,7 @@ def test_an_interrupt_ends_the_fake_provider_without_a_traceback(run: Run, monke
 
 def test_the_fake_provider_stops_by_itself_where_it_is_told_to(run: Run) -> None:
     assert run("serve-idp", "--seconds", "0").status == 0
+    assert set(json.loads(run("serve-idp", "--seconds", "0", "--json").out)) == {"issuer", "audience", "access_token"}
 
 
 def test_colours_are_for_terminals_that_want_them(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -271,13 +327,14 @@ def test_a_person_is_asked_to_paste(
     assert "Paste the token" in capsys.readouterr().err
 
 
-def test_a_reader_that_goes_away_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    def break_pipe(*lines: str) -> None:
-        raise BrokenPipeError
-
-    monkeypatch.setattr("jwt_middleware.cli.inspect.show", break_pipe)
-    monkeypatch.setattr(sys, "stderr", io.StringIO())
-    assert main(["inspect", token()]) == 0
+def test_a_reader_that_goes_away_is_no_error() -> None:
+    command = [sys.executable, "-W", "error", "-m", "jwt_middleware", "keygen", "RSA", "--json"]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == b""
+        assert process.wait(10) == 0
 
 
 def test_a_command_is_needed(run: Run) -> None:
@@ -304,7 +361,7 @@ def test_a_middleware_is_found_once(app: str) -> None:
     from jwt_middleware.cli.apps import find_middleware, import_app
 
     outer = import_app(f"{app}:app")
-    assert find_middleware(outer) == [outer]
+    assert find_middleware(outer, "app") == [outer]
     assert isinstance(outer, JWTMiddleware)
 
 
@@ -361,6 +418,7 @@ inside = Starlette(middleware=[Middleware(JWTMiddleware, **SETTINGS), Middleware
 outside = Starlette(middleware=[Middleware(CORSMiddleware), Middleware(JWTMiddleware, **SETTINGS)])
 SET = {{"keys": [{{"kty": "oct", "k": "{"QUFB" * 16}", "kid": "a"}}, {{"kty": "oct", "k": "QUFB", "kid": "b"}}]}}
 skipped = JWTMiddleware(endpoint, key=SET, audience="orders")
+debugged = JWTMiddleware(endpoint, debug=True, **SETTINGS)
 away = JWTMiddleware(endpoint, jwks="http://127.0.0.1:9/jwks", audience="orders")
 none = Starlette()
 """
@@ -377,6 +435,7 @@ none = Starlette()
         ("bypassed", ["/items/{id}: @requires"]),
         ("anybody", ["any audience"]),
         ("skipped", ["3 bytes"]),
+        ("debugged", ["debug=True"]),
         ("inside", ["CORSMiddleware is inside"]),
         ("away", ["does not check the issuer", "cannot be reached"]),
     ],
