@@ -21,7 +21,7 @@ def run(arguments: Namespace) -> int:
                 "",
                 f"curl -H 'Authorization: Bearer {token}' http://127.0.0.1:8000/",
                 "",
-                "Serving on loopback until you press Ctrl-C. Anybody on this machine can use it, so use it for trials only.",
+                "Serving on loopback until you press Ctrl-C. Anybody on this machine can use it: it is for trials.",
             )
         # A program that reads this through a pipe waits for it.
         sys.stdout.flush()
