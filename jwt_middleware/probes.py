@@ -31,17 +31,30 @@ class RevocationsHealth:
 
 
 @dataclass(frozen=True, slots=True)
+class StoreHealth:
+    """The state of the session store, as far as it is known without asking it."""
+
+    reachable: bool
+    """Whether it did its last step. If not, tokens are verified all the same, but logins may fail."""
+    error: str | None
+    """Why not, or what else is wrong with it. None if all is well."""
+    clock_difference: float | None
+    """Seconds by which its clock is ahead of this host's: more than a few are a fault. None if it is not known yet."""
+
+
+@dataclass(frozen=True, slots=True)
 class Health:
     """The state of everything that verifying depends on. Nothing in it comes from a token."""
 
     keys: Mapping[str, KeysHealth]
-    """The keys of each provider, by its name: how many, their age, the last error, and which are not used and why."""
+    """The keys of each provider, by its name: how many, their age, the last error, the next attempt, and which
+    are not used and why."""
     revocations: RevocationsHealth | None
     """None if nothing is revoked here, or if your own ``Revocations`` say nothing about themselves."""
     resolved: ResolvedHealth | None
     """The keys of providers that a resolver has returned, in numbers, and some errors. None if there is no resolver."""
-    store_error: str | None
-    """Why the session store could not do its last step. Tokens are verified all the same; logins may fail."""
+    store: StoreHealth | None
+    """None without ``Sessions``."""
 
     @property
     def is_ready(self) -> bool:
@@ -60,7 +73,7 @@ class Health:
             "keys": {name: asdict(one) for name, one in self.keys.items()},
             "revocations": None if self.revocations is None else asdict(self.revocations),
             "resolved": None if self.resolved is None else asdict(self.resolved),
-            "store_error": self.store_error,
+            "store": None if self.store is None else asdict(self.store),
         }
 
 
@@ -70,8 +83,8 @@ def health(scope: Scope) -> Health:
     It sends no request and waits for nothing. Raises ``RuntimeError`` if no ``JWTMiddleware`` is in front.
     """
     verifier = middleware_of(scope).verifier
-    revocations, store_error = look_at_revocations(verifier.revocations)
-    return Health(verifier.health(), revocations, verifier.resolved_health(), store_error)
+    revocations, store = look_at_revocations(verifier.revocations)
+    return Health(verifier.health(), revocations, verifier.resolved_health(), store)
 
 
 def health_routes(*, details: str | None = None) -> list[Route]:
@@ -100,8 +113,8 @@ def health_routes(*, details: str | None = None) -> list[Route]:
     return [Route("/live", live, name="live"), Route("/ready", ready, name="ready")]
 
 
-def look_at_revocations(revocations: object) -> tuple[RevocationsHealth | None, str | None]:
-    """The state of ``revocations``, and what is wrong with the session store behind them, if they say so."""
+def look_at_revocations(revocations: object) -> tuple[RevocationsHealth | None, StoreHealth | None]:
+    """The state of ``revocations``, and of the session store behind them, if they say so."""
     if isinstance(revocations, RevocationView):
         return _described(revocations.is_usable, revocations.age, revocations.error), None
     # Sessions belong to the issuing half, which is not imported here.
@@ -110,7 +123,7 @@ def look_at_revocations(revocations: object) -> tuple[RevocationsHealth | None, 
         return None, None
     found: Any = ask()
     described = _described(found.revocations_usable, found.revocations_age, found.revocations_error)
-    return described, found.store_error
+    return described, StoreHealth(found.store_reachable, found.store_error, found.clock_difference)
 
 
 def _described(usable: bool, age: float, error: str | None) -> RevocationsHealth:

@@ -42,10 +42,20 @@ def test_who_has_the_scope_sees_everything() -> None:
     seen = one.get("/health/ready", headers=bearer(token(scope="health:read"))).json()
     assert seen == {
         "ready": True,
-        "keys": {"jwt": {"keys": 1, "fetched_at": None, "age": None, "error": None, "skipped": [], "on_demand": False}},
+        "keys": {
+            "jwt": {
+                "keys": 1,
+                "fetched_at": None,
+                "age": None,
+                "error": None,
+                "next_attempt": None,
+                "skipped": [],
+                "on_demand": False,
+            }
+        },
         "revocations": None,
         "resolved": None,
-        "store_error": None,
+        "store": None,
     }
 
 
@@ -111,8 +121,25 @@ def test_sessions_tell_of_their_store() -> None:
     raw = tokens.mint("ada", scopes=["health:read"])
     with bare_client(app) as one:
         seen = one.get("/health/ready", headers=bearer(raw)).json()
-    assert seen["store_error"] is None
+    assert (seen["store"]["reachable"], seen["store"]["error"]) == (True, None)
+    assert abs(seen["store"]["clock_difference"]) < 5
     assert seen["revocations"]["usable"] is True
+
+
+def test_keys_that_are_fetched_say_when_the_next_attempt_is() -> None:
+    with IdentityProvider() as provider:
+        raw = provider.mint(aud="orders", scope="health:read")
+        app = JWTMiddleware(Starlette(routes=ROUTES), issuer=provider.issuer, audience="orders", **PUBLIC)
+        with bare_client(app) as one:
+            keys = one.get("/health/ready", headers=bearer(raw)).json()["keys"]["jwt"]
+        assert 60 < keys["next_attempt"] < 3600
+        provider.fail()
+        app = JWTMiddleware(Starlette(routes=ROUTES), issuer=provider.issuer, audience="orders", **PUBLIC)
+        with bare_client(app) as one:
+            found = app.verifier.health()["jwt"]
+            assert found.next_attempt is not None
+            assert 0 <= found.next_attempt <= 60
+            assert "500" in str(found.error)
 
 
 class Own:

@@ -62,8 +62,12 @@ class Grant:
 class SessionsHealth:
     """The state of sessions and their store, for health checks."""
 
+    store_reachable: bool
+    """Whether the store did its last step, and its revocations can be read."""
     store_error: str | None
     """Why the store could not do its last step, or what is wrong with it. None if all is well."""
+    clock_difference: float | None
+    """Seconds by which the clock of the store is ahead of this host's. None before the first read of revocations."""
     revocations_error: str | None
     """Why revocations cannot be read. None if they can."""
     revocations_age: float
@@ -357,7 +361,9 @@ class Sessions:
         """The state of the store and of the reading of revocations, as far as it is known without asking."""
         problem: str | None = getattr(self._store, "problem", None)
         view = self._view
-        return SessionsHealth(problem or self._store_error, view.error, view.age, view.is_usable)
+        reachable = self._store_error is None and view.error is None
+        error = problem or self._store_error
+        return SessionsHealth(reachable, error, view.clock_difference, view.error, view.age, view.is_usable)
 
     async def stop(self) -> None:
         """End all work on this event loop, and close what is open there. Later calls start and open it again."""

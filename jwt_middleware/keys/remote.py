@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
-from math import ceil
+from math import ceil, isfinite
 from os import PathLike
 from random import random
 from threading import Lock
@@ -228,12 +228,14 @@ class RemoteKeys:
     def health(self) -> KeysHealth:
         """The state of the keys. Asking for it fetches nothing."""
         schedule = self._process.schedule
-        age = self._clock() - schedule.fetched
+        now = self._clock()
+        age = now - schedule.fetched
         return KeysHealth(
             keys=len(self._last.keys) if schedule.has_keys and age < schedule.rules.max_stale else 0,
             fetched_at=self._fetched_at,
             age=None if self._fetched_at is None else age,
             error=self._error,
+            next_attempt=max(0.0, schedule.refresh_at - now) if isfinite(schedule.refresh_at) else None,
             skipped=self._skipped,
         )
 

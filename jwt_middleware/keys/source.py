@@ -22,6 +22,8 @@ class KeysHealth:
     """Seconds since that time."""
     error: str | None = None
     """Why the last attempt failed. None if it succeeded."""
+    next_attempt: float | None = None
+    """Seconds until the next attempt to fetch, 0 if it is due. None if none is planned, and for static keys."""
     skipped: tuple[str, ...] = ()
     """The keys that were published or configured and are not used, each with its reason."""
     on_demand: bool = False

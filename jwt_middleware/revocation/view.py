@@ -152,6 +152,11 @@ class RevocationView:
         self._know(revocations)
 
     @property
+    def clock_difference(self) -> float | None:
+        """Seconds by which the clock of the log is ahead of this host's, give or take a read. None before the first."""
+        return None if self._ahead is None else self._ahead + self._clock() - time()
+
+    @property
     def age(self) -> float:
         """Seconds since the last good read began; infinite before the first."""
         return self._clock() - self._read_at
