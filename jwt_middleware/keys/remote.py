@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
-from math import ceil, isfinite
+from math import ceil
 from os import PathLike
 from random import random
 from threading import Lock
@@ -227,17 +227,12 @@ class RemoteKeys:
     @property
     def health(self) -> KeysHealth:
         """The state of the keys. Asking for it fetches nothing."""
-        schedule = self._process.schedule
-        now = self._clock()
-        age = now - schedule.fetched
-        return KeysHealth(
-            keys=len(self._last.keys) if schedule.has_keys and age < schedule.rules.max_stale else 0,
-            fetched_at=self._fetched_at,
-            age=None if self._fetched_at is None else age,
-            error=self._error,
-            next_attempt=max(0.0, schedule.refresh_at - now) if isfinite(schedule.refresh_at) else None,
-            skipped=self._skipped,
-        )
+        schedule, now = self._process.schedule, self._clock()
+        is_stale = now - schedule.fetched >= schedule.rules.max_stale
+        keys = len(self._last.keys) if schedule.has_keys and not is_stale else 0
+        age = None if self._fetched_at is None else now - schedule.fetched
+        next_attempt = schedule.seconds_to_refresh(now)
+        return KeysHealth(keys, self._fetched_at, age, self._error, next_attempt, self._skipped)
 
     def _own_process(self) -> "_Process":
         # A fork may find its parent's lock held, and its parent's attempt never ends here: only the keys are its own.

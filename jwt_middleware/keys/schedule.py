@@ -6,7 +6,7 @@ happened. ``RemoteKeys`` carries the steps out. All times are seconds of one mon
 
 from dataclasses import dataclass, replace
 from enum import Enum
-from math import inf
+from math import inf, isfinite
 
 from .._support.arguments import check_seconds
 from ..errors import ConfigurationError
@@ -68,6 +68,10 @@ class Schedule:
     allowed_at: float = -inf
     """The end of the cooldown."""
     refresh_at: float = -inf
+
+    def seconds_to_refresh(self, now: float) -> float | None:
+        """Seconds until the next attempt, 0 if it is due. None if none is planned."""
+        return max(0.0, self.refresh_at - now) if isfinite(self.refresh_at) else None
 
     @property
     def due(self) -> float:
