@@ -293,6 +293,10 @@ def test_an_app_behind_an_identity_provider_survives_its_outage(identity_provide
     example("docs/testing.rst", "survive_an_outage")["test_orders_survive_an_outage"](identity_provider)
 
 
+def test_a_provider_is_tried_without_it() -> None:
+    example("docs/providers/index.rst", "test_a_token_of_keycloak")["test_a_token_of_keycloak"]()
+
+
 def test_an_app_is_tested_with_tokens_of_its_own() -> None:
     names = example("docs/testing.rst", "test_ada_is_greeted")
     names["test_ada_is_greeted"]()

@@ -166,6 +166,29 @@ def test_the_lines_of_the_page_accept_the_providers_token(page: str, parts: list
     assert refusal(page, claims, *parts, key=OTHER) == "bad_signature"
 
 
+# What the log line of a mistake must name: the value that would be right.
+RIGHT = {
+    ("entra", "wrong_issuer"): ENTRA,
+    ("entra", "wrong_audience"): ENTRA_API,
+    ("auth0", "wrong_issuer"): AUTH0,
+    ("auth0", "wrong_audience"): "https://api.shop.example",
+    ("okta", "wrong_issuer"): OKTA,
+    ("okta", "wrong_audience"): "api://default",
+    ("okta", "missing_claim"): "claim=cid",
+    ("keycloak", "wrong_issuer"): KEYCLOAK,
+    ("keycloak", "wrong_audience"): "expected=orders",
+    ("keycloak", "missing_claim"): "claim=aud",
+    ("cognito", "wrong_type"): "expected=an access token",
+    ("cognito", "wrong_issuer"): COGNITO,
+    ("cognito", "wrong_audience"): COGNITO_CLIENT,
+    ("securetoken", "wrong_audience"): "shop-12345",
+    ("securetoken", "wrong_issuer"): FIREBASE,
+    ("accounts.google", "wrong_audience"): GOOGLE_CLIENT,
+    ("accounts.google", "wrong_issuer"): GOOGLE,
+    ("accounts.google", "invalid_claim"): "validate",
+}
+
+
 def but(claims: Mapping[str, Any], **changes: Any) -> dict[str, Any]:
     return {name: value for name, value in {**claims, **changes}.items() if value is not None}
 
@@ -234,8 +257,11 @@ def but(claims: Mapping[str, Any], **changes: Any) -> dict[str, Any]:
         ),
     ],
 )
-def test_plausible_mistakes_are_refused_with_the_code_of_the_page(page: str, claims: dict[str, Any], code: str) -> None:
+def test_plausible_mistakes_are_refused_with_the_code_of_the_page(
+    page: str, claims: dict[str, Any], code: str, caplog: pytest.LogCaptureFixture
+) -> None:
     assert refusal(page, claims) == code
+    assert RIGHT[page, code] in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -250,8 +276,11 @@ def test_plausible_mistakes_are_refused_with_the_code_of_the_page(page: str, cla
         ),
     ],
 )
-def test_plausible_mistakes_with_google_are_refused(part: str, claims: dict[str, Any], code: str) -> None:
+def test_plausible_mistakes_with_google_are_refused(
+    part: str, claims: dict[str, Any], code: str, caplog: pytest.LogCaptureFixture
+) -> None:
     assert refusal("google", claims, part) == code
+    assert RIGHT[part, code] in caplog.text
 
 
 @pytest.mark.parametrize(
