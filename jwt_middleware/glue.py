@@ -1,15 +1,14 @@
 """How does a guard answer in a framework that makes its own responses? With plain values."""
 
-from dataclasses import dataclass
 from json import dumps
+from typing import NamedTuple
 
 from starlette.types import Scope
 
 from .demand import Demand, middleware_of
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(NamedTuple):
     """What to say to a request, or a WebSocket handshake, that is refused."""
 
     status: int

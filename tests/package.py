@@ -6,7 +6,6 @@ Builds wheel and sdist in a new directory below DIRECTORY, from a copy of the pr
 left gets in.
 """
 
-import os
 import shutil
 import subprocess
 import sys
@@ -20,16 +19,28 @@ from zipfile import ZipFile
 ROOT = Path(__file__).parent.parent
 PACKAGE = "jwt_middleware"
 
-MAX_WHEEL = 340 * 1024
+MAX_WHEEL = 384 * 1024
 """Bytes. What makes it larger than this is worth a second look."""
 
-MAX_IMPORT = 0.15
+MAX_IMPORT = 0.06
 """Seconds of processor time that ``import jwt_middleware`` may take beyond the imports of ``BESIDE``."""
+
+MAX_SHARE = 0.4
+"""The same on a slower or busier machine, as a part of what those imports take."""
 
 # What is there anyway: Starlette and PyJWT, as far as we import them, and the event loop of the server.
 BESIDE = f"""
 import sys, {PACKAGE}
 print("import asyncio", *(name for name in sys.modules if name.partition(".")[0] in ("jwt", "starlette")), sep=", ")
+"""
+
+TIMED = f"""
+import time
+started = time.process_time()
+{{beside}}
+beside = time.process_time() - started
+import {PACKAGE}
+print(beside, time.process_time() - started - beside)
 """
 
 INTEGRATIONS = ("blacksheep", "django", "fastapi", "litestar", "mcp", "metrics", "quart", "socketio", "strawberry")
@@ -106,21 +117,18 @@ def check_install(archive: Path, directory: Path) -> None:
 
 def check_import(python: str) -> None:
     """Fail if an import takes too long, whenever it is tried: a busy machine makes it slower, and nothing faster."""
-    beside = subprocess.run([python, "-I", "-c", BESIDE], capture_output=True, text=True, check=True).stdout
-    shortest_beside = shortest = float("inf")
-    for _ in range(30):
-        shortest_beside = min(shortest_beside, processor_time(python, beside))
-        shortest = min(shortest, processor_time(python, f"import {PACKAGE}"))
-    taken = shortest - shortest_beside
-    sys.stderr.write(f"import {PACKAGE}: {taken * 1000:.0f} ms beyond Starlette, PyJWT and asyncio\n")
-    assert taken <= MAX_IMPORT, f"import {PACKAGE} takes {taken * 1000:.0f} ms"
+    beside = printed(python, BESIDE)
+    times = [map(float, printed(python, TIMED.format(beside=beside)).split()) for _ in range(30)]
+    theirs, ours = map(min, zip(*times, strict=True))
+    said = (
+        f"import {PACKAGE}: {ours * 1000:.0f} ms beyond Starlette, PyJWT and asyncio, which take {theirs * 1000:.0f} ms"
+    )
+    sys.stderr.write(f"{said}\n")
+    assert ours <= max(MAX_IMPORT, MAX_SHARE * theirs), said
 
 
-def processor_time(python: str, code: str) -> float:
-    before = os.times()
-    run(python, "-I", "-c", code)
-    after = os.times()
-    return after.children_user + after.children_system - before.children_user - before.children_system
+def printed(python: str, code: str) -> str:
+    return subprocess.run([python, "-I", "-c", code], capture_output=True, text=True, check=True).stdout
 
 
 def run(*command: str, cwd: Path | None = None) -> None:

@@ -10,7 +10,6 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from contextvars import Context
-from dataclasses import dataclass
 from math import inf
 from threading import Lock
 from typing import TYPE_CHECKING, cast
@@ -102,13 +101,13 @@ class Background:
                 await over.wait()
 
 
-@dataclass(eq=False, slots=True)
 class _Task:
-    scope: anyio.CancelScope
-    ended: Callable[[], None] | None
-    over: anyio.Event | None = None
-    """Set at the end, if a task waits for it."""
-    strong: asyncio.Task[None] | None = None
+    def __init__(self, scope: anyio.CancelScope, ended: Callable[[], None] | None) -> None:
+        self.scope = scope
+        self.ended = ended
+        self.over: anyio.Event | None = None
+        """Set at the end, if a task waits for it."""
+        self.strong: asyncio.Task[None] | None = None
 
 
 def _abandon(tasks: set[_Task]) -> None:

@@ -6,8 +6,8 @@ private networks, where services answer anyone who can reach them (server-side r
 
 import re
 from collections.abc import Collection
-from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
+from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from .._support.redaction import redact_address
@@ -17,8 +17,7 @@ METADATA_NAMES = ("/.well-known/openid-configuration", "/.well-known/oauth-autho
 """How the addresses of metadata end, or go on with the path of the issuer."""
 
 
-@dataclass(frozen=True, slots=True)
-class Hosts:
+class Hosts(NamedTuple):
     """The hosts that the configuration names."""
 
     named: frozenset[str] = frozenset()

@@ -3,7 +3,7 @@
 import os
 import time
 from collections.abc import Callable, Collection
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from os import PathLike
 from stat import S_ISREG
 from typing import Protocol, TypeAlias
@@ -258,7 +258,7 @@ class File:
 
 def _with_host(hosts: Hosts, url: str) -> Hosts:
     """``hosts`` and the host of ``url``, which the configuration names."""
-    return replace(hosts, named=hosts.named | {host_of(url)})
+    return hosts._replace(named=hosts.named | {host_of(url)})
 
 
 def _confine(url: str, declared: Hosts, hosts: Hosts) -> Hosts:

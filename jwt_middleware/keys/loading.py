@@ -21,7 +21,6 @@ from cryptography.x509 import load_der_x509_certificate, load_pem_x509_certifica
 
 from ..errors import ConfigurationError, MalformedToken
 from ..verifying.compact import json_object
-from .disguises import shows_key
 from .jwk import load_jwk
 from .material import Material, PrivateKey, PublicKey, make_material
 
@@ -54,6 +53,8 @@ def load(source: object) -> Material:
         for look in (_pem, _ssh, _json, _name, _der, _base64):
             if (found := look(data)) is not None:
                 return found
+    from .disguises import shows_key
+
     if shows_key(source):
         raise ConfigurationError("key: the text holds a key or a certificate in a form that cannot be read; give a PEM")
     if has_lines:

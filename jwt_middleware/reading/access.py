@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
-from dataclasses import dataclass, field
 from inspect import iscoroutinefunction
 from typing import Any, TypeAlias
 
@@ -92,17 +91,19 @@ def _first_brace(segment: str) -> str:
     return "{" if segment.startswith("{") else segment
 
 
-@dataclass(slots=True)
 class _Node:
     """What the entries that begin with the same segments allow."""
 
-    here: frozenset[str] | None = frozenset()
-    """The methods of the path itself. None stands for all methods and for WebSockets."""
-    below: frozenset[str] | None = frozenset()
-    """The methods of every path below."""
-    literal: "dict[str, _Node]" = field(default_factory=dict)
-    placeholder: "_Node | None" = None
-    """Where a segment ``{name}`` leads."""
+    __slots__ = ("below", "here", "literal", "placeholder")
+
+    def __init__(self) -> None:
+        self.here: frozenset[str] | None = frozenset()
+        """The methods of the path itself. None stands for all methods and for WebSockets."""
+        self.below: frozenset[str] | None = frozenset()
+        """The methods of every path below."""
+        self.literal: dict[str, _Node] = {}
+        self.placeholder: _Node | None = None
+        """Where a segment ``{name}`` leads."""
 
     def add(self, segment: str) -> "_Node":
         if not segment.startswith("{"):

@@ -1,7 +1,6 @@
 """Can these providers and revocations work together? Checked when a verifier is made."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from difflib import get_close_matches
 from inspect import signature
 
 from .._support.listing import list_names
@@ -26,6 +25,8 @@ def make_providers(
     known = ProviderOptions.__optional_keys__
     for name in options:
         if name not in known:
+            from difflib import get_close_matches
+
             close = get_close_matches(name, [*known, *signature(taker).parameters], 1)
             hint = f"; {close[0]} is" if close else ""
             if name in signature(RemoteKeys).parameters:
