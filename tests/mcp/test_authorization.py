@@ -1,6 +1,7 @@
 """Unmodified MCP clients, a real identity provider, and a protected server: the whole way to a tool call."""
 
 import asyncio
+import json
 import os
 import subprocess
 from collections.abc import Iterator
@@ -19,10 +20,12 @@ from mcp.server.mcpserver import MCPServer
 from mcp.shared.auth import AuthorizationCodeResult, OAuthClientInformationFull, OAuthClientMetadata, OAuthToken
 from mcp_types import TextContent
 from pydantic import AnyUrl
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from jwt_middleware import ProtectedResource
 from jwt_middleware.mcp import protect
 
+from ..support.documents import blocks
 from ..support.serving import free_port, serving
 
 CALLBACK = "http://127.0.0.1:1/callback"
@@ -41,11 +44,11 @@ def library() -> Path:
 
 
 @contextmanager
-def identity_provider(library: Path, resource: str) -> Iterator[str]:
+def identity_provider(library: Path, resource: str, scopes: str = " ".join(SCOPES)) -> Iterator[str]:
     port = free_port()
     program = Path(__file__).with_name("provider.mjs")
     node, package = library / ".bin" / "node", library / "oidc-provider" / "lib" / "index.js"
-    command = [str(node), str(program), str(package), str(port), resource, " ".join(SCOPES)]
+    command = [str(node), str(program), str(package), str(port), resource, scopes]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
         assert process.stdout is not None
         try:
@@ -137,7 +140,7 @@ def protected(issuer: str, resource: str) -> Iterator[None]:
         yield
 
 
-async def call(url: str, storage: Storage, browser: Browser, *names: str) -> list[str]:
+async def call(url: str, storage: Storage, browser: Browser, *names: str, **arguments: str) -> list[str]:
     """What the tools called ``names`` say to a client of the SDK."""
     async with (
         httpx2.AsyncClient(auth=oauth(url, storage, browser), timeout=30) as http,
@@ -145,7 +148,7 @@ async def call(url: str, storage: Storage, browser: Browser, *names: str) -> lis
         ClientSession(read, write) as session,
     ):
         await session.initialize()
-        results = [await session.call_tool(name, {}) for name in names]
+        results = [await session.call_tool(tool, arguments) for tool in names]
     return [block.text for result in results for block in result.content if isinstance(block, TextContent)]
 
 
@@ -178,6 +181,62 @@ def test_a_client_that_lacks_a_scope_goes_through_a_step_up(library: Path, run: 
         )
         assert asyncio.run(run(resource, storage, browser, "look", "change")) == ["looked", "changed"]
     assert asked(browser) == [{"tools:read"}, {"tools:read", "tools:write"}]
+
+
+class Transcript:
+    """An app in front of another that writes down what is asked and answered."""
+
+    def __init__(self, app: ASGIApp, browser: Browser) -> None:
+        self._app = app
+        self._browser = browser
+        self._logins = 0
+        self.lines: list[str] = []
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        # The client opens its stream of notifications beside everything else, at any moment.
+        if scope["type"] != "http" or (scope["method"], scope["path"]) == ("GET", "/mcp"):
+            await self._app(scope, receive, send)
+            return
+        called: list[str] = []
+
+        async def receive_and_read() -> Message:
+            message = await receive()
+            if message["type"] == "http.request" and message["body"]:
+                body = json.loads(message["body"])
+                called.extend([body["method"], *filter(None, [body.get("params", {}).get("name")])])
+            return message
+
+        async def send_and_write(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                self._write(" ".join([scope["method"], scope["path"], *called]), message)
+            await send(message)
+
+        await self._app(scope, receive_and_read, send_and_write)
+
+    def _write(self, asked: str, answer: Message) -> None:
+        for scopes in self._browser.asked[self._logins :]:
+            granted = " ".join(name for name in ("files:read", "files:write") if name in scopes.split())
+            how = "consents" if self._logins else "logs in"
+            self.lines.append(f"(the user {how}, and the provider grants {granted})")
+            self._logins += 1
+        self.lines.append(f"{asked} -> {answer['status']}")
+        self.lines += [value.decode() for name, value in answer["headers"] if name == b"www-authenticate"]
+
+
+def test_the_documentation_shows_what_a_client_does_at_the_server_that_it_shows(library: Path) -> None:
+    browser, resource = Browser(), f"http://127.0.0.1:{free_port()}/mcp"
+    shown = {block.caption: block for block in blocks("docs/mcp.rst")}
+    with identity_provider(library, resource, "files:read files:write") as issuer:
+        program = shown["server"].text.replace("https://api.example/mcp", resource)
+        names: dict[str, Any] = {}
+        exec(program.replace("https://login.example", issuer), names)
+        transcript = Transcript(names["app"], browser)
+        known = OAuthClientInformationFull(client_id="known", redirect_uris=[AnyUrl(CALLBACK)], issuer=issuer)
+        with serving(transcript, urlsplit(resource).port):
+            results = asyncio.run(call(resource, Storage(known), browser, "read", "delete", name="a"))
+    assert results == ["the content of a", "deleted a"]
+    seen = " ".join(transcript.lines).replace(resource.removesuffix("/mcp"), "https://api.example")
+    assert seen == " ".join(shown["transcript"].text.split())
 
 
 def asked(browser: Browser) -> list[set[str]]:
