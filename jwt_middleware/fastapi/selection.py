@@ -8,7 +8,7 @@ from fastapi import APIRouter, FastAPI
 from fastapi.dependencies.models import Dependant
 from fastapi.routing import APIRoute, APIWebSocketRoute, RouteContext, iter_route_contexts
 from starlette.middleware.errors import ServerErrorMiddleware
-from starlette.routing import BaseRoute, Match, Mount, Route
+from starlette.routing import BaseRoute, Host, Match, Mount, Route
 from starlette.types import Scope
 
 
@@ -71,7 +71,7 @@ def _select_in(app: FastAPI, route: BaseRoute, scope: Scope, prefix: str) -> Sel
         match, child_scope = context.matches(scope)
         if match is not Match.FULL:
             continue
-        if isinstance(original, Mount):
+        if isinstance(original, Mount | Host):
             return _select_mounted(context, scope, child_scope, prefix)
         if isinstance(original, APIRoute):
             provider = context.dependency_overrides_provider
@@ -93,8 +93,9 @@ def _select_in(app: FastAPI, route: BaseRoute, scope: Scope, prefix: str) -> Sel
 
 
 def _select_mounted(context: RouteContext, scope: Scope, child_scope: Scope, prefix: str) -> Selected | None:
-    mounted = context.app
-    if not isinstance(mounted, FastAPI) or not _has_methods_of(Mount, context.original_route, "matches", "handle"):
+    mounted, mount = context.app, context.original_route
+    kind = Mount if isinstance(mount, Mount) else Host
+    if not isinstance(mounted, FastAPI) or not _has_methods_of(kind, mount, "matches", "handle"):
         return None
     if not _has_methods_of(FastAPI, mounted, "__call__", "build_middleware_stack"):
         return None

@@ -297,6 +297,31 @@ def test_refusals_are_answered_in_a_mounted_app_that_was_not_installed() -> None
     assert denied.value.status_code == 403
 
 
+@pytest.mark.parametrize("by", ["mount", "nested mount", "host"])
+def test_a_mounted_app_refuses_before_it_reads_anything_with_the_configured_answer(by: str) -> None:
+    custom = make_auth(refusal_response=lambda connection, refusal: PlainTextResponse(f"no: {refusal.code}", 403))
+    child, between = FastAPI(), FastAPI()
+    between.mount("/child", child)
+
+    @child.post("/upload")
+    def upload(user: Annotated[JWTUser, Security(custom, scopes=["x"])], file: UploadFile) -> None: ...
+
+    @child.post("/orders")
+    def order(user: Annotated[JWTUser, Security(custom, scopes=["x"])], item: Annotated[str, Body()]) -> None: ...
+
+    def declare(app: FastAPI) -> None:
+        app.mount("/child", child)
+        app.mount("/nested", between)
+        app.host("child.example", child)
+
+    prefix = {"mount": "/child", "nested mount": "/nested/child", "host": ""}[by]
+    service = serve(custom, declare, public=["/*"] if by == "mount" else [])
+    for path, kind in (("/upload", "multipart/form-data"), ("/orders", "application/json")):
+        headers = {**READER, "host": "child.example" if by == "host" else "testserver", "content-type": kind}
+        refused = service.post(f"{prefix}{path}", content=b"{", headers=headers)
+        assert refused.text == "no: insufficient_scope"
+
+
 def test_an_apps_own_handler_of_refusals_is_kept() -> None:
     app = FastAPI()
 

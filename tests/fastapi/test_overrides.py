@@ -9,7 +9,7 @@ import pytest
 from fastapi import APIRouter, Body, Depends, FastAPI, Request, Security, WebSocket
 from fastapi.routing import APIRoute
 from starlette.middleware.cors import CORSMiddleware
-from starlette.routing import Mount
+from starlette.routing import Host, Mount
 from starlette.testclient import TestClient, WebSocketDenialResponse
 
 from jwt_middleware import JWTUser, Provider, ProviderResolver, Token, requires
@@ -559,6 +559,27 @@ def test_an_override_counts_on_the_app_that_owns_it() -> None:
         assert connection.receive_text() == "ada"
 
 
+def test_an_override_counts_in_an_app_that_is_chosen_by_its_host() -> None:
+    parent, child, of_router = FastAPI(), FastAPI(), FastAPI()
+    auth.install(parent)
+    declare(parent)
+    declare(child)
+    router = APIRouter()
+    router.host("router.example", of_router)
+    parent.include_router(router, prefix="/prefixed")
+    parent.router.routes.insert(0, Host("child.example", child))
+    service = bare_client(parent)
+    there = {"host": "child.example"}
+    child.dependency_overrides[auth] = of_router.dependency_overrides[auth] = admin
+    assert service.get("/auth", headers=there).json() == "ada"
+    assert service.get("/auth").status_code == service.get("/bare", headers=there).status_code == 401
+    assert service.get("/prefixed/auth", headers={"host": "router.example"}).status_code == 401
+    child.dependency_overrides.clear()
+    parent.dependency_overrides[auth] = admin
+    assert service.get("/auth", headers=there).status_code == 401
+    assert service.get("/auth").json() == "ada"
+
+
 def test_an_override_counts_in_an_app_that_is_mounted_in_an_included_router() -> None:
     parent, middle, child = FastAPI(), FastAPI(), FastAPI()
     auth.install(parent)
@@ -619,7 +640,6 @@ def test_what_is_mounted_and_is_no_fastapi_app_stays_closed() -> None:
     child.dependency_overrides[auth] = admin
     parent.router.routes.append(Mount("/wrapped", app=lambda scope, receive, send: child(scope, receive, send)))
     parent.router.routes.append(Mount("/routes", routes=[Mount("/child", child)]))
-    parent.host("child.example", child)
     router = APIRouter()
     declare(router)
     parent.mount("/router", router)
@@ -627,7 +647,6 @@ def test_what_is_mounted_and_is_no_fastapi_app_stays_closed() -> None:
     service = bare_client(parent)
     assert service.get("/wrapped/auth").status_code == 401
     assert service.get("/routes/child/auth").status_code == 401
-    assert service.get("/auth", headers={"host": "child.example"}).status_code == 401
     assert service.get("/router/auth").status_code == 401
 
 

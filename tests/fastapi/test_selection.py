@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 import pytest
 from fastapi import APIRouter, Depends, FastAPI, WebSocket
+from fastapi.routing import APIRoute
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.responses import PlainTextResponse
@@ -103,6 +104,22 @@ def have_a_handler_put_into_a_router(app: FastAPI) -> None:
     app.include_router(router)
 
 
+class Fickle(APIRoute):
+    """Matches one time in two."""
+
+    asked = 0
+
+    def matches(self, scope: Any) -> Any:
+        Fickle.asked += 1
+        return super().matches(scope) if Fickle.asked % 2 else (Match.NONE, {})
+
+
+def have_a_route_that_changes_its_mind(app: FastAPI) -> None:
+    Fickle.asked = 0
+    app.router.routes.append(Fickle("/guarded", lambda: "guarded", dependencies=[Depends(auth)]))
+    app.add_api_route("/guarded", lambda: "another")
+
+
 def have_a_router_that_renames(app: FastAPI) -> None:
     app.router = Renaming(dependency_overrides_provider=app)
     declare(app)
@@ -182,6 +199,7 @@ def answer_what_no_route_matches(app: FastAPI) -> None:
 CHOICES = [
     *(include_nested_router_that_declines, include_router_that_handles_by_itself),
     *(include_nested_router_that_handles_by_itself, have_a_handler_put_into_a_router, have_a_router_that_renames),
+    have_a_route_that_changes_its_mind,
     *(mount_an_app_that_renames, mount_an_app_that_wraps_its_middleware),
     *(mount_an_app_whose_middleware_is_wrapped_later, mount_an_app_whose_builder_is_replaced),
     *(mount_an_app_with_a_router_that_renames, mount_by_a_class_that_handles_by_itself, mount_behind_a_middleware),
