@@ -6,7 +6,7 @@ import shutil
 import signal
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -15,7 +15,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from .processes import program
+from .processes import need, program
 from .redis_server import free_port
 
 USER = "owner"
@@ -42,8 +42,8 @@ class PostgresServer:
         return psycopg.connect(**{**given, **arguments}, autocommit=True)
 
     def processes(self) -> list[int]:
-        """The server's processes."""
-        listed = subprocess.run(["ps", "-o", "pid=", "-s", str(self.process.pid)], capture_output=True, check=True)
+        """The server's processes, each of which is the leader of a session of its own."""
+        listed = subprocess.run(["ps", "-o", "pid=", "--ppid", str(self.process.pid)], capture_output=True, check=False)
         return [self.process.pid, *map(int, listed.stdout.split())]
 
     @contextmanager
@@ -56,7 +56,9 @@ class PostgresServer:
             self.signal(signal.SIGCONT)
 
     def signal(self, number: int) -> None:
-        os.killpg(self.process.pid, number)
+        for process in self.processes():
+            with suppress(ProcessLookupError):
+                os.kill(process, number)
 
     def kill(self) -> None:
         """End the server at once, as the machine's power does."""
@@ -67,7 +69,7 @@ class PostgresServer:
 def binaries() -> Path:
     """Where the programs of PostgreSQL are; skips where they are not installed, which is a failure in CI."""
     found = shutil.which("postgres")
-    folders = [Path(found).parent] if found else sorted(Path("/usr/lib/postgresql").glob("*/bin"))
+    folders = [Path(found).resolve().parent] if found else sorted(Path("/usr/lib/postgresql").glob("*/bin"))
     if not folders:
         (pytest.fail if os.environ.get("CI") else pytest.skip)("postgres is not installed")
     return folders[-1]
@@ -130,3 +132,21 @@ def postgres_server(*options: str) -> Iterator[PostgresServer]:
         initialise(made / "data")
         with serving(made / "data", *options) as running:
             yield running
+
+
+@contextmanager
+def pg_bouncer(server: PostgresServer) -> Iterator[int]:
+    """PgBouncer in transaction mode before ``server``, with two connections; its port."""
+    need("pgbouncer")
+    port = free_port()
+    with folder() as made:
+        settings = made / "pgbouncer.ini"
+        settings.write_text(
+            f"[databases]\n* = host=127.0.0.1 port={server.port} user={USER}\n"
+            f"[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\npool_mode = transaction\nauth_type = any\n"
+            "default_pool_size = 2\nunix_socket_dir =\nignore_startup_parameters = extra_float_digits\n"
+        )
+        settings.chmod(0o644)
+        command = unprivileged(shutil.which("pgbouncer") or "", str(settings))
+        with program(*command, log=made / "log", ready=lambda text: "process up" in text, folder=Path("/")):
+            yield port

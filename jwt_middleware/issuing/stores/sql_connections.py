@@ -154,17 +154,24 @@ class Connections:
                     isolation = place.isolation if is_single and place.isolation else READ_COMMITTED
                     await connection.execution_options(isolation_level=isolation)
                     attempt = Attempt(connection, is_repeatable)
-                    result = await step(attempt)
-                    await connection.commit()
+                    try:
+                        result = await step(attempt)
+                        await connection.commit()
+                    except ConnectionError:
+                        # SQLAlchemy does not know that this error of asyncpg means a broken connection.
+                        await connection.invalidate()
+                        raise
                     return result
             except self._errors as error:
-                may_repeat = attempt is None or attempt.is_repeatable
-                if not (_is_repeatable(place, error, may_repeat) and tries < MOST_TRIES):
+                broke = isinstance(error, ConnectionError) or getattr(error, "connection_invalidated", False)
+                is_safe = broke and attempt is not None and attempt.is_repeatable
+                if not ((_is_undone(place, error) or is_safe) and tries < MOST_TRIES):
                     raise StoreUnavailable(explain(error)) from None
             await asyncio.sleep(PAUSE * random())
 
 
-def _is_repeatable(place: "_Place", error: Exception, may_repeat: bool) -> bool:
+def _is_undone(place: "_Place", error: Exception) -> bool:
+    """Whether the server has certainly done nothing, and may do it the next time."""
     found = state(error)
     if found in OUTDATED:
         place.isolation = None
@@ -172,7 +179,7 @@ def _is_repeatable(place: "_Place", error: Exception, may_repeat: bool) -> bool:
         # A transaction stays on one connection of the server, also behind a pooler.
         place.isolation = READ_COMMITTED
         return True
-    return found in REPEATABLE or (may_repeat and getattr(error, "connection_invalidated", False))
+    return found in REPEATABLE
 
 
 class _Place:
