@@ -16,6 +16,7 @@ ROOT = Path(__file__).parent.parent.parent
 DOCUMENTS = ("README.rst", *sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs").rglob("*.rst")))
 
 _BLOCK = re.compile(r"^( *)\.\. code-block:: (\w+)\n((?:\1 +:.*\n)*)\n((?:\1 {3,}.*\n|\n)+)", re.MULTILINE)
+_INCLUDED = re.compile(r"^\.\. literalinclude:: (\S+)\n +:language: (python)\n +:caption: (main\.py)\n", re.MULTILINE)
 _NUMBERS = count(1)
 
 
@@ -39,7 +40,7 @@ def text(document: str) -> str:
 
 def blocks(document: str) -> list[Block]:
     """The blocks of ``document``, in their order."""
-    whole = text(document)
+    whole = _INCLUDED.sub(lambda match: _shown(document, *match.groups()), text(document))
     found = []
     for match in _BLOCK.finditer(whole):
         caption = re.search(r":(?:caption|name): (.*)", match[3])
@@ -47,6 +48,14 @@ def blocks(document: str) -> list[Block]:
         shown = dedent(match[4]).rstrip("\n") + "\n"
         found.append(Block(document, line, match[2], caption[1] if caption else "", shown))
     return found
+
+
+def _shown(document: str, path: str, language: str, caption: str) -> str:
+    """A file that ``document`` shows, as a block of its own."""
+    lines = ((ROOT / document).parent / path).read_text(encoding="utf-8").splitlines()
+    return "\n".join(
+        [f".. code-block:: {language}", f"    :caption: {caption}", "", *("    " + line for line in lines), ""]
+    )
 
 
 def python_blocks() -> list[Block]:
