@@ -369,6 +369,19 @@ def test_a_probe_sees_the_tenants_in_its_details_and_is_ready_without_them() -> 
     assert seen["resolved"] == {"providers": 1, "failing": 0, "errors": {}}
 
 
+async def test_keys_of_a_configured_provider_may_serve_tenants_wherever_they_are(
+    identity_provider: IdentityProvider,
+) -> None:
+    keys = RemoteKeys(identity_provider.jwks_uri)
+    own = Provider(name="own", issuer=issuer("own"), jwks=keys, audience="orders")
+
+    def resolve(iss: str) -> Provider:
+        return Provider(name="tenant", issuer=iss, jwks=keys, audience="orders")
+
+    asking = Verifier([own, ProviderResolver(resolve)])
+    assert await code(asking, identity_provider.mint(aud="orders", iss=issuer("a"))) == "good"
+
+
 async def test_a_host_that_a_configured_provider_names_may_serve_tenants(identity_provider: IdentityProvider) -> None:
     with IdentityProvider(path="/tenant") as tenant:
         configured = Provider(name="own", issuer=identity_provider.issuer, audience="orders")
