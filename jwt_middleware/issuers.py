@@ -55,6 +55,21 @@ def is_template(issuer: object) -> bool:
     return isinstance(issuer, str) and "{" in issuer
 
 
+def check_not_common(issuer: str) -> None:
+    """Raise ``ConfigurationError`` for an address of Microsoft Entra ID that stands for many tenants.
+
+    Their tokens have the issuer of their own tenant, so no token would be accepted.
+    """
+    found = re.fullmatch(
+        r"(https://login\.microsoftonline\.[a-z.]+/)(?:common|organizations|consumers)(/v2\.0)?/?", issuer
+    )
+    if found is not None:
+        raise ConfigurationError(
+            f"issuer: no token has the issuer {issuer!r}, which stands for many tenants; give the one of your tenant, "
+            f"or issuer={found[1] + '{tenantid}/v2.0'!r} with tenants="
+        )
+
+
 def check_tenants(tenants: object, any_tenant: Enum) -> Collection[str] | None:
     """``tenants``, a list of GUIDs, or None for ``ANY``. Raises ``ConfigurationError`` for anything else."""
     if tenants is any_tenant:

@@ -13,7 +13,7 @@ from starlette.requests import HTTPConnection
 from ._support.arguments import check_bool, check_callables, check_seconds, check_strings, check_token_hook, show
 from .errors import ConfigurationError, SenderConstrained
 from .events import KeySkipped
-from .issuers import IssuerTemplate, check_tenants, is_template
+from .issuers import IssuerTemplate, check_not_common, check_tenants, is_template
 from .keys.addresses import check_not_metadata, is_address
 from .keys.algorithms import check_algorithms
 from .keys.key_set import load_keys_and_skipped
@@ -189,6 +189,7 @@ class Provider:
         self.issuers = () if issuer is None else check_strings("issuer", issuer)
         for one in self.issuers:
             check_not_metadata("issuer", one)
+            check_not_common(one)
         self.template = _make_template(self.issuers, tenants)
         """The template of the issuers, if they are the tenants of one identity provider."""
         allowed = None if algorithms is None else check_algorithms(algorithms)
