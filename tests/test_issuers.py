@@ -161,8 +161,8 @@ def test_a_template_ends_anywhere_in_the_path() -> None:
 @pytest.mark.parametrize("who", ["common", "organizations", "consumers"])
 @pytest.mark.parametrize("path", ["/v2.0", "/v2.0/", "/", ""])
 def test_an_issuer_that_stands_for_many_tenants_is_refused_with_the_template(who: str, path: str) -> None:
-    for options in ({}, {"key": KEY.jwk}):
+    for key in (None, KEY.jwk):
         with pytest.raises(ConfigurationError, match=r"issuer='https://login.microsoftonline.com/{tenantid}/v2.0'"):
-            Provider(issuer=f"https://login.microsoftonline.com/{who}{path}", audience="orders", **options)
+            Provider(issuer=f"https://login.microsoftonline.com/{who}{path}", audience="orders", key=key)
     # A tenant may be named by a domain.
     assert Provider(issuer=f"https://login.microsoftonline.com/{who}.example{path}", key=KEY.jwk, audience="orders")
