@@ -7,7 +7,9 @@ from starlette.requests import HTTPConnection
 from starlette.responses import JSONResponse, Response
 
 from .errors import Refusal
-from .explanation import ProviderFacts, explain, read_loosely
+from .explaining.case import ProviderFacts
+from .explaining.loose import read_loosely
+from .explanation import explain
 from .provider import Provider
 from .reading.sources import Sources
 from .verifying.verifier import Verifier

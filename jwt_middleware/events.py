@@ -165,7 +165,7 @@ def level_of(code: str) -> int:
 
 _EVERYDAY = frozenset(
     {
-        *("missing_token", "expired", "revoked", "user_refused", "insufficient_scope", "cross_site"),
+        *("missing_token", "expired", "revoked", "user_refused", "insufficient_scope"),
         "insufficient_user_authentication",
     }
 )

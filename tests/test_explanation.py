@@ -10,15 +10,9 @@ import jwt
 import pytest
 
 from jwt_middleware import ANY, ConfigurationError, Provider, Refusal, Verifier, errors
-from jwt_middleware.explanation import (
-    STEPS,
-    Explanation,
-    ProviderFacts,
-    explain,
-    in_words,
-    moment_in_words,
-    read_loosely,
-)
+from jwt_middleware.explaining.case import ProviderFacts
+from jwt_middleware.explaining.loose import in_words, moment_in_words, read_loosely
+from jwt_middleware.explanation import STEPS, Explanation, explain
 
 from .support import NOW, SECRET, b64, claims, signed, token
 from .support.keys import RSA, pem

@@ -9,7 +9,8 @@ import anyio
 
 from ..debugging import describe_provider
 from ..errors import ConfigurationError, Refusal
-from ..explanation import Explanation, explain, read_loosely
+from ..explaining.loose import read_loosely
+from ..explanation import Explanation, explain
 from ..provider import ANY, Provider
 from ..resolver import ProviderResolver
 from ..revocation.revoked import Revocations

@@ -4,7 +4,7 @@ import json
 import time
 from argparse import Namespace
 
-from ..explanation import moment_in_words, read_loosely
+from ..explaining.loose import moment_in_words, read_loosely
 from .inputs import UsageError, read_text
 from .output import show, show_json, show_table, warn
 
