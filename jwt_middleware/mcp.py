@@ -4,7 +4,7 @@ from collections.abc import Callable, Collection, Mapping
 from functools import wraps
 from inspect import iscoroutinefunction, signature
 from typing import Any, Final, TypeVar, cast
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -134,8 +134,10 @@ _FORBIDDEN: Final = -32001
 
 def _served(server: Any, identifier: str) -> ASGIApp:
     """The ASGI app of ``server``, at the path of the resource ``identifier``."""
+    # Clients write host names in lower case.
     parts = urlsplit(identifier)
-    path, origin = parts.path or "/", f"{parts.scheme}://{parts.netloc}"
+    path, host = unquote(parts.path) or "/", parts.netloc.lower()
+    origin = f"{parts.scheme}://{host}"
     # A page cannot forge Host or Origin, but it can have a name of its own lead to this server (DNS rebinding). So MCP
     # demands a look at them. By itself the SDK accepts requests for loopback alone, and FastMCP looks at none.
     if callable(getattr(server, "http_app", None)):
@@ -149,8 +151,8 @@ def _served(server: Any, identifier: str) -> ASGIApp:
         return cast(ASGIApp, app)
     if callable(getattr(server, "streamable_http_app", None)):
         security = TransportSecuritySettings(
-            allowed_hosts=[parts.netloc, f"{parts.hostname}:*", *(f"{host}:*" for host in _LOOPBACK)],
-            allowed_origins=[origin, *(f"http://{host}:*" for host in _LOOPBACK)],
+            allowed_hosts=[host, f"{parts.hostname}:*", *(f"{local}:*" for local in _LOOPBACK)],
+            allowed_origins=[origin, *(f"http://{local}:*" for local in _LOOPBACK)],
         )
         return cast(ASGIApp, server.streamable_http_app(streamable_http_path=path, transport_security=security))
     if not callable(server):

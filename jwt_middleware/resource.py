@@ -3,7 +3,7 @@
 import json
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from starlette.responses import Response
 from starlette.routing import Route
@@ -144,7 +144,7 @@ class ProtectedResource:
         The arguments are those of ``document``.
         """
         document = Document(self.document(issuers, methods=methods, implied_scopes=implied_scopes))
-        return [Route(path, document) for path in self.paths]
+        return [Route(unquote(path), document) for path in self.paths]
 
 
 class ServedResource:
@@ -160,7 +160,8 @@ class ServedResource:
             raise ConfigurationError(f"resource must be a ProtectedResource(...), not {show(resource)}")
         self._app = app
         self._resource = resource
-        self._paths = frozenset(resource.paths)
+        # The path of a request in ASGI is percent-decoded.
+        self._paths = frozenset(map(unquote, resource.paths))
         issuers = [issuer for one in providers if one.template is None for issuer in one.issuers]
         implied = [
             name for scope in resource.scopes for one in providers for name in one.rules.scopes.implied_by(scope)

@@ -258,6 +258,16 @@ def test_a_token_in_the_query_string_is_none() -> None:
     assert served().get("/mcp", params={"access_token": raw}).json()["code"] == "missing_token"
 
 
+@pytest.mark.parametrize("path", ["/caf%C3%A9", "/a%20b"])
+def test_a_resource_whose_path_is_percent_encoded_is_found(path: str) -> None:
+    resource = ProtectedResource(f"https://api.example{path}")
+    inside = bare_client(JWTMiddleware(echo, key=SECRET, resource=resource))
+    outside = TestClient(Starlette(routes=resource.routes()))
+    for service in (inside, outside):
+        assert service.get(WELL_KNOWN + path).json()["resource"] == f"https://api.example{path}"
+        assert service.get(f"{WELL_KNOWN}/other").status_code in (401, 404)
+
+
 def test_a_prefix_that_the_server_was_told_of_is_no_part_of_the_address() -> None:
     app = JWTMiddleware(echo, key=SECRET, resource=ProtectedResource(MCP))
     behind = TestClient(app, root_path="/prefix")

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx2
 import pytest
@@ -246,9 +247,15 @@ def post(client: TestClient, body: Any, scope: str) -> httpx2.Response:
 
 
 @pytest.mark.parametrize("make", [MCPServer, FastMCP], ids=["sdk", "fastmcp"])
-@pytest.mark.parametrize("path", ["", "/", "/mcp", "/files/mcp", "/mcp/"])
-def test_a_server_answers_at_the_resources_own_address(make: Any, path: str) -> None:
-    url = f"https://api.example{path}"
+@pytest.mark.parametrize(
+    "url",
+    [
+        *(f"https://api.example{path}" for path in ("", "/", "/mcp", "/files/mcp", "/mcp/", "/a%20b")),
+        "https://API.example/mcp",
+    ],
+)
+def test_a_server_answers_at_the_resources_own_address(make: Any, url: str) -> None:
+    path = urlsplit(url).path
     initialize = call("initialize", protocolVersion="2025-06-18", capabilities={}, clientInfo=CLIENT)
     headers = {**bearer(token(aud=url)), "accept": "application/json, text/event-stream"}
     with TestClient(protect(make("server"), url, key=SECRET), base_url="https://api.example") as client:

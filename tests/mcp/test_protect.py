@@ -9,6 +9,7 @@ import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
+from urllib.parse import urljoin
 
 import httpx2
 import pytest
@@ -441,3 +442,29 @@ def test_a_stream_ends_with_its_token(provider: IdentityProvider) -> None:
 
     with protected(sdk_server(), provider, leeway=0) as url:
         assert asyncio.run(listen(url)) < 10
+
+
+def test_the_older_transport_is_checked_and_ends_with_its_token(provider: IdentityProvider) -> None:
+    async def listen(url: str) -> None:
+        raw = minted(provider, url, exp=int(time.time()) + 3)
+        async with (
+            httpx2.AsyncClient(timeout=20, headers={"authorization": f"Bearer {raw}"}) as http,
+            http.stream("GET", url) as response,
+        ):
+            lines = response.aiter_lines()
+            while not (line := await anext(lines)).startswith("data:"):
+                pass
+            messages = urljoin(url, line.removeprefix("data:").strip())
+            refused = await http.post(messages, json=rpc("tools/call", name="delete"))
+            assert (refused.status_code, refused.json()["code"]) == (403, "insufficient_scope")
+            eve = {"authorization": f"Bearer {minted(provider, url, 'tools:write', sub='eve')}"}
+            assert (await http.post(messages, json=rpc("ping"), headers=eve)).status_code == 404
+            assert (await http.post(messages, json=rpc("ping"))).status_code == 202
+            async for _ in lines:
+                pass
+
+    port = free_port()
+    url = f"http://127.0.0.1:{port}/sse"
+    app = protect(sdk_server().sse_app(), url, issuer=provider.issuer, tools=TOOLS, leeway=0)
+    with serving(app, port):
+        asyncio.run(asyncio.wait_for(listen(url), 15))
