@@ -16,8 +16,11 @@ RETRY_AFTER = 1
 MAX_WAIT = 1.0
 """Seconds of work that the queue holds, and that a check waits in it, at most."""
 
-MAX_ANSWER = 2.0
-"""Seconds after which a check should have ended. If a check takes long itself, others wait less for it."""
+MAX_ANSWER = 1.5
+"""Seconds after which a check should have ended: half a second of two is left for the rest of a login.
+
+If a check takes long itself, others wait less for it.
+"""
 
 MAX_WAITING = 1024
 """Checks that wait at most, however quick they are."""

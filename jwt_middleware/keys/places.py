@@ -50,6 +50,7 @@ class Places:
     1. An attempt that a request waits for goes before those that no request waits for.
     2. A host counts as silent if it did not answer the last time, or if it has not answered for ``patience`` seconds
        while others wait for a place. Silent hosts hold at most half of the places; attempts beyond that are given up.
+       An event loop that is late itself has more patience: it may not have read an answer yet.
 
     ``clock`` gives monotonic seconds.
     """
@@ -65,6 +66,8 @@ class Places:
         self._held_by_silent = 0
         # Those that hold a place and those that wait for one.
         self._claims = 0
+        # Seconds by which the event loop was late at worst of late.
+        self._lag = 0.0
         self._silent: dict[str, None] = {}
         # By whether the host is silent, and then by whether a request waits. A claim that has become urgent stands in
         # both of its queues; it is passed over if it has been granted or is over.
@@ -96,8 +99,11 @@ class Places:
                     # Together, they look a hundred times a second. Without that, thousands would keep the loop busy.
                     waiting = self._claims - len(self._held)
                     seconds = min(at_least_every, waiting / _LOOKS_A_SECOND)
-                    with anyio.move_on_after(max(_SECONDS_BETWEEN_LOOKS, seconds)):
+                    due = self._clock() + max(_SECONDS_BETWEEN_LOOKS, seconds)
+                    with anyio.move_on_after(due - self._clock()) as pause:
                         await claim.granted.wait()
+                    if pause.cancelled_caught:
+                        self._lag = max(self._clock() - due, self._lag * _LAG_FADES)
                     still_waiting()
                     self._grant()
                 yield
@@ -168,9 +174,10 @@ class Places:
 
     def _find_silent(self) -> list[Claim]:
         """Count hosts as silent that have held a place for too long, and return the attempts that are too many."""
+        patience = self._patience + _TURNS_OF_AN_ATTEMPT * self._lag
         now, too_many = self._clock(), []
         for claim in self._held:
-            if claim.is_silent or claim.held_since is None or now < claim.held_since + self._patience:
+            if claim.is_silent or claim.held_since is None or now < claim.held_since + patience:
                 continue
             if self._held_by_silent < self._number // 2:
                 claim.is_silent = True
@@ -182,6 +189,10 @@ class Places:
 
 _SECONDS_BETWEEN_LOOKS = 0.5
 _LOOKS_A_SECOND = 100
+_LAG_FADES = 0.95
+
+_TURNS_OF_AN_ATTEMPT = 20
+"""How often an attempt waits for the event loop: to connect, to ask, to read, for metadata and then for keys."""
 
 _of_process: dict[int, Places] = {}
 

@@ -107,7 +107,7 @@ async def try_check(queue: CheckQueue, client: str, outcomes: list[str]) -> None
 @pytest.mark.anyio
 async def test_beyond_a_second_of_work_checks_are_refused_at_once_and_each_address_gets_its_turn(gate: Gate) -> None:
     # One thread, and half a second a check: two may wait.
-    queue = CheckQueue(gate, threads=1, seconds=0.5)
+    queue = CheckQueue(gate, threads=1, seconds=0.4)
     outcomes: list[str] = []
     async with anyio.create_task_group() as tasks:
         for _ in range(4):

@@ -63,7 +63,7 @@ def test_the_second_is_measured() -> None:
     for _ in range(40):
         queue.ask("a", "a", 0)
         started(queue)
-        queue.end(0.5)
+        queue.end(0.4)
     assert queue.capacity == 2
     for _ in range(60):
         queue.ask("a", "a", 0)
@@ -76,7 +76,7 @@ def test_the_first_measurement_takes_the_place_of_a_guess() -> None:
     queue = turns(threads=1, seconds=0)
     queue.ask("a", "a", 0)
     started(queue)
-    queue.end(0.5)
+    queue.end(0.4)
     assert queue.capacity == 2
 
 
@@ -136,7 +136,7 @@ def test_a_refused_address_keeps_its_position_for_half_a_minute() -> None:
 
 
 def test_a_withdrawn_check_leaves_its_place() -> None:
-    queue = turns(threads=1, seconds=0.5)
+    queue = turns(threads=1, seconds=0.4)
     queue.ask("a", "a", 0)
     started(queue)
     queue.ask("b", "b", 0)
@@ -146,7 +146,7 @@ def test_a_withdrawn_check_leaves_its_place() -> None:
     assert not queue.withdraw("b", 0)
     assert not queue.withdraw("a", 0)
     assert queue.ask("e", "e", 0) is None
-    queue.end(0.5)
+    queue.end(0.4)
     assert started(queue) == ["c"]
 
 
@@ -213,29 +213,29 @@ def test_it_is_served_even_if_each_request_of_the_burst_has_an_address_of_its_ow
 
 
 def test_an_address_that_comes_back_early_comes_last_in_its_round_and_is_served_all_the_same() -> None:
-    queue = turns(threads=1, seconds=0.5)
+    queue = turns(threads=1, seconds=0.4)
     for job in ("a", "b", "c"):
         assert queue.ask(job, job, 0) is None
         started(queue)
     assert queue.ask("early", "early", 0) == "early"
     assert queue.ask("polite", "polite", 0) == "polite"
     assert queue.ask("early", "early", 0.5) == "early"
-    queue.end(0.5)
+    queue.end(0.4)
     assert started(queue) == ["b"]
     assert queue.ask("early", "early", 1.2) is None
     assert queue.ask("polite", "polite", 1.2) == "early"
-    queue.end(0.5)
+    queue.end(0.4)
     assert started(queue) == ["c"]
     # Those who have been served belong to the next round.
     assert queue.ask("b", "b", 1.3) is None
     assert queue.ask("early", "early", 1.3) == "b"
-    queue.end(0.5)
+    queue.end(0.4)
     assert started(queue) == ["polite"]
-    queue.end(0.5)
+    queue.end(0.4)
     assert started(queue) == ["early"]
 
 
-@pytest.mark.parametrize(("seconds", "patience"), [(0.0, 1.0), (0.3, 1.0), (1.0, 0.5), (3.0, 0.1)])
+@pytest.mark.parametrize(("seconds", "patience"), [(0.0, 1.0), (0.3, 1.0), (1.0, 0.1), (3.0, 0.1)])
 def test_a_slow_check_leaves_others_less_time_to_wait(seconds: float, patience: float) -> None:
     # So that they have their answer within two seconds.
     assert turns(seconds=seconds).patience == patience

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from threading import Thread
 
 import anyio
@@ -150,6 +151,20 @@ async def test_hundreds_that_wait_do_not_keep_the_event_loop_busy() -> None:
         await anyio.sleep(3.2)
         # Each of them, once a second.
         assert 200 <= said <= 350
+
+
+async def test_a_process_that_is_too_busy_to_read_answers_gives_up_no_host_for_that() -> None:
+    """By its clock, each half second lasts a tenth longer."""
+    for slower, given_up in ((1.0, ["c", "d"]), (1.2, [])):
+        attempts = Attempts()
+        attempts.places = Places(4, 1.5, clock=partial(_slow_time, slower))
+        async with attempts.running("a", "b", "c", "d", "e"):
+            await anyio.sleep(2.1)
+            assert attempts.given_up == given_up
+
+
+def _slow_time(slower: float) -> float:
+    return anyio.current_time() * slower
 
 
 async def test_what_the_block_raises_is_raised() -> None:
