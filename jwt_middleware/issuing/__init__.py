@@ -2,12 +2,13 @@
 
 from ..errors import StoreUnavailable
 from .cookies import Cookies
+from .grants import Grant, InvalidGrant
 from .issuer import TokenIssuer
 from .passwords import password_check
 from .rotation import Session
 from .routes import auth_routes
 from .session_store import SessionStore
-from .sessions import Grant, InvalidGrant, Sessions, SessionsHealth
+from .sessions import Sessions, SessionsHealth
 from .stores import MemoryStore, RedisStore, SQLiteStore, SQLStore
 from .throttle import LoginRefused, Throttle
 

@@ -16,8 +16,8 @@ from ..reading.cookies import cookie_values, read_cookie
 from ..reading.origins import Origins
 from ..telling import Events, escape
 from ..verifying.verifier import MAX_TOKEN_SIZE
+from .grants import Grant
 from .oauth import token_response
-from .sessions import Grant
 
 CookieMode: TypeAlias = Literal["refresh", "all"]
 SameSite: TypeAlias = Literal["strict", "lax", "none"]

@@ -14,9 +14,10 @@ from ..refuser import Refuser
 from ..telling import Events
 from ..verifying.verifier import MAX_TOKEN_SIZE
 from .cookies import Cookies
+from .grants import Grant, InvalidGrant
 from .login import Login, invalid_scope, read_scopes
 from .oauth import NO_STORE, OAuthError, read_fields, token_response
-from .sessions import Grant, InvalidGrant, Sessions
+from .sessions import Sessions
 from .users import ScopeNotGranted
 
 NoteDevice: TypeAlias = Callable[[Request], str | None]

@@ -1,14 +1,12 @@
 """Sessions: a login opens one, a refresh token renews it, and a logout ends it everywhere."""
 
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from functools import partial
 from math import inf
 from secrets import token_urlsafe
 from typing import Any, Literal, TypeAlias, TypeVar
-
-import anyio
 
 from .._support.arguments import check_callable, check_count, check_seconds
 from .._support.hooks import Hook
@@ -17,45 +15,24 @@ from ..events import Advice, AnswerLost, EndReason, SessionEnded, SessionOpened,
 from ..revocation.view import RevocationView, WhenUnavailable
 from ..telling import Events, Handlers
 from ..verifying.token import Token
+from .grants import Grant, InvalidGrant
 from .issuer import TokenIssuer
 from .refresh_tokens import PresentedToken, RefreshTokens, verifier_of
+from .revoking import RevocationRequests, check_moment
 from .rotation import Opening, Outcome, Realm, RevocationRequest, Rotation, Session
 from .session_store import SessionStore
-from .slots import SessionSlots
+from .store_calls import STORE_SECONDS, StoreCalls
 from .unanswered import Unanswered
 from .users import User, grant_scopes, login_claims, read_user
 
-STORE_SECONDS = 1
-"""Seconds within which a store must answer."""
-
 DEVICE_LENGTH = 256
 """How many characters of a note about a device are kept; clients often choose the note."""
-
-LATEST = 2.0**42
-"""Unix time in seconds; a token that expires later is revoked until then. Its milliseconds are exact in any store."""
-
-CLOCKS_DIFFER = 5
-"""Seconds by which the clock of the store may differ from ours: the usual leeway."""
 
 STORE_METHODS = ("open", "read", "rotate", "revoke", "revoke_subject", "sessions", "revocations", "aclose")
 
 ReloadUser: TypeAlias = Callable[[str], Any]
 Reuse: TypeAlias = Literal["within_grace", "until_used"]
 Result = TypeVar("Result")
-
-
-@dataclass(frozen=True, slots=True)
-class Grant:
-    """The result of a login or a refresh."""
-
-    access_token: str = field(repr=False)
-    refresh_token: str = field(repr=False)
-    expires_in: int
-    """Seconds until the access token expires."""
-    scopes: tuple[str, ...]
-    session_id: str
-    refresh_expires_in: int
-    """Seconds until the session ends unless it is refreshed before then."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,14 +51,6 @@ class SessionsHealth:
     """Seconds since they were read; infinite if they never were."""
     revocations_usable: bool
     """Whether tokens can be judged. If not, they are answered with 503."""
-
-
-class InvalidGrant(Exception):
-    """RFC 6749 5.2, ``invalid_grant``: the refresh token is invalid, expired or revoked. ``reason`` is for the log."""
-
-    def __init__(self, reason: str) -> None:
-        super().__init__(f"invalid_grant: {reason}")
-        self.reason = reason
 
 
 class Sessions:
@@ -155,6 +124,7 @@ class Sessions:
         self.tokens = tokens
         self._store = store
         self._realm = Realm(tokens.name, tokens.issuer)
+        self._requests = RevocationRequests(tokens)
         self.idle_lifetime, self._session_lifetime = idle_lifetime, session_lifetime
         self._grace = check_seconds("grace", grace)
         self._reuse_until_used = reuse == "until_used"
@@ -162,8 +132,6 @@ class Sessions:
         self._reload_user = None if reload_user is None else Hook(reload_user)
         self._began_at = tokens.clock()
         self._unanswered = Unanswered()
-        self._slots = SessionSlots()
-        self._store_error: str | None = None
         self._view = RevocationView(store, max_stale=revocations_max_stale, when_unavailable=revocations_unavailable)
         self.is_revoked = self._view.is_revoked
         """See ``Revocations``."""
@@ -175,6 +143,7 @@ class Sessions:
         if on_event is not None:
             self.events.add_handlers(on_event)
         self._view.events = self.events
+        self._calls = StoreCalls(self.events)
         self._refresh_tokens = RefreshTokens(tokens, session_lifetime)
         self._access_verifier = verifier_of(tokens)
 
@@ -224,8 +193,8 @@ class Sessions:
             claims=dict(claims or {}),
             device=(device or "")[:DEVICE_LENGTH],
         )
-        session, evicted = await self._ask(self._store.open(opening, max_sessions=self._max_sessions))
-        self._compare_clocks(session.opened_at, now)
+        session, evicted = await self._calls.ask(self._store.open(opening, max_sessions=self._max_sessions))
+        self._calls.compare_clocks(session.opened_at, now)
         self._view.add(*evicted)
         for revocation in evicted:
             self.events.tell(SessionEnded(session_id=revocation.value, subject=subject, reason="evicted"))
@@ -250,10 +219,10 @@ class Sessions:
             # A store that was put back, for instance by a failover, may have forgotten that.
             raise InvalidGrant("session is over")
         now = self.tokens.clock()
-        session, store_now = await self._ask_for(id, lambda: self._store.read(id, self._realm))  # 2
+        session, store_now = await self._calls.run(id, lambda: self._store.read(id, self._realm))  # 2
         # Measured from here, not from before: the store must not get more time than we wait for it.
         read_at = time.monotonic()
-        self._compare_clocks(store_now, now)
+        self._calls.compare_clocks(store_now, now)
         if session is None:
             self._check_memory(presented)
             raise InvalidGrant("session is over")
@@ -304,7 +273,7 @@ class Sessions:
                 return False
         if token.session_id is None and token.id is None:
             return False
-        await self._revoke(self._request(token), "logout")
+        await self._revoke(self._requests.for_token(token), "logout")
         return True
 
     async def revoke(
@@ -339,13 +308,13 @@ class Sessions:
         if subject is not None:
             return await self._revoke_subject(subject)
         if token is not None:
-            self._check_ours(token)
-            request = self._request(token)
+            self._requests.check_ours(token)
+            request = self._requests.for_token(token)
         elif session is not None:
-            request = self._session_request(session)
+            request = self._requests.for_session(session)
         else:
             realm = self._realm if provider is None else Realm(provider, issuer)
-            request = self._token_request(realm, jti, _check_moment(expires_at))
+            request = self._requests.for_jti(realm, jti, check_moment(expires_at))
         await self._revoke(request, "revoked")
         return 1
 
@@ -355,14 +324,14 @@ class Sessions:
         A verified token of ours stands for its subject. Raises ``ValueError`` for a token of another provider or
         issuer: there, the same subject may be somebody else.
         """
-        return tuple(await self._ask(self._store.sessions(self._subject(subject), self._realm)))
+        return tuple(await self._calls.ask(self._store.sessions(self._requests.read_subject(subject), self._realm)))
 
     def health(self) -> SessionsHealth:
         """The state of the store and of the reading of revocations, as far as it is known without asking."""
         problem: str | None = getattr(self._store, "problem", None)
         view = self._view
-        reachable = self._store_error is None and view.error is None
-        error = problem or self._store_error
+        reachable = self._calls.error is None and view.error is None
+        error = problem or self._calls.error
         return SessionsHealth(reachable, error, view.clock_difference, view.error, view.age, view.is_usable)
 
     async def stop(self) -> None:
@@ -382,7 +351,7 @@ class Sessions:
         found = await self._reload_user(session.subject)
         user = User(session.subject) if found is True else read_user(found, "reload_user")
         if user is None:
-            await self._revoke(self._session_request(session.id), "user_refused")
+            await self._revoke(self._requests.for_session(session.id), "user_refused")
             raise InvalidGrant("user is refused")
         if user.subject != session.subject:
             raise TypeError("reload_user() returned another user than the one it was asked for")
@@ -391,7 +360,7 @@ class Sessions:
     async def _rotate(self, before: Session, rotation: Rotation) -> Session:
         """Rotate the session, which is ``before``, and return it as it is now. Raises ``InvalidGrant``."""
         self._unanswered.begin(rotation.id, rotation.generation)
-        outcome, session = await self._ask_for(rotation.id, lambda: self._store.rotate(rotation))
+        outcome, session = await self._calls.run(rotation.id, lambda: self._store.rotate(rotation))
         if outcome is Outcome.LATE:
             raise StoreUnavailable("the store was late")
         self._unanswered.end(rotation.id, rotation.generation)
@@ -408,57 +377,21 @@ class Sessions:
             self.events.tell(AnswerLost(session_id=session.id, subject=session.subject))
         return session
 
-    def _request(self, token: Token) -> RevocationRequest:
-        """The request that revokes the session of a token of ours, or the token alone if it has no session."""
-        if token.session_id is not None:
-            return self._session_request(token.session_id)
-        if token.id is None:
-            raise ValueError("the token has neither sid nor jti: nothing can name it")
-        return self._token_request(self._realm, token.id, token.expires_at)
-
-    def _session_request(self, session_id: str) -> RevocationRequest:
-        _check_text("session", session_id)
-        # If the store has lost the session, its last token was minted now at the latest.
-        lifetime = self.tokens.access_lifetime
-        return RevocationRequest(realm=self._realm, claim="sid", value=session_id, lifetime=lifetime)
-
-    def _token_request(self, realm: Realm, jti: str | None, expires_at: float) -> RevocationRequest:
-        # Another issuer with the same key may have written an `exp` in a million years.
-        lifetime = max(0, min(expires_at, LATEST) - self.tokens.clock())
-        return RevocationRequest(realm=realm, claim="jti", value=_check_text("jti", jti), lifetime=lifetime)
-
     async def _revoke(self, request: RevocationRequest, reason: EndReason) -> None:
         self._tell_unasked()
-        revocation = await self._ask_for(request.value, lambda: self._store.revoke(request))
+        revocation = await self._calls.run(request.value, lambda: self._store.revoke(request))
         self._view.add(revocation)
         if request.claim == "sid":
             self.events.tell(SessionEnded(session_id=request.value, subject=None, reason=reason))
 
     async def _revoke_subject(self, subject: str | Token) -> int:
-        name = self._subject(subject)
+        name = self._requests.read_subject(subject)
         self._tell_unasked()
-        revoked = await self._ask(self._store.revoke_subject(name, self._realm))
+        revoked = await self._calls.ask(self._store.revoke_subject(name, self._realm))
         self._view.add(*revoked)
         for revocation in revoked:
             self.events.tell(SessionEnded(session_id=revocation.value, subject=name, reason="revoked"))
         return len(revoked)
-
-    def _subject(self, subject: str | Token) -> str:
-        if isinstance(subject, Token):
-            self._check_ours(subject)
-            if subject.subject is None:
-                raise ValueError("the token has no subject")
-            return subject.subject
-        return _check_text("subject", subject)
-
-    def _check_ours(self, token: Token) -> None:
-        """Refuse a token of another realm: there, the same identifiers may be somebody else's."""
-        realm = Realm(token.provider, token.issuer)
-        if realm != self._realm:
-            raise ValueError(
-                f"the token is of provider {realm.provider!r} and issuer {realm.issuer!r}, the sessions are of "
-                f"{self._realm.provider!r} and {self._realm.issuer!r}"
-            )
 
     def _mint_access_token(
         self, id: str, subject: str, scopes: tuple[str, ...], claims: Mapping[str, Any], lifetime: int, now: float
@@ -466,32 +399,6 @@ class Sessions:
         if "sid" in claims:
             raise ValueError("claims: sid cannot be given; it names the session")
         return self.tokens.mint(subject, scopes=scopes, claims={**claims, "sid": id}, lifetime=lifetime, now=now)
-
-    async def _ask_for(self, session_id: str, step: Callable[[], Awaitable[Result]]) -> Result:
-        """Do one step for a session. Only so many of them are under way at once."""
-        return await self._slots.run(session_id, lambda: self._ask(step()))
-
-    async def _ask(self, answer: Awaitable[Result]) -> Result:
-        try:
-            with anyio.fail_after(STORE_SECONDS):
-                result = await answer
-        except TimeoutError:
-            self._store_error = f"no answer within {STORE_SECONDS} s"
-            raise StoreUnavailable(self._store_error) from None
-        except StoreUnavailable as error:
-            self._store_error = str(error)
-            raise
-        self._store_error = None
-        return result
-
-    def _compare_clocks(self, store_now: float, now: float) -> None:
-        ahead = store_now - now
-        if abs(ahead) > CLOCKS_DIFFER + STORE_SECONDS:
-            text = (
-                f"the clock of the session store is {abs(ahead):.0f} s {'ahead of' if ahead > 0 else 'behind'} this "
-                "host's: sessions end by the one, tokens by the other; let both follow one time server (said once)"
-            )
-            self.events.tell(Advice(text=text), once="clocks")
 
     def _check_memory(self, presented: PresentedToken) -> None:
         has_held: Callable[[str], bool] | None = getattr(self._store, "has_held", None)
@@ -519,23 +426,6 @@ def _check_lifetime(value: object, *, at_most: float) -> float:
     if lifetime > at_most:
         raise ValueError(f"lifetime must be session_lifetime ({at_most:g} s) or less, not {value!r}")
     return lifetime
-
-
-def _check_text(name: str, value: object) -> str:
-    if not isinstance(value, str):
-        raise TypeError(f"{name} must be a string, not {type(value).__name__}; say str({name})")
-    try:
-        value.encode("utf-8")
-    except UnicodeEncodeError:
-        raise ValueError(f"{name} holds what no text in UTF-8 can") from None
-    return value
-
-
-def _check_moment(value: object) -> float:
-    try:
-        return check_seconds("expires_at", value)
-    except ConfigurationError as error:
-        raise ValueError(str(error)) from None
 
 
 def _keep(scopes: tuple[str, ...], still: tuple[str, ...] | None) -> tuple[str, ...]:

@@ -17,7 +17,7 @@ from jwt_middleware.events import AnswerLost, Event, SessionEnded, SessionOpened
 from jwt_middleware.issuing import InvalidGrant, MemoryStore, Session, Sessions, TokenIssuer
 from jwt_middleware.issuing.refresh_tokens import REFRESH_AUDIENCE, REFRESH_TYPE
 from jwt_middleware.issuing.rotation import Outcome, Realm, Rotation
-from jwt_middleware.issuing.sessions import STORE_SECONDS
+from jwt_middleware.issuing.store_calls import STORE_SECONDS
 from jwt_middleware.issuing.unanswered import MOST, Unanswered
 from jwt_middleware.issuing.users import ScopeNotGranted
 from jwt_middleware.revocation.revoked import MARGIN, RETENTION
