@@ -20,6 +20,7 @@ from jwt_middleware import (
     JWTCredentials,
     JWTMiddleware,
     JWTUser,
+    LoadBalancerKeys,
     Provider,
     Refusal,
     RemoteKeys,
@@ -28,6 +29,7 @@ from jwt_middleware import (
     Verifier,
     bearer_header,
     cookie,
+    proxy_header,
     renew,
     requires,
     subprotocol,
@@ -71,6 +73,11 @@ def the_middleware_wraps_any_app_and_is_one() -> ASGIApp:
     return JWTMiddleware(
         app, key=SECRET, audience="orders", sources=[bearer_header(), subprotocol("bearer"), cookie("t")]
     )
+
+
+def a_load_balancer_signs() -> ASGIApp:
+    keys = LoadBalancerKeys(signer="arn:aws:elasticloadbalancing:eu-central-1:123456789012:loadbalancer/app/a/1")
+    return JWTMiddleware(plain_asgi, jwks=keys, audience=ANY, sources=[proxy_header("x-amzn-oidc-data")])
 
 
 def starlette_takes_it(endpoint: Any) -> Starlette:

@@ -113,6 +113,11 @@ def _check(
 def _choose(auth: Auth, name: str | None) -> Provider:
     for provider in auth.providers:
         if name is None or provider.name == name:
+            if provider.load_balancer is not None:
+                raise ConfigurationError(
+                    f"provider: {provider.name!r} accepts tokens of its load balancer alone, which headers_for() "
+                    "cannot make; use as_user()"
+                )
             return provider
     if name is None:
         raise ConfigurationError(f"headers_for() needs a configured provider, and {auth!r} has a resolver alone")

@@ -14,7 +14,16 @@ import pytest
 from fastapi import Depends, FastAPI, Security
 from starlette.testclient import TestClient
 
-from jwt_middleware import ConfigurationError, JWTMiddleware, JWTUser, Provider, ProviderResolver, Token
+from jwt_middleware import (
+    ANY,
+    ConfigurationError,
+    JWTMiddleware,
+    JWTUser,
+    LoadBalancerKeys,
+    Provider,
+    ProviderResolver,
+    Token,
+)
 from jwt_middleware.events import Event, LocalKeyMade
 from jwt_middleware.fastapi import Auth
 from jwt_middleware.fastapi.local_keys import add_local_key
@@ -24,6 +33,7 @@ from jwt_middleware.reading.sources import cookie, subprotocol
 from jwt_middleware.testing import IdentityProvider, as_user, headers_for, signing_key
 
 from ..support import NOW, SECRET, Clock, bare_client, echo
+from ..support.load_balancer import SIGNER
 
 
 def make_app(auth: Auth) -> TestClient:
@@ -59,6 +69,12 @@ PROVIDERS = [
     pytest.param({"algorithms": ["HS512"], "key": SECRET * 2}, id="other algorithms"),
     pytest.param({"allow_weak_keys": True, "key": "weak"}, id="a weak key"),
 ]
+
+
+def test_a_load_balancers_token_cannot_be_made() -> None:
+    auth = make_auth(key=None, jwks=LoadBalancerKeys(signer=SIGNER), audience=ANY)
+    with pytest.raises(ConfigurationError, match=r"load balancer alone.*as_user\(\)"):
+        headers_for(auth, "ada")
 
 
 @pytest.mark.parametrize("options", PROVIDERS)
