@@ -146,7 +146,7 @@ class RemoteKeys:
         self._skipped: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
-        return f"RemoteKeys({str(self._source)!r})"
+        return f"{type(self).__name__}({str(self._source)!r})"
 
     @property
     def current(self) -> KeySet:

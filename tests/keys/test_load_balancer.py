@@ -569,7 +569,7 @@ async def test_the_region_of_the_arn_has_the_keys(signer: str, address: str) -> 
     one = verifier(Provider(jwks=LoadBalancerKeys(signer=signer, fetch=fetch), audience=ANY, name="alb"))
     assert await outcome(one, made(header={"signer": signer})) == "alb"
     assert asked == [f"{address}{KID}"]
-    assert repr(one.providers[0].keys) == f"RemoteKeys({address!r})"
+    assert repr(one.providers[0].keys) == f"LoadBalancerKeys({address!r})"
 
 
 @pytest.mark.parametrize(
