@@ -19,6 +19,7 @@ import jwt_middleware
 import setup
 from jwt_middleware import (
     JWTMiddleware,
+    LoadBalancerKeys,
     Provider,
     RemoteKeys,
     RevocationView,
@@ -319,7 +320,9 @@ def test_refusals_are_answered_in_another_form() -> None:
     assert refused.json()["code"] == "terms_not_accepted"
 
 
-@pytest.mark.parametrize("function", [Provider, JWTMiddleware, RemoteKeys, Sessions, Cookies, Throttle])
+@pytest.mark.parametrize(
+    "function", [Provider, JWTMiddleware, RemoteKeys, LoadBalancerKeys, Sessions, Cookies, Throttle]
+)
 def test_every_argument_is_in_the_settings(function: Any) -> None:
     settings = text("docs/settings.rst")
     missing = [name for name in inspect.signature(function).parameters if f"    * - ``{name}``\n" not in settings]
