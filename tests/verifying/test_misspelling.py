@@ -2,7 +2,8 @@
 
 import pytest
 
-from jwt_middleware.verifying.misspelling import find_misspelling
+from jwt_middleware.errors import MalformedToken
+from jwt_middleware.verifying.misspelling import encode_ascii, find_misspelling
 
 from ..support import b64, signed, token
 
@@ -29,3 +30,10 @@ def test_the_first_mistake_is_named_without_showing_the_text(raw: bytes, found: 
     assert misspelling.found.startswith(found)
     assert misspelling.cure.endswith(".")
     assert not raw or len(raw) < 5 or raw.decode("latin-1") not in f"{misspelling}"
+
+
+def test_a_text_that_is_not_ascii_is_no_token() -> None:
+    assert encode_ascii("a.b.c") == b"a.b.c"
+    with pytest.raises(MalformedToken) as refused:
+        encode_ascii("Bürger")
+    assert refused.value.found == "characters that are not ASCII"
