@@ -42,7 +42,7 @@ class Demand:
         self.any_of = () if any_of is None else tuple(several)
         """One of these is needed, unless it is empty."""
         if any_of is not None and not self.any_of:
-            raise ConfigurationError("any_of must name a scope: nobody has one of none")
+            raise ConfigurationError("any_of must name at least one scope")
         for scope in (*self.scopes, *self.any_of):
             if not isinstance(scope, str):
                 raise TypeError(f"requires() takes scopes, not {scope!r}; without any, write @requires()")

@@ -20,7 +20,7 @@ def client(peer: Any, *forwarded_for: str, trusted: Any = "10.0.0.0/8") -> str:
 
 
 @pytest.mark.parametrize("trusted", [(), "192.0.2.0/24", ["192.0.2.7", "unix"]])
-def test_nobody_is_believed_but_the_configured_proxies(trusted: Any) -> None:
+def test_only_the_configured_proxies_are_believed(trusted: Any) -> None:
     assert client(PROXY, "203.0.113.9", trusted=trusted) == "10.0.0.1"
 
 

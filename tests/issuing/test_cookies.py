@@ -248,7 +248,7 @@ def test_logout_looks_at_a_bounded_number_of_cookies_and_at_each_once() -> None:
     assert site.store.revoked == 1
 
 
-def test_logout_of_nobody_is_none_either() -> None:
+def test_a_logout_without_a_session_ends_none() -> None:
     assert Site("all").post("logout").status_code == 200
 
 
@@ -337,7 +337,7 @@ def test_without_cookies_clients_that_are_no_browsers_need_no_origin() -> None:
         pytest.param("__Secure-refresh=\u00e9; __Host-access=\u00e9", id="not ASCII"),
     ],
 )
-def test_a_stale_cookie_locks_nobody_out_of_login_and_logout(stale: str) -> None:
+def test_a_stale_cookie_does_not_prevent_login_and_logout(stale: str) -> None:
     site = Site("all")
     headers = [(b"cookie", stale.encode("latin-1")), (b"origin", b"https://testserver")]
     assert site.post("login", headers, data=GOOD).status_code == 200

@@ -86,7 +86,7 @@ async def test_one_hash_is_verified_for_everybody(username: str) -> None:
 
 
 @pytest.mark.anyio
-async def test_nobody_is_let_in_who_guesses_the_password_of_nobody() -> None:
+async def test_a_guess_of_the_password_for_unknown_users_lets_no_one_in() -> None:
     hasher = Recorder()
     authenticate = password_check(USERS.get, hasher)
     (password,) = hasher.hashed
@@ -96,7 +96,7 @@ async def test_nobody_is_let_in_who_guesses_the_password_of_nobody() -> None:
     assert CHEAP.verify(*hasher.verified[0])
 
 
-def test_the_password_of_nobody_is_another_each_time() -> None:
+def test_the_password_for_unknown_users_is_new_each_time() -> None:
     one, other = Recorder(), Recorder()
     password_check(USERS.get, one)
     password_check(USERS.get, other)
@@ -150,7 +150,7 @@ async def test_what_the_app_raises_gets_through() -> None:
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("stored", ["plain", "!", "$argon2id$broken"])
-async def test_a_hash_that_cannot_be_read_is_logged_and_tells_nobody_of_the_account(
+async def test_a_hash_that_cannot_be_read_is_logged_without_naming_the_account(
     stored: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     authenticate = password_check(lambda username: User(username, stored), CHEAP)

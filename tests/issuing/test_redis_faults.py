@@ -65,7 +65,7 @@ def admin(server: RedisServer) -> Iterator[Any]:
         pytest.param(redis.AuthenticationError("WRONGPASS"), "refuses the user name or password", id="a password"),
         pytest.param(redis.ResponseError("WRONGTYPE for session-7"), "WRONGTYPE", id="a code"),
         pytest.param(redis.ResponseError("user_script:3: session-7"), "refuses the command", id="a script"),
-        pytest.param(redis.ConnectionError("Error 111 connecting to host:6379."), "host:6379", id="nobody there"),
+        pytest.param(redis.ConnectionError("Error 111 connecting to host:6379."), "host:6379", id="no server there"),
     ],
 )
 def test_an_error_says_what_to_do_and_nothing_of_a_session(error: Exception, said: str) -> None:

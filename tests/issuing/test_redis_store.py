@@ -468,7 +468,7 @@ async def timed(step: Callable[[], Any], taken: list[float]) -> None:
     taken.append(time.monotonic() - began)
 
 
-async def test_a_server_that_stalls_is_waited_for_by_nobody_and_then_well_again(
+async def test_no_request_waits_for_a_server_that_stalls_and_it_is_used_again_afterwards(
     store: RedisStore, server: RedisServer, admin: Any
 ) -> None:
     for number in range(100):

@@ -27,7 +27,7 @@ def presented(generation: int, **changes: Any) -> Rotation:
 
 
 def rotated(session: Session | None, rotation: Rotation, now: float) -> tuple[Outcome, Session | None]:
-    """``rotate`` by a clock that nobody sets."""
+    """``rotate`` by a clock that never jumps."""
     return rotate(session, rotation, now, now)
 
 
@@ -167,7 +167,7 @@ def test_tabs_and_lost_answers_within_grace_are_never_theft(
 
 @given(thief_first=st.booleans(), wait=st.floats(GRACE, 900), gap=st.floats(GRACE, 900 - GRACE))
 def test_of_two_who_hold_one_token_the_second_is_found_out(thief_first: bool, wait: float, gap: float) -> None:
-    """Whoever comes first: outside grace, nobody can tell which is the thief, so the session ends for both."""
+    """Outside grace it is unknown which of the two parties is the thief, so the session ends for both."""
     outcome, session = rotated(begun(), presented(1), NOW + wait)
     assert outcome is Outcome.NEXT
     outcome, _ = rotated(session, presented(1), NOW + wait + gap)

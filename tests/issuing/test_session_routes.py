@@ -429,7 +429,7 @@ def test_the_routes_are_these(clock: Clock) -> None:
     ("options", "message"),
     [
         pytest.param({"device": "phone"}, "device must be callable", id="a text for a function"),
-        pytest.param({"authenticate": None}, "authenticate must be callable", id="nobody asks"),
+        pytest.param({"authenticate": None}, "authenticate must be callable", id="no authenticate"),
         pytest.param({"throttle": 5}, r"throttle must be a Throttle", id="a number for a throttle"),
     ],
 )

@@ -203,7 +203,9 @@ async def test_a_token_without_a_session_stands_for_itself(clock: Clock) -> None
 
 
 @pytest.mark.parametrize("other", OTHERS)
-async def test_a_token_of_somebody_elses_subject_reaches_nobody(clock: Clock, other: dict[str, Any]) -> None:
+async def test_a_token_of_another_issuer_reaches_no_session_of_the_same_subject(
+    clock: Clock, other: dict[str, Any]
+) -> None:
     """``sub: "1"`` of partners is not user 1 of staff."""
     sessions = sessions_of(clock)
     grant = await sessions.open("1")

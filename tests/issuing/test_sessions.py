@@ -159,7 +159,7 @@ async def test_what_says_a_grant_says_no_token(make: Make) -> None:
         pytest.param({"claims": {"n": "x" * 20_000}}, ValueError, id="more than fits"),
         pytest.param({"scopes": ["a b"]}, ValueError, id="a scope with a space"),
         pytest.param({"scopes": "a"}, TypeError, id="scopes that are a text"),
-        pytest.param({"subject": ""}, ValueError, id="nobody"),
+        pytest.param({"subject": ""}, ValueError, id="an empty subject"),
         pytest.param({"subject": 5}, TypeError, id="a number for a subject"),
     ],
 )
@@ -442,7 +442,7 @@ async def test_scopes_that_come_back_are_granted_again(make: Make, clock: Clock)
         pytest.param(5, TypeError, id="finds a number"),
         pytest.param(User(claims={"sid": "mine"}), ValueError, id="gives a session of its own"),
         pytest.param(User(claims={"exp": 1}), ValueError, id="gives an expiry of its own"),
-        pytest.param(User(scopes=["a b"], identity=None), TypeError, id="finds nobody who has a name"),
+        pytest.param(User(scopes=["a b"], identity=None), TypeError, id="finds a user without an identity"),
     ],
 )
 async def test_where_the_apps_own_function_fails_nothing_is_lost(
@@ -859,7 +859,7 @@ async def test_a_refresh_token_is_good_for_the_audience_of_its_login_alone(make:
     with pytest.raises(InvalidGrant, match="wrong_audience"):
         await payments.refresh(grant.refresh_token)
     assert not await payments.logout(grant.refresh_token)
-    # One who adds an audience logs nobody out.
+    # Adding an audience logs no one out.
     grant = await both.refresh(grant.refresh_token)
     await orders.refresh(grant.refresh_token)
 
@@ -1022,7 +1022,9 @@ async def test_sessions_of_a_provider_that_there_is_not_are_said_at_construction
     Verifier(Provider(name="main", key=SECRET, audience="orders"), revocations=make(issuer={"name": "main"}))
 
 
-async def test_ending_what_nobody_asks_about_is_logged_once(make: Make, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_revocation_that_no_middleware_reads_is_logged_once(
+    make: Make, caplog: pytest.LogCaptureFixture
+) -> None:
     sessions = make()
     grant = await sessions.open("ada")
     for _ in range(2):

@@ -239,7 +239,7 @@ def own() -> Iterator[PostgresServer]:
 
 
 @DRIVERS
-async def test_a_server_that_hangs_is_waited_for_by_nobody_and_then_well_again(
+async def test_no_request_waits_for_a_server_that_hangs_and_it_is_used_again_afterwards(
     own: PostgresServer, prefix: str, driver: str
 ) -> None:
     async with made(own.url(driver), prefix) as store:

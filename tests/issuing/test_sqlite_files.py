@@ -283,9 +283,7 @@ async def test_without_locks_of_files_a_file_is_opened_all_the_same(
 # Backup and restore
 
 
-async def test_a_backup_is_restored_while_processes_run_and_nobody_is_logged_in_again(
-    store: SQLiteStore, path: Path
-) -> None:
+async def test_restoring_a_backup_while_processes_run_logs_no_one_in_again(store: SQLiteStore, path: Path) -> None:
     other = SQLiteStore(path)
     for id in ("kept", "logged out"):
         await opened(store, id)

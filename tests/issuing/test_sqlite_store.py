@@ -647,7 +647,7 @@ async def until_read(store: SQLiteStore) -> None:
             await anyio.sleep(0.05)
 
 
-async def test_a_step_that_hangs_holds_nobody_longer_than_he_waits(path: Path) -> None:
+async def test_a_step_that_hangs_delays_no_request_beyond_its_own_timeout(path: Path) -> None:
     stalls = Event()
     store = SQLiteStore(path, clock=lambda: time.time() if stalls.wait(10) else 0)
     with anyio.move_on_after(0.1) as patience:
@@ -666,7 +666,7 @@ async def test_a_step_that_hangs_holds_nobody_longer_than_he_waits(path: Path) -
     await store.aclose()
 
 
-async def test_a_row_that_cannot_be_read_is_in_nobodys_way(store: SQLiteStore, path: Path) -> None:
+async def test_a_row_that_cannot_be_read_stops_no_other_session(store: SQLiteStore, path: Path) -> None:
     for id in "ab":
         await opened(store, id)
     with sqlite3.connect(path) as db:

@@ -36,7 +36,7 @@ def test_refresh_answers_as_login_does_and_carries_everything_on(backend: str) -
     assert after["auth_time"] == NOW
 
 
-def test_refresh_knows_nobody_without_a_token() -> None:
+def test_refresh_without_a_token_is_refused() -> None:
     response = client(session_lifetime=3600).post("/refresh", data=GOOD)
     assert (response.status_code, response.headers["www-authenticate"]) == (401, 'Bearer realm="api"')
 

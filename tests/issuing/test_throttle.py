@@ -107,7 +107,7 @@ async def test_good_logins_never_make_room_for_more_bad_ones(storage: str | None
 
 
 @pytest.mark.anyio
-async def test_who_goes_on_with_a_refused_account_locks_out_nobody_else(storage: str | None) -> None:
+async def test_repeated_attempts_at_a_refused_account_lock_out_no_other_account(storage: str | None) -> None:
     throttle = Throttle(account_failures=1, address_failures=4, storage=storage)
     await fails(throttle)
     for _ in range(10):

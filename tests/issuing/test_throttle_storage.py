@@ -210,9 +210,7 @@ async def test_a_storage_that_failed_is_asked_by_one_login_in_half_a_second() ->
 
 
 @pytest.mark.asyncio
-async def test_threads_that_nobody_waits_for_any_more_are_few(
-    server: RedisServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_few_threads_are_left_behind(server: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
     release = threading.Event()
     name_server_hangs = True
     hanging: list[str] = []

@@ -1,4 +1,4 @@
-"""Public keys as providers really write them: odd spellings that harm nobody are read, everything else is refused."""
+"""Public keys as providers really write them: harmless odd spellings are read, and everything else is refused."""
 
 from base64 import b64encode, urlsafe_b64encode
 from typing import Any

@@ -81,7 +81,7 @@ async def test_hosts_that_do_not_answer_hold_half_of_the_places() -> None:
     attempts = Attempts(number=4)
     async with attempts.running("a", "b", "c", "d"):
         await anyio.sleep(10)
-        # Nobody else wants their places.
+        # No other fetch wants their places.
         assert attempts.holding == ["a", "b", "c", "d"]
         async with attempts.running("good"):
             await anyio.sleep(0.6)

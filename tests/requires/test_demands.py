@@ -130,7 +130,7 @@ def test_any_user_will_do_where_no_scope_is_demanded() -> None:
         pytest.param({"any_of": [5]}, TypeError, "takes scopes, not 5", id="a number in any_of"),
         pytest.param({"any_of": 5}, TypeError, "takes scopes, not 5", id="a number as any_of"),
         pytest.param({"any_of": False}, TypeError, "takes scopes, not False", id="False as any_of"),
-        pytest.param({"any_of": []}, ConfigurationError, "any_of must name a scope", id="an empty any_of"),
+        pytest.param({"any_of": []}, ConfigurationError, "any_of must name at least one scope", id="an empty any_of"),
         pytest.param({"scopes": [""]}, ConfigurationError, "a scope must be a text", id="empty"),
         pytest.param({"any_of": ["a", ""]}, ConfigurationError, "a scope must be a text", id="empty in any_of"),
     ],

@@ -170,7 +170,7 @@ def test_only_good_tokens_are_asked_about(backend: str) -> None:
     assert app.get("/public").status_code == 200
 
 
-def test_a_revoked_token_is_nobody_on_a_public_path(backend: str) -> None:
+def test_a_revoked_token_is_anonymous_on_a_public_path(backend: str) -> None:
     app = client(revocations=Told(True), public=["/public"], backend=backend)
     assert app.get("/public", headers=bearer(token())).json()["user"] == ""
 

@@ -235,7 +235,7 @@ async def test_what_this_process_revokes_is_known_at_once(log: Log) -> None:
     "error",
     [pytest.param(OSError("gone"), id="an OSError"), pytest.param(ExceptionGroup("", [OSError("gone")]), id="a group")],
 )
-async def test_while_the_log_cannot_be_read_nobody_waits_and_what_is_known_goes_on(
+async def test_while_the_log_cannot_be_read_no_request_waits_and_known_revocations_still_count(
     log: Log, error: Exception, caplog: pytest.LogCaptureFixture
 ) -> None:
     view = view_of(log)

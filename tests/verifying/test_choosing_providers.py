@@ -124,7 +124,7 @@ async def test_keys_that_cannot_be_had_are_reported_before_a_bad_signature_and_a
         assert (await refused(Expired, token_of("a", exp=NOW - 100), *providers)).provider == "a"
 
 
-async def test_keys_of_the_configuration_are_never_other_ones_and_nobody_asks() -> None:
+async def test_configured_keys_never_change_and_are_never_asked_for_again() -> None:
     configured = provider()
     assert await configured.keys.refreshed("new", "HS256") is configured.keys.current
     for names in (["remote"], ["remote", "other"]):
