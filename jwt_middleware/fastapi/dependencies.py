@@ -57,6 +57,7 @@ class Guard(SecurityBase):
     """Whose middleware has to stand in front of the route."""
     names: tuple[str, ...] = ()
     """The scopes one of which is needed, beside those that a route demands; none for most guards."""
+    _any_of: frozenset[str] = frozenset()
 
     def refusal(self, scope: Scope, scopes: Iterable[str]) -> Refusal | None:
         """Why the request of ``scope`` is refused if ``scopes`` are demanded, or None."""
@@ -77,12 +78,13 @@ class Guard(SecurityBase):
         token, any_of = credentials.token, self.names
         if token is None:
             return MissingToken()
-        # The list of `credentials` is made when it is asked for, which takes longer.
-        held = credentials.scopes if "scopes" in vars(credentials) else token.scopes
-        missing = [name for name in scopes if name not in held]
-        if missing or (any_of and not any(map(held.__contains__, any_of))):
-            return lack_of_scopes(tuple(scopes), any_of, held).about(token)
-        return None
+        # Those of `credentials` are a list that is made when it is asked for, which takes longer.
+        held = token.scopes
+        lacks = bool(any_of) and self._any_of.isdisjoint(held)
+        for name in scopes:
+            if name not in held:
+                lacks = True
+        return lack_of_scopes(tuple(scopes), any_of, held).about(token) if lacks else None
 
 
 class TokenGuard(Guard):
@@ -127,6 +129,7 @@ class AnyOfGuard(Guard):
     def __init__(self, auth: "Authority", names: tuple[str, ...]) -> None:
         self.auth = auth
         self.names = names
+        self._any_of = frozenset(names)
 
     async def __call__(self, connection: HTTPConnection, security_scopes: SecurityScopes) -> JWTUser:
         """The user."""

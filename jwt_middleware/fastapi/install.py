@@ -252,5 +252,5 @@ def _endpoints(
             # An app may be mounted in itself.
             if original not in parents:
                 yield from _endpoints(original.routes, path, (*parents, original))
-        elif context.endpoint is not None:
+        else:
             yield path, context.endpoint
