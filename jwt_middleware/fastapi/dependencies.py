@@ -57,7 +57,7 @@ class Guard(SecurityBase):
     """Whose middleware has to stand in front of the route."""
     names: tuple[str, ...] = ()
     """The scopes one of which is needed, beside those that a route demands; none for most guards."""
-    _any_of: frozenset[str] = frozenset()
+    _one_of: frozenset[str] = frozenset()
 
     def refusal(self, scope: Scope, scopes: Iterable[str]) -> Refusal | None:
         """Why the request of ``scope`` is refused if ``scopes`` are demanded, or None."""
@@ -80,7 +80,7 @@ class Guard(SecurityBase):
             return MissingToken()
         # Those of `credentials` are a list that is made when it is asked for, which takes longer.
         held = token.scopes
-        lacks = bool(any_of) and self._any_of.isdisjoint(held)
+        lacks = bool(any_of) and self._one_of.isdisjoint(held)
         for name in scopes:
             if name not in held:
                 lacks = True
@@ -129,7 +129,7 @@ class AnyOfGuard(Guard):
     def __init__(self, auth: "Authority", names: tuple[str, ...]) -> None:
         self.auth = auth
         self.names = names
-        self._any_of = frozenset(names)
+        self._one_of = frozenset(names)
 
     async def __call__(self, connection: HTTPConnection, security_scopes: SecurityScopes) -> JWTUser:
         """The user."""
