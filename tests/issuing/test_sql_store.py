@@ -11,8 +11,12 @@ from typing import Any
 
 import anyio
 import anyio.lowlevel
+import psycopg
+import psycopg.errors
 import pytest
 import sqlalchemy
+import sqlalchemy.dialects
+from sqlalchemy.dialects.postgresql.base import PGDialect
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from jwt_middleware import ConfigurationError
@@ -20,6 +24,7 @@ from jwt_middleware.errors import StoreUnavailable
 from jwt_middleware.issuing import Session, SQLStore
 from jwt_middleware.issuing.rotation import Outcome, Realm, Rotation, rotate
 from jwt_middleware.issuing.session_store import SESSION_RETENTION
+from jwt_middleware.issuing.stores.sql_errors import explain
 from jwt_middleware.issuing.stores.sql_statements import SWEEP
 from jwt_middleware.testing.store_contract import REALM, opening, revocation_request, rotation
 
@@ -499,6 +504,38 @@ def test_what_cannot_work_is_said_at_construction(arguments: dict[str, Any], mes
     with pytest.raises(ConfigurationError, match=message) as refused:
         SQLStore(**{"engine": "postgresql+asyncpg://host/database", **arguments})
     assert PASSWORD not in str(refused.value)
+
+
+class Waiting(PGDialect):
+    """A driver that waits in a thread of the event loop, as psycopg2 does."""
+
+    driver = "waiting"
+    supports_statement_cache = True
+
+    @classmethod
+    def import_dbapi(cls) -> Any:
+        return psycopg
+
+
+def test_a_driver_that_waits_is_refused() -> None:
+    sqlalchemy.dialects.registry.register("postgresql.waiting", __name__, "Waiting")
+    with pytest.raises(ConfigurationError, match="the driver waiting is not asynchronous; use asyncpg or psycopg"):
+        SQLStore("postgresql+waiting://host/database")
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        pytest.param(OSError(113, "No route to host"), "OSError: No route to host", id="no route"),
+        pytest.param(OSError("session-7"), "the connection to the server failed", id="no reason"),
+        pytest.param(psycopg.OperationalError("FATAL: too many clients already"), "raise max_connections", id="full"),
+        pytest.param(psycopg.errors.DiskFull("session-7"), "53100: the server lacks resources", id="a full disk"),
+        pytest.param(psycopg.errors.CheckViolation("session-7"), "23514: the server refuses the statement", id="else"),
+    ],
+)
+def test_an_error_says_what_it_means_and_nothing_of_a_session(error: Exception, said: str) -> None:
+    assert said in explain(error)
+    assert "session-7" not in explain(error)
 
 
 def test_an_engine_that_waits_and_one_of_another_database_are_refused() -> None:

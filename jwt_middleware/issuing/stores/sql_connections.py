@@ -154,16 +154,11 @@ class Connections:
                     isolation = place.isolation if is_single and place.isolation else READ_COMMITTED
                     await connection.execution_options(isolation_level=isolation)
                     attempt = Attempt(connection, is_repeatable)
-                    try:
-                        result = await step(attempt)
-                        await connection.commit()
-                    except ConnectionError:
-                        # SQLAlchemy does not know that this error of asyncpg means a broken connection.
-                        await connection.invalidate()
-                        raise
+                    result = await step(attempt)
+                    await connection.commit()
                     return result
             except self._errors as error:
-                broke = isinstance(error, ConnectionError) or getattr(error, "connection_invalidated", False)
+                broke = getattr(error, "connection_invalidated", False)
                 is_safe = broke and attempt is not None and attempt.is_repeatable
                 if not ((_is_undone(place, error) or is_safe) and tries < MOST_TRIES):
                     raise StoreUnavailable(explain(error)) from None
