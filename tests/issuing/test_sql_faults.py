@@ -161,7 +161,7 @@ async def test_readers_of_a_slow_server_are_few_and_then_one(postgres: PostgresS
 
             def connections() -> Any:
                 # One is the observer's.
-                return observer.execute(count).fetchone()[0] - 1  # type: ignore[index]
+                return observer.execute(count).fetchone()[0] - 1
 
             other.execute("BEGIN")
             other.execute(f"LOCK TABLE {prefix}revocations")

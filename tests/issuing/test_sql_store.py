@@ -424,8 +424,9 @@ async def test_tables_of_a_layout_that_is_too_late_are_refused(
 async def test_what_is_missing_at_the_server_is_named(
     postgres: PostgresServer, prefix: str, change: Any, driver: str
 ) -> None:
+    store = SQLStore(postgres.url(driver), prefix=prefix)
     with pytest.raises(StoreUnavailable, match=r"call await store.create_tables\(\), or migrate"):
-        await opened(store := SQLStore(postgres.url(driver), prefix=prefix))
+        await opened(store)
     await store.create_tables()
     # Without a new start.
     await opened(store)

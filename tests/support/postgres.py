@@ -36,8 +36,8 @@ class PostgresServer:
         password = PASSWORD.replace(" ", "%20")
         return f"postgresql+{driver}://{USER}:{password}@127.0.0.1:{port or self.port}/{self.database}"
 
-    def connect(self, **arguments: Any) -> "psycopg.Connection[Any]":
-        """A connection outside all pools, which commits each statement."""
+    def connect(self, **arguments: Any) -> Any:
+        """A connection of psycopg outside all pools, which commits each statement."""
         given = {"host": "127.0.0.1", "port": self.port, "user": USER, "password": PASSWORD, "dbname": self.database}
         return psycopg.connect(**{**given, **arguments}, autocommit=True)
 
