@@ -13,15 +13,15 @@ from .mcp_calls import Call
 async def find_demands(server: Any, call: Call) -> tuple[str | None, list[str]]:
     """What ``call`` reaches on the FastMCP ``server``, and the scopes that FastMCP demands for it.
 
-    The first is the name by which the server lists it, which is not always the name that is called, or None if there is
-    no such thing.
+    The first is the name, URI or template by which the server lists it, which is not always the one that is called, or
+    None if there is no such thing.
     """
     listed, scopes = None, list[str]()
     while server is not None:
         found = await _find(server, call)
         if found is None:
             break
-        listed = found.name if listed is None else listed
+        listed = _listed(found) if listed is None else listed
         scopes += _demanded(found, found.auth)
         for middleware in server.middleware:
             scopes += _demanded(found, getattr(middleware, "auth", None))
@@ -63,6 +63,10 @@ async def _candidates(server: Any, call: Call) -> AsyncIterator[Any]:
     else:
         yield await server.get_resource(call.name)
         yield await server.get_resource_template(call.name)
+
+
+def _listed(found: Any) -> str:
+    return str(getattr(found, "uri_template", None) or getattr(found, "uri", None) or found.name)
 
 
 def _mounted(found: Any, call: Call) -> tuple[Any, Call]:

@@ -91,7 +91,8 @@ class CallDemands:
     """The scopes that calls of one kind need, by name or by pattern.
 
     In a pattern, ``*`` at the end and ``{name}`` anywhere stand for any text, ``/`` included. URIs are compared as they
-    stand, and percent-decoded too, because a server decodes the values of a template.
+    stand, and percent-decoded too, because a server decodes the values of a template. They are also compared without
+    their query and fragment, because a server may ignore these when it looks for a template.
 
     Raises ``ConfigurationError`` if ``demands`` is not a dict from names to lists of scopes.
     """
@@ -101,6 +102,7 @@ class CallDemands:
             raise ConfigurationError(
                 f"{kind} must be a dict from names to lists of scopes, not {type(demands).__name__}"
             )
+        self._kind = kind
         self._exact: dict[str, tuple[str, ...]] = {}
         self._patterns: list[tuple[list[str], tuple[str, ...]]] = []
         for name, scopes in (demands or {}).items():
@@ -113,11 +115,20 @@ class CallDemands:
 
     def scopes_for(self, name: str) -> Iterator[str]:
         """The scopes that a call of ``name`` needs; some may come twice."""
-        for spelling in dict.fromkeys((name, unquote(name))):
+        texts = _readings(name) if self._kind == "resources" else (name,)
+        for spelling in dict.fromkeys(spelling for text in texts for spelling in (text, unquote(text))):
             yield from self._exact.get(spelling, ())
             for parts, scopes in self._patterns:
                 if _matches(parts, spelling):
                     yield from scopes
+
+
+def _readings(uri: str) -> Iterator[str]:
+    """What a server may take ``uri`` for: FastMCP matches templates without fragment, query and a line's end."""
+    without_fragment = uri.partition("#")[0]
+    for text in (uri, without_fragment, without_fragment.partition("?")[0]):
+        yield text
+        yield text.removesuffix("\n")
 
 
 _PLACEHOLDER = re.compile(r"\{[^{}]*\}|\*$")

@@ -104,6 +104,23 @@ def test_a_type_that_only_resembles_a_form_hides_no_call(plain: TestClient, kind
     assert plain.post("/mcp", content=body, headers={**reading(), "content-type": kind}).status_code == 403
 
 
+@pytest.mark.parametrize("added", ["?x=1", "?", "#part", "?x=1#part", "\n", "\n?x=1", "#part?x=1"])
+@pytest.mark.parametrize("make", [MCPServer, FastMCP], ids=["sdk", "fastmcp"])
+def test_nothing_that_is_added_to_a_uri_hides_its_resource(make: Any, added: str) -> None:
+    def diary(user: str) -> str:
+        return "dear diary"
+
+    server = make("server")
+    server.resource("notes://{user}/diary")(diary)
+    server.resource("files://{user}")(diary)
+    demands = {"notes://{user}/diary": ["w"], "files://secret": ["w"]}
+    with bare_client(protect(server, URL, key=SECRET, resources=demands)) as client:
+        for uri in ("notes://ada/diary", "files://secret"):
+            response = post(client, call("resources/read", uri=f"{uri}{added}"), "r")
+            assert (response.status_code, response.json()["code"]) == (403, "insufficient_scope")
+        assert post(client, call("resources/read", uri=f"files://open{added}"), "r").status_code != 403
+
+
 def test_a_broader_scope_implies_the_narrower_ones_for_a_call() -> None:
     hierarchy = {"all": ["w", "r"]}
     app = protect(PlainTextResponse("reached"), URL, key=SECRET, scope_implies=hierarchy, **DEMANDS)
