@@ -245,6 +245,19 @@ class JWTMiddleware:
         """The number of open connections that end with their token: WebSockets, and streams if they are closed."""
         return len(self._connections)
 
+    def is_ambient(self, scope: Scope) -> bool:
+        """Whether the token of the request of ``scope`` came from a cookie or a proxy, not from the page that sent it.
+
+        For integrations whose connections begin with a GET.
+        """
+        presented = None if self._header_only else self._sources.find(scope, self._max_token_size)
+        return presented is not None and presented.is_ambient
+
+    def check_origin(self, scope: Scope) -> None:
+        """Raise ``CrossSite`` unless the request of ``scope`` comes from an allowed origin, whatever its method."""
+        if not self._origins.vouched_for(scope):
+            raise self._cross_site(scope)
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         kind, app = scope["type"], self.app
         if kind == "http" or kind == "websocket":
@@ -336,11 +349,14 @@ class JWTMiddleware:
         if presented is None:
             return None
         if presented.is_ambient and not self._origins.admit(scope):
-            expected, found = self._origins.describe(scope)
-            raise CrossSite(expected=expected, found=found)
+            raise self._cross_site(scope)
         if presented.scheme is not None:
             return self._judge_by(presented.scheme, presented, scope)
         return self.verifier.judge(presented.raw, presented.key, self._connection(scope))
+
+    def _cross_site(self, scope: Scope) -> CrossSite:
+        expected, found = self._origins.describe(scope)
+        return CrossSite(expected=expected, found=found)
 
     async def _judge_by(self, scheme: Scheme, presented: Presented, scope: Scope) -> Token:
         """Judge a token of another scheme than Bearer, and ask the scheme whether its sender may use it."""

@@ -20,25 +20,35 @@ from .verifying.token import Token
 async def authenticate(server: Any, sid: str, environ: dict[str, Any], auth: Any, *, namespace: str = "/") -> Token:
     """The verified token of a client that connects, for the ``connect`` handler of a Socket.IO server.
 
-    The token is that of the handshake (header, cookie or any other source of the middleware), else ``auth["token"]``,
-    which clients send as ``auth={"token": ...}``. The client is disconnected when its token expires or is revoked. The
-    session of the client gets ``user`` and ``token``: ``(await server.get_session(sid))["user"]``.
+    1. A header of the handshake, or any other source that the page itself fills, may have the token.
+    2. Otherwise it is ``auth["token"]``, which clients send as ``auth={"token": ...}``.
+    3. Otherwise it is that of a cookie. The handshake must come from an allowed origin, as that of any WebSocket, also
+       if it is a GET: ``cross_site``. See ``origins`` of ``JWTMiddleware``.
+
+    The client is disconnected when its token expires or is revoked. The session of the client gets ``user`` and
+    ``token``: ``(await server.get_session(sid))["user"]``.
 
     Raises ``socketio.exceptions.ConnectionRefusedError``, which refuses the connection with our code as its message.
     """
     scope = environ["asgi.scope"]
-    connections = middleware_of(scope).connections
+    middleware = middleware_of(scope)
+    connections = middleware.connections
     token, user = scope["auth"].token, scope["user"]
+    raw = auth.get("token") if isinstance(auth, dict) else None
     try:
-        if token is None:
-            raw = auth.get("token") if isinstance(auth, dict) else None
+        is_ambient = token is not None and middleware.is_ambient(scope)
+        if token is None or (is_ambient and raw is not None):
             if raw is None:
                 raise MissingToken
             if not isinstance(raw, str | bytes):
                 # It comes from the client and can be any JSON value.
-                raise MalformedToken
+                raise MalformedToken(found=f"a value of the type {type(raw).__name__}")
             token, user = await connections.authenticate(raw, scope)
+        elif is_ambient and scope["type"] == "http":
+            # The middleware takes a GET for one that changes nothing. This one opens a connection.
+            middleware.check_origin(scope)
     except Refusal as refusal:
+        connections.refuser.tell(refusal, scope)
         raise SocketIORefusal(refusal.code) from None
     async with server.session(sid, namespace=namespace) as session:
         session["user"], session["token"] = user, token

@@ -5,8 +5,10 @@ from typing import Any
 
 import anyio
 import pytest
+from socketio.exceptions import ConnectionRefusedError as SocketIORefusal
 
-from jwt_middleware import JWTMiddleware
+from jwt_middleware import JWTMiddleware, bearer_header, cookie
+from jwt_middleware.events import RequestRefused
 from jwt_middleware.socketio import authenticate
 from jwt_middleware.strawberry import scope_of
 
@@ -81,3 +83,64 @@ async def test_socketio_clients_whose_token_has_expired_are_disconnected_once_an
     clock = Clock()
     middleware = JWTMiddleware(app, key=SECRET, audience="orders", clock=clock, public=["/socket.io/*"])
     await sent(middleware, http("/socket.io/"))
+
+
+async def who_connects(auth: Any, **headers: str) -> tuple[str, list[str]]:
+    """The subject of a Socket.IO client that begins with a GET, or the code of its refusal; and the codes told of."""
+    found, told = list[str](), list[str]()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        try:
+            found.append(f"{(await authenticate(Server(), '1', {'asgi.scope': scope}, auth)).subject}")
+        except SocketIORefusal as refusal:
+            found.append(str(refusal.error_args["message"]))
+
+    middleware = JWTMiddleware(
+        app,
+        key=SECRET,
+        audience="orders",
+        clock=Clock(),
+        public=["/socket.io/*"],
+        sources=[bearer_header(), cookie("token")],
+        origins=["https://app.example"],
+        on_event=lambda event: told.append(event.code) if isinstance(event, RequestRefused) else None,
+    )
+    scope = http("/socket.io/")
+    scope["headers"] += [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()]
+    await sent(middleware, scope)
+    return found[0], told
+
+
+COOKIE = f"token={token(sub='ada')}"
+FOREIGN = {"cookie": COOKIE, "origin": "https://evil.example", "sec_fetch_site": "cross-site"}
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    "headers",
+    [FOREIGN, {"cookie": COOKIE, "sec_fetch_site": "same-site"}, {"cookie": COOKIE}],
+    ids=["a foreign origin", "another host of the site", "no origin"],
+)
+async def test_a_cookie_opens_no_socketio_connection_for_a_foreign_page(headers: dict[str, str]) -> None:
+    assert await who_connects(None, **headers) == ("cross_site", ["cross_site"])
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    "headers", [{"origin": "https://app.example"}, {"sec_fetch_site": "same-origin"}, {"origin": "http://testserver"}]
+)
+async def test_a_cookie_opens_a_socketio_connection_for_an_allowed_page(headers: dict[str, str]) -> None:
+    assert await who_connects({}, cookie=COOKIE, **headers) == ("ada", [])
+
+
+@pytest.mark.anyio
+async def test_a_token_that_a_socketio_client_sends_beats_a_cookie() -> None:
+    assert await who_connects({"token": token(sub="grace")}, **FOREIGN) == ("grace", [])
+    authorization = f"Bearer {token(sub='lin')}"
+    assert await who_connects({"token": token(sub="grace")}, authorization=authorization, **FOREIGN) == ("lin", [])
+
+
+@pytest.mark.anyio
+async def test_a_socketio_client_that_is_refused_is_told_of() -> None:
+    assert await who_connects(None) == ("missing_token", ["missing_token"])
+    assert await who_connects({"token": "garbage"}) == ("malformed_token", ["malformed_token"])
