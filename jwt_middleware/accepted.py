@@ -1,4 +1,4 @@
-"""Who wants to know of each accepted request? Without such a listener, nothing of this stands in a request's way."""
+"""Who wants to know of each accepted request? Without such a listener, this costs requests nothing."""
 
 import logging
 from collections.abc import Awaitable, Callable

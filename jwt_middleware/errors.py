@@ -17,11 +17,11 @@ class ConfigurationError(ValueError):
 
 
 class StoreUnavailable(Exception):
-    """A store gave no answer. It may or may not have done what it was asked, and it can be asked again."""
+    """A store did not answer. It may or may not have done what it was asked to do. The call may be repeated."""
 
 
 class Subject(Protocol):
-    """Whom a refusal is about: a verified ``Token``."""
+    """The verified ``Token`` that a refusal is about."""
 
     @property
     def provider(self) -> str: ...
@@ -32,7 +32,7 @@ class Subject(Protocol):
 
 
 class Details(TypedDict, total=False):
-    """What a refusal tells the operator. The client sees nothing of it."""
+    """What a refusal tells the operator. The client sees none of it."""
 
     provider: str | None
     kid: str | None
@@ -282,7 +282,7 @@ class InsufficientUserAuthentication(Refusal):
 
 
 OFFLINE_ACCESS = "offline_access"
-"""What a client asks for to get a refresh token (OpenID Connect Core 11). No resource needs it, so none asks for it."""
+"""The scope that asks for a refresh token (OpenID Connect Core 11). No resource needs it, so no challenge names it."""
 
 
 def _scope_parameter(scopes: Iterable[str]) -> Iterable[str]:

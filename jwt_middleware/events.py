@@ -508,7 +508,7 @@ class ConnectionRenewed(Event):
 
 
 class Advice(Event):
-    """A setting is likely to be wrong, or something the service relies on is; the text says what to do."""
+    """A setting, or something that the service relies on, is likely to be wrong. The text says what to do."""
 
     about = "advice"
     severity = logging.WARNING

@@ -1,6 +1,7 @@
 """Why was this token refused, and what would pass? For operators: it shows what the token says. Pure.
 
-The verdict itself is the verifier's. ``explaining`` only finds words for it: it reads loosely, and never decides.
+The verdict itself is the verifier's. The files in ``explaining/`` only find words for it, by code: see
+``explaining/words.py``. They read loosely and never decide.
 """
 
 from collections.abc import Collection, Sequence
@@ -71,7 +72,7 @@ def explain(
     max_token_size: int,
     unchecked: Collection[str] = (),
 ) -> Explanation:
-    """Words for what the verifier said of ``token``: ``refusal``, or None if it accepted the token.
+    """Explain the verifier's verdict on ``token``: ``refusal``, or None if the verifier accepted it.
 
     ``now`` is the Unix time of the verdict, ``unchecked`` names the steps that were left out.
     """

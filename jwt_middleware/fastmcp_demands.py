@@ -1,4 +1,4 @@
-"""Which scopes does FastMCP itself demand of a call? What ``auth=`` of its components and of its middleware say."""
+"""Which scopes does FastMCP itself demand of a call? Those in ``auth=`` of its components and of its middleware."""
 
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -72,7 +72,8 @@ def _listed(found: Any) -> str:
 def _mounted(found: Any, call: Call) -> tuple[Any, Call]:
     """The mounted server that ``found`` comes from, and the call as it sees it; None if ``found`` is the server's own.
 
-    What FastMCP shows of a mounted server has lost its ``auth``, and keeps where it comes from to itself.
+    A component of a mounted server, as FastMCP shows it, has lost its ``auth``, and only private attributes say where
+    it comes from.
     """
     found = getattr(found, "parent_tool", found)
     named = (getattr(found, name, None) for name in ("_original_name", "_original_uri", "_original_uri_template"))

@@ -63,7 +63,7 @@ class JWTUser(BaseUser):
 
 
 class JWTCredentials(AuthCredentials):
-    """``scope["auth"]``: Starlette's credentials, for which its ``@requires`` works, with the token beside the scopes.
+    """``scope["auth"]``: Starlette's credentials, which its ``@requires`` reads, with the token beside the scopes.
 
     ``token`` is None if the request has no good token. ``refuser`` answers in the middleware's name.
     """

@@ -65,8 +65,9 @@ def protect(
         Every other keyword of ``JWTMiddleware``.
 
     Scopes are checked before the call is dispatched, because its answer may be a stream that has already begun. The
-    check reads the body, every message of a batch, and never believes a header about it. To subscribe to a resource,
-    and to complete the arguments of a prompt or a template, needs what it needs itself. Streams end with their token.
+    check reads the body, every message of a batch, and never believes a header about it. Subscribing to a resource, and
+    completing the arguments of a prompt or a template, needs the scopes that the resource, prompt or template itself
+    needs. Streams end with their token.
 
     An ``MCPServer`` or a ``FastMCP`` answers requests whose ``Host``, and ``Origin`` if there is one, are those of the
     resource or of loopback. If your proxy replaces ``Host``, or pages of other origins are clients, pass the ASGI app
@@ -139,7 +140,8 @@ def _served(server: Any, identifier: str) -> ASGIApp:
     path, host = unquote(parts.path) or "/", parts.netloc.lower()
     origin = f"{parts.scheme}://{host}"
     # A page cannot forge Host or Origin, but it can have a name of its own lead to this server (DNS rebinding). So MCP
-    # demands a look at them. By itself the SDK accepts requests for loopback alone, and FastMCP looks at none.
+    # demands that servers check both. By itself the SDK accepts requests for loopback alone, and FastMCP checks
+    # neither.
     if callable(getattr(server, "http_app", None)):
         hosts, origins = _fastmcp_settings()
         app = server.http_app(
@@ -291,7 +293,7 @@ class _CallCheck:
 
 
 def _is_form(scope: Scope) -> bool:
-    # What the SDK answers with 415; routes of the app's own may take it.
+    # The SDK answers a form with 415, but the app's own routes may take it.
     types = [value for name, value in scope["headers"] if name == b"content-type"]
     return len(types) == 1 and types[0].partition(b";")[0].strip().lower() in _FORMS
 

@@ -37,7 +37,7 @@ def find_calls(body: bytes) -> list[Call]:
 
     Raises ``ValueError`` or ``RecursionError`` if ``body`` is not JSON, or can be read in more than one way.
     """
-    # As floats: what Python refuses to read, such as a number of 5,000 digits, another parser may read.
+    # Integers are read as floats: another parser may read what Python refuses, such as a number of 5,000 digits.
     parsed = json.loads(body, object_pairs_hook=_check_names, parse_int=float)
     calls: dict[Call, None] = {}
     for message in parsed if isinstance(parsed, list) else [parsed]:
@@ -57,7 +57,7 @@ def _calls_in(message: dict[str, Any]) -> list[Call]:
         uris = wanted.get("resourceSubscriptions") if isinstance(wanted, dict) else None
         return [Call("resources", uri) for uri in uris if isinstance(uri, str)] if isinstance(uris, list) else []
     if method == "completion/complete":
-        # It tells of the arguments that a prompt, or a resource of a template, takes.
+        # The answer reveals which arguments a prompt, or a resource of a template, takes.
         parameters = parameters.get("ref")
         if not isinstance(parameters, dict):
             return []
@@ -135,7 +135,7 @@ _PLACEHOLDER = re.compile(r"\{[^{}]*\}|\*$")
 
 
 def _matches(parts: list[str], name: str) -> bool:
-    """Whether ``name`` has all ``parts`` in their order, the first at its begin and the last at its end."""
+    """Whether ``name`` has all ``parts`` in their order, the first at its beginning and the last at its end."""
     first, *middle, last = parts
     if len(name) < len(first) + len(last) or not name.startswith(first) or not name.endswith(last):
         return False

@@ -73,7 +73,7 @@ class JWTMiddleware:
         True: CORS preflights pass without a token, for an app whose CORS middleware is inside this one. Default False.
     ``sources``
         Where a token may be: ``bearer_header()``, ``cookie(name)``, ``proxy_header(name)``, ``subprotocol(name)``, or
-        functions. See ``Sources``. Default: the first.
+        functions. See ``Sources``. Default: ``bearer_header()``.
     ``origins``
         Origins besides the app's own from which a cookie may authenticate requests, such as ``https://app.example``.
         Default: none.
@@ -88,9 +88,8 @@ class JWTMiddleware:
         in a worker thread, which takes about 100 µs. It returns the app's own user for ``scope["user"]``, or None or
         False to refuse. Default: a ``JWTUser``.
     ``revocations``
-        What knows which tokens were revoked before they expired: ``Sessions``, a ``RevocationView``, or your own
-        ``Revocations``.
-        Default None: tokens are good until they expire.
+        The object that knows which tokens were revoked before they expired: ``Sessions``, a ``RevocationView``, or your
+        own ``Revocations``. Default None: tokens are good until they expire.
     ``websocket_refusals``
         ``"close"``: a refused WebSocket handshake is accepted and then closed, with a code and a reason that a page can
         read. Default ``"deny"``: it gets an HTTP response, which a page's script cannot read. See ``Refuser``.

@@ -43,7 +43,7 @@ Validate: TypeAlias = (
 
 
 class ProviderOptions(TypedDict, total=False):
-    """The keywords of ``Provider``, for those who pass them on."""
+    """The keywords of ``Provider``, for code that passes them on."""
 
     key: KeyText | list[KeyText] | tuple[KeyText, ...] | None
     jwks: str | PathLike[str] | KeySource | None
@@ -72,11 +72,11 @@ class Provider:
     """Whose tokens are accepted, with which keys and by which rules. All arguments are keywords.
 
     ``key``
-        What verifies: a secret (str or bytes), a PEM (public key, private key, X.509 certificate), a JWK or JWK Set
-        (dict), a dict of key ids and PEM texts, or a list of these while keys are rotated: all verify. A key of a set
-        that cannot be used is skipped; the log and ``health`` name it.
+        The keys that verify signatures: a secret (str or bytes), a PEM (public key, private key, X.509 certificate), a
+        JWK or JWK Set (dict), a dict of key ids and PEM texts, or a list of these while keys are rotated, all of which
+        verify. A key of a set that cannot be used is skipped; the log and ``health`` name it.
     ``jwks``
-        Where keys that others rotate are fetched: the https address of a JWK Set, the path of a file,
+        Where to fetch keys that somebody else rotates: the https address of a JWK Set, the path of a file,
         ``RemoteKeys(...)``, ``LoadBalancerKeys(...)``, or a ``KeySource`` of your own. Beside it, the keys of ``key``
         verify too.
     ``audience``
@@ -115,9 +115,9 @@ class Provider:
         ``azp`` (Clerk). A token that also has ``aud`` is held to both. Default ``aud``.
     ``scope_claim``
         The claim that lists the scopes; dotted steps lead into nested objects (``realm_access.roles``). A tuple of
-        names is a path whose names may hold dots. A list of these unites them. A plain function takes the claims and
-        returns the scopes. See the page "Claims and permissions" for what is read. Default None: ``scope``, else
-        ``scp``.
+        names is a path whose names may hold dots. A list of names and paths unites what they hold. A plain function
+        takes the claims and returns the scopes. See the page "Claims and permissions" for what is read. Default None:
+        ``scope``, else ``scp``.
     ``scope_separator``
         Where a text in one of these claims is split: ``{"permissions": ","}``. Default: at spaces in ``scope``
         and ``scp``, and nowhere in any other claim, because the names of roles may hold spaces.
@@ -126,10 +126,10 @@ class Provider:
     ``may_grant``
         The only scopes that this provider's tokens can grant, after ``scope_implies``. Default None: any.
     ``accept_cnf``
-        What may bind a token to its sender (``cnf``, RFC 7800), because something in front has checked it: names of
-        methods such as ``x5t#S256``, never ``jkt``; every method of the token must be one of them. Or a function like
-        ``validate`` that is called for each request with such a token, and accepts it only by returning True.
-        Default: such tokens are refused with ``sender_constrained``.
+        Methods that may bind a token to its sender (``cnf``, RFC 7800) because something in front of the app has
+        checked the binding. Give their names, such as ``x5t#S256``, but never ``jkt``: every method of the token must
+        be one of them. Or a function like ``validate`` that is called for each request with such a token, and accepts
+        it only by returning True. Default: such tokens are refused with ``sender_constrained``.
     ``allow_id_tokens``
         True: accept tokens that are certainly ID tokens (``token_use: id``, or ``nonce`` with ``at_hash``) or another
         library's refresh tokens (``type`` or ``token_type``: ``refresh``). Default False: ``wrong_type``.
@@ -137,7 +137,7 @@ class Provider:
         One or several functions, sync or async, called with each of this provider's tokens after every other check:
         ``validate(token)`` or ``validate(token, connection)``, with Starlette's ``HTTPConnection``, or None if
         ``Verifier.verify`` runs without ASGI. True accepts the token and False refuses it with ``invalid_claim``;
-        anything else is a ``TypeError``. A ``Refusal`` that it raises refuses the token as it says.
+        anything else is a ``TypeError``. If it raises a ``Refusal``, the token is refused with that.
 
     Raises ``ConfigurationError`` for an argument that cannot work.
     """
@@ -213,7 +213,7 @@ class Provider:
             self.keys = self.remote
         else:
             self.keys = ProviderKeys(source, static, allowed, by_issuer=self.template is not None)
-        # Integrations may put others in their place.
+        # Integrations may replace ``keys``; ``health`` still reports on these.
         self._own_keys = self.keys
         self.rules = ClaimRules(
             provider=name,

@@ -115,7 +115,7 @@ class Requirement:
         elif _is_app(endpoint):
             guarded = _GuardedApp(endpoint, self.demand)
         else:
-            raise TypeError(f"requires(...) decorates endpoints, and {endpoint!r} is none")
+            raise TypeError(f"requires(...) decorates endpoints, and {endpoint!r} is not one")
         with suppress(TypeError):
             _guarded.add(_unwrapped(endpoint))
         return cast(Endpoint, guarded)

@@ -208,7 +208,8 @@ class ResolvedProviders:
             )
         if provider.load_balancer is not None:
             raise ConfigurationError(
-                "resolve returned a provider with LoadBalancerKeys; a load balancer is told by its signer: configure it"
+                "resolve returned a provider with LoadBalancerKeys; a load balancer is recognised by its signer, so "
+                "configure it"
             )
         if provider.name in self._own:
             raise ConfigurationError(
@@ -218,7 +219,7 @@ class ResolvedProviders:
         if provider.remote is not None:
             if id(provider.remote) not in self._own_remote:
                 provider.remote.confine(self._hosts)
-            # It is told of like those of the configuration.
+            # Its fetches are reported like those of configured providers.
             if self._events.handlers:
                 provider.remote.events.add_handlers(self._events.handlers)
         self._check(provider)

@@ -42,7 +42,7 @@ class Events:
 
     def __init__(self, on_event: Handlers | None = None, *, clock: Callable[[], float] = time.monotonic) -> None:
         self.handlers: tuple[Handler, ...] = ()
-        """Who is called with every event."""
+        """The handlers that are called with every event."""
         self._clock = clock
         self._lock = Lock()
         self._said: set[Hashable] = set()

@@ -176,9 +176,9 @@ def test_a_request_from_another_site_says_from_where(headers: dict[str, str], fo
 @pytest.mark.parametrize(
     ("headers", "found"),
     [
-        ({"cookie": "session=a; session=b"}, "two cookies of the name session"),
+        ({"cookie": "session=a; session=b"}, "two cookies named session"),
         ({"authorization": "Bearer "}, "an empty text"),
-        ({"authorization": "Bearer\tx"}, "another character than a space after the scheme"),
+        ({"authorization": "Bearer\tx"}, "a character other than a space after the scheme"),
     ],
 )
 def test_what_stands_in_the_place_of_a_token_is_told(headers: dict[str, str], found: str, heard: list[Event]) -> None:

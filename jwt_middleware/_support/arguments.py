@@ -67,7 +67,7 @@ def check_token_hook(name: str, function: object) -> bool:
     """Check a hook that is called with a token; return whether it is called with the connection as well.
 
     It is, if it has a second positional parameter without a default. Raises ``ConfigurationError`` for an object that
-    cannot be called like this, and for generator functions: they return an object that is true, whatever they yield.
+    cannot be called like this, and for generator functions: they return an object that is truthy, whatever they yield.
     """
     check_callable(name, function, "token")
     if any(map(_is_generator_function, (function, type(function).__call__))):

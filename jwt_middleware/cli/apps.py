@@ -69,7 +69,7 @@ def _apps(app: Any, seen: dict[int, Any]) -> Iterator[Any]:
     """``app`` and every app that can be found inside it: wrapped, added as a middleware, or mounted."""
     if id(app) in seen:
         return
-    # It is kept: the id of an object that is gone may be another one's.
+    # The object is kept: the id of an object that is gone may be given to another one.
     seen[id(app)] = app
     yield app
     build = getattr(app, "build_middleware_stack", None)

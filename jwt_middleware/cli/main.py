@@ -69,7 +69,7 @@ def _add_explain(commands: _Commands) -> None:
     explain.add_argument("--app", help="use the settings of this app, such as main:app; this RUNS the app's code")
     explain.add_argument("--issuer", action="append", default=[], help="the issuer that is accepted; repeatable")
     explain.add_argument("--audience", action="append", default=[], help="the audience that is accepted; repeatable")
-    explain.add_argument("--key", help="what verifies: @FILE with a secret, a PEM, a JWK or a JWK Set")
+    explain.add_argument("--key", help="the key that verifies: @FILE with a secret, a PEM, a JWK or a JWK Set")
     explain.add_argument("--jwks", help="the address or the file of a JWK Set")
     explain.add_argument(
         "--at", type=_moment, metavar="TIME", help="judge it at this time: Unix time, or 2030-01-31T12:00:00Z"
@@ -111,7 +111,9 @@ def _add_check(commands: _Commands) -> None:
 
 def _add_mint(commands: _Commands) -> None:
     mint = _add(commands, "mint", "Sign a token with a key of your own.")
-    mint.add_argument("--key", required=True, help="what signs: @FILE with a secret, a private PEM or a private JWK")
+    mint.add_argument(
+        "--key", required=True, help="the key that signs: @FILE with a secret, a private PEM or a private JWK"
+    )
     mint.add_argument("--audience", required=True, help="the aud claim")
     mint.add_argument("--subject", required=True, help="the sub claim")
     mint.add_argument("--issuer", help="the iss claim")

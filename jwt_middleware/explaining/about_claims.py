@@ -94,7 +94,7 @@ def explain_missing_claim(case: Case) -> Words:
                 f"Amazon Cognito and Clerk do so: set audience_claim={other!r} and audience= to the client's id.",
             )
         return f"The token has no aud; accepted here: {expected}.", (
-            "Have the provider set the audience; or audience=ANY, only where its keys sign for nothing else."
+            "Have the provider set the audience. Say audience=ANY only if its keys sign for nothing else."
         )
     if claim == "exp":
         return "The token never expires: it has no exp.", "Have the issuer set it; tokens without it are refused."
@@ -127,7 +127,7 @@ def explain_sender_constrained(case: Case) -> Words:
     names = sorted(cnf) if isinstance(cnf, dict) else []
     return (
         f"The token is bound to its sender (cnf: {list_quoted(names)}) and is no plain Bearer token.",
-        "Turn the binding off at the provider; or accept_cnf=, where something in front of this service checks it.",
+        "Turn the binding off at the provider, or set accept_cnf= if something in front of this service checks it.",
     )
 
 

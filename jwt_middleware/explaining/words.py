@@ -37,7 +37,7 @@ def _revoked(case: Case) -> Words:
 
 def _revocations(case: Case) -> Words:
     return (
-        "Whether the token is revoked cannot be told: the store is unavailable.",
+        "The session store is unavailable, so it is unknown whether the token is revoked.",
         "Check the session store; tokens are accepted again when it can be read.",
     )
 

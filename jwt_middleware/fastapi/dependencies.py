@@ -78,7 +78,7 @@ class Guard(SecurityBase):
         token, any_of = credentials.token, self.names
         if token is None:
             return MissingToken()
-        # Those of `credentials` are a list that is made when it is asked for, which takes longer.
+        # `credentials.scopes` is a list that is made when it is read, which takes longer.
         held = token.scopes
         lacks = bool(any_of) and self._one_of.isdisjoint(held)
         for name in scopes:

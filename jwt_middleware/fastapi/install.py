@@ -48,7 +48,7 @@ class _Installed(JWTMiddleware):
             "allow_anonymous": gate.allow_anonymous,
         }
         super().__init__(_Inside(app, gate), **options)
-        # One for all apps of this Auth, so that its dependencies know the credentials of another.
+        # All apps of this Auth share one, so that its dependencies also know the credentials of another app.
         self.refuser = gate.auth.refuser
 
 
@@ -114,7 +114,7 @@ class _Gate:
 
 
 class _Inside:
-    """What stands between the middleware and the app: it looks at the routes before the first request gets there."""
+    """Stands between the middleware and the app, and looks at the routes before the first request gets there."""
 
     def __init__(self, app: ASGIApp, gate: _Gate) -> None:
         self._app = app

@@ -15,7 +15,7 @@ def with_local_keys(provider: Provider) -> Provider:
     provider = copy(provider)
     keys = provider.keys
     if isinstance(keys, _StaticKeys | _ChangingKeys):
-        # It is another Auth's. What was added there stays there.
+        # It belongs to another Auth. Keys that were added there stay there.
         keys = keys.own
     provider.keys = _StaticKeys(keys) if isinstance(keys, StaticKeys) else _ChangingKeys(keys)
     return provider

@@ -32,8 +32,8 @@ class TokenIssuer:
     """Mints access tokens, and gives others what they need to verify them.
 
     ``key``
-        What signs: a secret (str or bytes), or a private key as PEM or as a JWK (dict). Its ``kid`` is the JWK's own,
-        or else derived from the key, so that it is the same after every start.
+        The key that signs: a secret (str or bytes), or a private key as PEM or as a JWK (dict). Its ``kid`` is the
+        JWK's own, or else derived from the key, so that it is the same after every start.
     ``audience``
         The ``aud`` of every token, one or several.
     ``issuer``

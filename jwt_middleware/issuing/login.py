@@ -92,7 +92,7 @@ class Login:
 
 
 def _is_answer(error: Exception) -> bool:
-    """Whether ``error``, raised by the app, rejects the password, rather than reports that something is broken."""
+    """Whether ``error``, raised by the app, rejects the password rather than reporting that something is broken."""
     if isinstance(error, HTTPException):
         return error.status_code < 500
     return isinstance(error, Refusal) and error.status < 500

@@ -42,7 +42,7 @@ def password_check(
 
     Times are equal only if your stored hashes have the parameters of ``hasher``. When a login finds a hash with old
     parameters, store a new one (OWASP Password Storage Cheat Sheet). The time that ``find_user`` takes is up to you:
-    look users up by an index, and ask no further tables about users that exist.
+    look users up by an index, and query no further tables for users that exist.
 
     A hash that ``hasher`` cannot read is logged, and no password fits it. Raises ``ConfigurationError`` if an argument
     cannot work.

@@ -211,7 +211,7 @@ class Sessions:
         4. Its generation is one that ``rotation.rotate`` accepts, or else ``InvalidGrant``, and the session ends.
 
         Raises ``ScopeNotGranted`` if none of ``scope`` was granted. Unless step 3 or 4 refuses it, the token stays as
-        good as before. If an answer of the store was lost, this process remembers since when.
+        good as before. If the store did not answer, this process remembers when it was first asked.
         """
         presented = await self._read(refresh_token)  # 1
         id = presented.session_id

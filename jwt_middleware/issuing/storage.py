@@ -31,7 +31,7 @@ class StorageUnavailable(Exception):
 
 
 class Storage:
-    """A Redis as the library limits speaks with it, and the threads that do so.
+    """A Redis server that the library limits speaks with, and the threads for that.
 
     ``limits_storage`` is what ``StoredCounts`` takes. After a failure, one login every ``PAUSE`` seconds asks the
     storage again, until it answers. The others are refused without asking: a stalled storage might still count them

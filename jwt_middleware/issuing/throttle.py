@@ -155,7 +155,7 @@ class Throttle:
         await self._correct(self._forgive, attempt)
 
     async def take_back(self, attempt: Attempt) -> None:
-        """The login ended without an answer about its password, and not through the client."""
+        """The login ended without an answer about its password, and the client did not cause that."""
         await self._correct(self._take_back, attempt)
 
     async def take_back_account(self, attempt: Attempt) -> None:

@@ -14,7 +14,7 @@ from .._support.redaction import redact_address
 from ..errors import ConfigurationError
 
 METADATA_NAMES = ("/.well-known/openid-configuration", "/.well-known/oauth-authorization-server")
-"""How the addresses of metadata end, or go on with the path of the issuer."""
+"""The paths of metadata. The issuer's own path may precede or follow them."""
 
 
 class Hosts(NamedTuple):
@@ -113,7 +113,7 @@ def describe_inside(host: str) -> str | None:
 
 
 def is_public(address: IPv4Address | IPv6Address) -> bool:
-    """Whether ``address`` is of the public internet: not private, loopback, link-local, unspecified or multicast."""
+    """Whether ``address`` is on the public internet: not private, loopback, link-local, unspecified or multicast."""
     address = _unwrap(address)
     if isinstance(address, IPv6Address) and (address.is_site_local or address in _NAT64_LOCAL):
         return False

@@ -13,7 +13,8 @@ from urllib.parse import unquote_to_bytes
 
 def shows_key(data: bytes, layers: int = 3) -> bool:
     """Whether a key stands in ``data``, or in base64 or hexadecimal in it, ``layers`` deep, wherever that starts."""
-    # White space and line ends may come as escapes, and what is not ASCII is a dash or a space of a word processor.
+    # White space and line ends may come as escapes, and any other character outside ASCII is a dash or a space from a
+    # word processor.
     text = re.sub(rb"\\+[nrtx]?", b"", unquote_to_bytes(data)).translate(None, _NOT_PRINTABLE)
     if _KEY_MARK.search(data) or _KEY_MARK.search(text) or _KEY_NAME.search(text):
         return True

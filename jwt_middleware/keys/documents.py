@@ -32,7 +32,7 @@ class NamedPEM:
 
 
 def read_keys(document: bytes) -> list[object]:
-    """The keys of ``document``, not yet looked into.
+    """The keys of ``document``, not yet examined.
 
     A document is a JWK Set (RFC 7517 section 5), a list of JWKs, one JWK, a JSON object of key ids and PEM texts as
     Google and Firebase publish it, or one PEM text. A key that ``json_object`` would refuse is None. Raises
@@ -73,7 +73,7 @@ def read_jwks_uri(document: bytes, *, address: str, issuer: str, hosts: Hosts) -
 def read_login_endpoints(document: bytes, *, hosts: Hosts) -> tuple[str, str] | None:
     """Where users log in: ``authorization_endpoint`` and ``token_endpoint`` of metadata that ``read_jwks_uri`` read.
 
-    None if one is missing, or is an address that nothing should be sent to: pages link to them.
+    None if one is missing, or if no page should link to it.
     """
     metadata = json_object(document.removeprefix(b"\xef\xbb\xbf"))
     authorization, token = metadata.get("authorization_endpoint"), metadata.get("token_endpoint")
@@ -104,7 +104,7 @@ def check_size(size: int) -> None:
 
 def _read_pem(document: bytes) -> list[object] | None:
     text = document.strip()
-    # A document that only begins so is no JSON, either.
+    # A document that only begins like PEM is not JSON, either.
     return [NamedPEM(None, text.decode("utf-8", "replace"))] if text.startswith(b"-----BEGIN ") else None
 
 

@@ -47,7 +47,7 @@ class Source(Protocol):
     published: bool
     """Whether anyone but this service can read it."""
     may_be_empty: bool
-    """Whether no key at all is an answer. Otherwise it is a fault of the place."""
+    """Whether a set without any key is acceptable. Otherwise it is a fault of the place."""
     host: str
     """The host that is asked; empty for a file."""
 
@@ -262,7 +262,10 @@ def _with_host(hosts: Hosts, url: str) -> Hosts:
 
 
 def _confine(url: str, declared: Hosts, hosts: Hosts) -> Hosts:
-    """Both, without the host of ``url``. Raises ``ConfigurationError`` if ``url`` may not be asked then."""
+    """``declared`` and ``hosts`` together, without the host of ``url``.
+
+    Raises ``ConfigurationError`` if ``url`` may not be asked then.
+    """
     both = Hosts(named=declared.named | hosts.named, http=declared.http | hosts.http)
     if (fault := both.find_fault_of_foreign(url)) is not None:
         raise ConfigurationError(f"resolve: {fault}")

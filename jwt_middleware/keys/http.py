@@ -141,7 +141,7 @@ class OwnClient:
 
 
 class UserClient:
-    """Asks through a fetcher of the user, which alone knows what in it belongs to which event loop.
+    """Asks through the user's own fetcher. Only that fetcher knows which of its parts belong to which event loop.
 
     An ``AsyncClient`` keeps connections of the event loop that it was used on. So the fetcher is called on one loop for
     as long as that loop runs; other loops ask through it. After it has ended, the next loop calls the fetcher itself,
@@ -186,7 +186,7 @@ class UserClient:
 
 
 async def in_thread(function: Callable[..., Result], *arguments: Any) -> Result:
-    """What ``function(*arguments)`` returns in a worker thread, however busy those of the app's endpoints are."""
+    """What ``function(*arguments)`` returns in a worker thread, even if all threads of the app's endpoints are busy."""
     return await anyio.to_thread.run_sync(partial(function, *arguments), limiter=_THREADS.get())
 
 

@@ -53,8 +53,8 @@ Value = TypeVar("Value")
 class LoadBalancerKeys(RemoteKeys):
     """The keys of an AWS Application Load Balancer, given as ``jwks=``. Each is fetched when a token first names it.
 
-    It also says which tokens are the load balancer's own. They are told from others by ``signer``, not by ``iss``, so
-    another provider may have the same issuer. Only they may be padded with ``=``: AWS signs the padded text.
+    It also says which tokens are the load balancer's own. They are recognised by ``signer``, not by ``iss``, so another
+    provider may have the same issuer. Only they may be padded with ``=``: AWS signs the padded text.
 
     ``signer``
         The ARN of the load balancer, or of several in one region. The header's ``signer`` must be one of them, letter
@@ -110,9 +110,9 @@ class LoadBalancerKeys(RemoteKeys):
         self._set_up(self._addresses, rules, allow_weak_keys=False, clock=clock)
 
     def check(self, header: Header) -> None:
-        """Raise ``AlgorithmNotAllowed``, ``WrongAudience`` or ``UnknownKey`` for a header that is not meant for here.
+        """Raise ``AlgorithmNotAllowed``, ``WrongAudience`` or ``UnknownKey`` for a header not meant for this service.
 
-        ``signer`` was compared before: it says that these keys are asked at all.
+        ``signer`` has been compared before: it decides that these keys are used at all.
         """
         if header.algorithm != ALGORITHM:
             raise AlgorithmNotAllowed(expected=ALGORITHM, found=header.algorithm)
@@ -128,7 +128,7 @@ class LoadBalancerKeys(RemoteKeys):
         return super().current if self._addresses.is_used else _NONE
 
     async def refreshed(self, kid: str | None, algorithm: str) -> KeySet:
-        """The keys to look in again: with that of ``kid``, if it has one.
+        """The keys to look in again, including that of ``kid`` if there is one.
 
         Raises ``KeysUnavailable`` if it is unknown whether such a key exists.
         """
@@ -138,7 +138,7 @@ class LoadBalancerKeys(RemoteKeys):
             return await super().refreshed(kid, algorithm)
         with anyio.move_on_after(self._process.schedule.rules.timeout):
             while self._addresses.want(kid):
-                # What is unavailable may be other keys.
+                # Perhaps only other keys are unavailable.
                 with suppress(KeysUnavailable):
                     await super().refreshed(kid, algorithm)
                 if self._keys.knows(kid) or self._addresses.is_missing(kid):

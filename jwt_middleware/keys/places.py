@@ -41,7 +41,7 @@ class Claim:
         self.held_since: float | None = None
         self.is_queued = False
         self.give_up: Callable[[], object]
-        """Ends the attempt, from any thread. It is there as soon as the claim stands in a queue."""
+        """Ends the attempt, from any thread. It is set as soon as the claim is in a queue."""
 
 
 class Places:
@@ -64,9 +64,9 @@ class Places:
         self._lock = Lock()
         self._held: dict[Claim, None] = {}
         self._held_by_silent = 0
-        # Those that hold a place and those that wait for one.
+        # The claims that hold a place and those that wait for one.
         self._claims = 0
-        # Seconds by which the event loop was late at worst of late.
+        # The most seconds by which the event loop has been late recently.
         self._lag = 0.0
         self._silent: dict[str, None] = {}
         # By whether the host is silent, and then by whether a request waits. A claim that has become urgent stands in

@@ -64,8 +64,8 @@ class RemoteKeys:
         Seconds from the start of one attempt to the next, whether it succeeds or not. A key that is added is accepted
         within this time. Default 30, for a file 1.
     ``refresh_after``
-        Seconds after which the keys are fetched again, some earlier by chance so that processes do not all come at
-        once. Default 600, or what the answer's Cache-Control says within ``refresh_limits``; for a file 5.
+        Seconds after which the keys are fetched again, at random some seconds earlier, so that processes do not all
+        fetch at once. Default 600, or what the answer's Cache-Control says within ``refresh_limits``; for a file 5.
     ``refresh_limits``
         The least and the most that Cache-Control may say, in seconds. Default 60 and 3600: a removed key is refused
         within an hour.
@@ -202,7 +202,7 @@ class RemoteKeys:
     def login_endpoints(self) -> tuple[str, str] | None:
         """Where users log in, by the metadata of ``issuer``: ``authorization_endpoint`` and ``token_endpoint``.
 
-        None before the first good fetch, and if the metadata names none. Asking begins nothing.
+        None before the first good fetch, and if the metadata names none. Reading it starts no fetch.
         """
         return self._source.login_endpoints if isinstance(self._source, Discovery) else None
 
@@ -378,7 +378,7 @@ class RemoteKeys:
         now, process = self._clock(), self._own_process()
         with process.lock:
             if process.last is not flight:
-                # Given up as lost, and back after another attempt, whose keys are newer.
+                # This attempt was given up as lost, and ends after another one, whose keys are newer.
                 return
             before, failure = self._last, self._error
             self._keys = self._last = found.keys

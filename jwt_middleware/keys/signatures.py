@@ -79,7 +79,7 @@ def _ecdsa(key: EllipticCurvePublicKey, hashes: HashAlgorithm) -> Verify:
 
 
 def _rsa(key: RSAPublicKey, pyjwt: Algorithm) -> Verify:
-    # RFC 8017 8.1.2 and 8.2.2, step 1: as many octets as the modulus. OpenSSL takes a PS256 signature without its
-    # leading zeros for the same.
+    # RFC 8017 8.1.2 and 8.2.2, step 1: as many octets as the modulus. OpenSSL also accepts a PS256 signature without
+    # its leading zeros.
     size = (key.key_size + 7) // 8
     return lambda signing_input, signature: len(signature) == size and pyjwt.verify(signing_input, key, signature)

@@ -126,7 +126,7 @@ class ProviderKeys:
 
 
 def health_of(source: KeySource) -> KeysHealth:
-    """The state of ``source``, by its own word, or else as far as can be seen."""
+    """The state of ``source`` as it reports it, or else as far as its keys show it."""
     health = getattr(source, "health", None)
     return health if isinstance(health, KeysHealth) else KeysHealth(len(source.current.keys))
 

@@ -29,9 +29,9 @@ class Connection(ABC):
     """A connection as the app sees it. Its ``receive`` and ``send`` work until its token is no longer good.
 
     1. After ``block``, nothing passes any more in either direction.
-    2. ``close`` wakes up whoever waits in ``receive``, and starts to tell the client.
+    2. ``close`` wakes up the app if it waits in ``receive``, and starts to tell the client.
     3. ``receive`` returns a disconnect, and ``send`` raises ``OSError``, as ASGI 2.4 says of closed connections.
-    4. The client is told after what the app is sending at that moment, or after ``patience`` seconds.
+    4. The client is told once the message that the app is sending at that moment is out, or after ``patience`` seconds.
 
     ``token`` is None if the client has not authenticated yet.
     """
@@ -53,7 +53,7 @@ class Connection(ABC):
         self._closed: anyio.Event | None = None
 
     async def serve(self, app: ASGIApp, scope: Scope) -> None:
-        """Call ``app``. Exceptions that it raises only because its connection was closed go no further."""
+        """Call ``app``. Exceptions that it raises only because its connection was closed do not propagate."""
         scope[KEY] = self
         try:
             await app(scope, self.receive, self.send)

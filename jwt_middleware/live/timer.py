@@ -145,7 +145,7 @@ class Timer:
                 continue
             try:
                 is_revoked = revocations.is_revoked(token)
-            except Exception as error:  # noqa: BLE001  # one that fails must not save the others from their end
+            except Exception as error:  # noqa: BLE001  # an error about one connection must not keep the others open
                 self._tell(error)
                 continue
             if is_revoked is None:

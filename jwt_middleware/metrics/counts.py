@@ -29,7 +29,7 @@ Labels: TypeAlias = tuple[tuple[str, str], ...]
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """A metric: its name below ``jwt_middleware.``, its unit (UCUM), what it says, and whether it only grows."""
+    """A metric: its name below ``jwt_middleware.``, its unit (UCUM), what it measures, and whether it only grows."""
 
     name: str
     unit: str
@@ -68,7 +68,7 @@ BUCKETS: Final = {
     # An attempt takes 5 s at most.
     FETCHES: (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0),
 }
-"""Upper bounds of each histogram, in seconds. Histograms are dear, so only what is rare has one."""
+"""Upper bounds of each histogram, in seconds. Histograms are expensive, so only rare events have one."""
 
 MAX_SERIES: Final = 2000
 """The number of combinations of labels that are told apart. Later ones count as the provider ``other``."""

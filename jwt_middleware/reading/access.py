@@ -149,7 +149,7 @@ _MAX_WRAPPERS = 32
 
 
 def check_scope_test(name: str, test: ScopeTest) -> ScopeTest:
-    """``test``; raises ``ConfigurationError`` if its answer would have to be awaited."""
+    """Return ``test``. Raises ``ConfigurationError`` if its answer would have to be awaited."""
     if iscoroutinefunction(test) or iscoroutinefunction(type(test).__call__):
         raise ConfigurationError(f"{name} must be a plain function of the scope: an async one is not awaited")
     return test
@@ -159,7 +159,7 @@ def ask(name: str, test: ScopeTest, scope: MutableMapping[str, Any]) -> bool:
     """What ``test`` says of ``scope``; raises ``TypeError`` for anything but True and False."""
     answer = test(scope)
     if answer is not True and answer is not False:
-        # A coroutine, or a match object, is true: what was meant as a refusal would open the path.
+        # A coroutine and a match object are truthy: an answer that means no would open the path.
         raise TypeError(f"{name}(scope) must return True or False, not {type(answer).__name__}")
     return answer
 

@@ -72,5 +72,5 @@ def bearer_token(authorization: bytes, max_size: int) -> bytes | None:
             return token
         raise MalformedToken(found="an empty text")
     if scheme[:6].lower() == b"bearer" and scheme[6:7] not in _SCHEME_GOES_ON:
-        raise MalformedToken(found="another character than a space after the scheme")
+        raise MalformedToken(found="a character other than a space after the scheme")
     return None

@@ -15,7 +15,7 @@ def read_cookie(headers: Headers, name: bytes, max_size: int) -> bytes | None:
     """
     values = cookie_values(headers, name)
     if len(values) > 1:
-        raise AmbiguousToken(found=f"two cookies of the name {name.decode('ascii')}")
+        raise AmbiguousToken(found=f"two cookies named {name.decode('ascii')}")
     if not values or not values[0]:
         return None
     if len(values[0]) > max_size:

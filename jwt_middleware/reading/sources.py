@@ -1,4 +1,4 @@
-"""Where may a token be in a request, and by which authentication scheme does it come? Pure."""
+"""Where may a token be in a request, and which authentication scheme does it use? Pure."""
 
 import re
 from collections.abc import Callable, Iterable, Mapping, MutableMapping
@@ -16,7 +16,7 @@ Custom: TypeAlias = Callable[[Any], str | bytes | None]
 
 @runtime_checkable
 class Scheme(Protocol):
-    """An authentication scheme other than Bearer by which a token comes, such as DPoP (RFC 9449).
+    """An authentication scheme other than Bearer, such as DPoP (RFC 9449).
 
     It belongs in a file of its own in this folder, and is given to ``JWTMiddleware(sources=)``. Nothing else changes: a
     token that is bound to its sender by one of ``confirms`` is verified like any other, every challenge also names the
@@ -105,7 +105,7 @@ class _Custom(NamedTuple):
             return None
         if not isinstance(raw, str | bytes):
             raise TypeError(f"a source must return str, bytes or None, not {type(raw).__name__}")
-        # It is probably the value of a header, whose white space not every server strips.
+        # It is probably the value of a header, and not every server strips white space around that.
         return _limited(_bytes(raw).strip(WHITE_SPACE), max_size)
 
 
@@ -119,7 +119,7 @@ class _OfScheme(NamedTuple):
 
 Source: TypeAlias = _BearerHeader | _Cookie | _ProxyHeader | _Subprotocol | _Custom | _OfScheme
 
-# Browsers send the cookie by themselves, whichever page makes them send the request. The proxy knows its user by one.
+# Browsers send cookies by themselves, whichever page makes them send the request. A proxy knows its users by a cookie.
 _Ambient: TypeAlias = _Cookie | _ProxyHeader
 
 
@@ -131,7 +131,7 @@ class Presented:
         self.scheme = source.scheme if isinstance(source, _OfScheme) else None
         """None for Bearer, which is also the scheme of tokens in other places than the Authorization header."""
         self.is_ambient = isinstance(source, _Ambient)
-        """Whether the token comes without the page that makes a browser send the request."""
+        """Whether a browser or proxy adds the token by itself, whichever page causes the request."""
         self.key = (BEARER if self.scheme is None else f"{self.scheme.name} ".encode()) + raw
         """The key to remember the token by. A token that one scheme accepts is not remembered for another."""
 
@@ -281,7 +281,7 @@ _TOKEN: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 def _token(argument: str, name: object) -> str:
     if not isinstance(name, str) or not _TOKEN.fullmatch(name):
         raise ConfigurationError(
-            f"{argument} must be of letters, digits and !#$%&'*+-.^_`|~ only, and this {show(name)} is not"
+            f"{argument} must hold only letters, digits and !#$%&'*+-.^_`|~, and this {show(name)} does not"
         )
     return name
 

@@ -18,7 +18,7 @@ A day more than any leeway, so that no clock that jumps by up to a day makes a r
 """
 
 SWEEP = 2000
-"""Values that are forgotten in one step, at most: more would hold the event loop."""
+"""Values that are forgotten in one step, at most: more would hold up the event loop."""
 
 Claim: TypeAlias = Literal["sid", "jti"]
 
@@ -43,7 +43,7 @@ class Revocations(Protocol):
 
 
 class Revocation(NamedTuple):
-    """All tokens of one session are revoked, or one token alone."""
+    """The revocation of all tokens of one session, or of a single token."""
 
     provider: str
     """The provider whose tokens these are: another one may use the same identifiers."""
@@ -60,17 +60,17 @@ class Revocation(NamedTuple):
 class RevokedTokens:
     """The revocations that a process knows. Any thread may add to them.
 
-    There may be hundreds of thousands, so one takes a number beside its value, and nothing that the garbage collector
-    would have to look at: looking at them all would hold the event loop.
+    There may be hundreds of thousands. So each of them is a value and a number, without an object that the garbage
+    collector would have to visit: visiting them all would hold up the event loop.
     """
 
     def __init__(self) -> None:
-        # By value: hardly any token has a value that is in here, and this look-up costs least.
+        # Keyed by value: hardly any token has a value that is in here, and this look-up costs least.
         self._known: dict[str, _Entry | tuple[_Entry, ...]] = {}
-        # By the second in which they are over; the heap says which second comes first.
+        # Values by the second in which their revocations are over. The heap says which second comes first.
         self._due: dict[int, list[str]] = {}
         self._seconds: list[int] = []
-        # Whose revocations there are. There are no more than issuers.
+        # The kinds of revocations, by their numbers. There are only about as many as issuers.
         self._kinds: list[_Kind] = []
         self._numbers: dict[_Kind, int] = {}
         self._lock = Lock()
@@ -164,7 +164,7 @@ def _as_tuple(entries: _Entry | tuple[_Entry, ...]) -> tuple[_Entry, ...]:
 
 
 def _united(others: tuple[_Entry, ...], entry: _Entry) -> tuple[_Entry, ...] | None:
-    """``others`` with ``entry``. None if they already say as much."""
+    """``others`` with ``entry`` added. None if they already cover it."""
     for other in others:
         if other & _NUMBER == entry & _NUMBER:
             if other >= entry:

@@ -21,10 +21,10 @@ from .log import RevocationLog, RevocationPage
 from .revoked import Revocation, RevokedTokens
 
 FRESH = 1
-"""Seconds for which a view is as good as the log, counted from the start of a read. No request waits longer for one."""
+"""Seconds for which a view is as good as the log, counted from the start of a read. No request waits longer."""
 
 INTERVAL = 0.15
-"""Seconds between the starts of two reads. A read that takes 0.8 s is then over before the one before it is stale."""
+"""Seconds between the starts of two reads. A read that takes 0.8 s then ends before the previous read is stale."""
 
 PATIENT_INTERVAL = 0.5
 """The same, while the log cannot be read or many reads are under way."""
@@ -42,10 +42,10 @@ PATIENCE = 5
 """Seconds that the read of one page may take: longer than a request waits, so that late answers count as well."""
 
 REMEMBERED = 3600
-"""Seconds for which a revocation is known at least, whatever its log says."""
+"""The least number of seconds for which a revocation is remembered, whatever its log says."""
 
 BATCH = 2000
-"""Revocations on one page: more would hold the event loop while the page is decoded, or the log while it is read."""
+"""Revocations on one page: more would hold up the event loop while the page is decoded, or the log while it is read."""
 
 PIECE = 500
 """Revocations that are added before other work on the event loop gets its turn."""
@@ -66,8 +66,8 @@ class RevocationView:
     ``max_stale``
         Seconds since the last good read after which the view counts as unknown. Default 60.
     ``when_unavailable``
-        What happens then. ``"refuse"``, the default, answers requests that carry a token with
-        ``revocations_unavailable`` (503). ``"pass"`` trusts the view however old it is.
+        What happens when the view counts as unknown. ``"refuse"``, the default, answers requests that carry a token
+        with ``revocations_unavailable`` (503). ``"pass"`` trusts the view however old it is.
     ``clock``
         Seconds that never go back. Default ``time.monotonic``.
 
@@ -97,7 +97,7 @@ class RevocationView:
         self.events = Events()
         self._known = RevokedTokens()
         self._position = ""
-        # When the read began that gave the position, and the last good read.
+        # When the read that gave the position began, and when the last good read began.
         self._positioned_at = self._read_at = -inf
         # How far Unix time by the log's clock is ahead of our clock. None if the log has not been read yet.
         self._ahead: float | None = None
@@ -115,7 +115,8 @@ class RevocationView:
 
     def is_revoked(self, token: Token) -> bool | None:
         """Whether ``token`` is revoked; None if only ``catch_up`` can tell."""
-        # By its name, which costs Python half as much as `in`. A revoked token stays so, however old the view is.
+        # The method is called by its name, which costs half as much as `in`. A revoked token stays so, however old the
+        # view is.
         if self._known.__contains__(token):
             return True
         return False if self._clock() < self._answers_until else None
@@ -179,7 +180,8 @@ class RevocationView:
         return (self._is_out or reader.misses >= MISSES) and reader.began_at > self._clock() - FRESH
 
     def _know(self, revocations: Iterable[Revocation]) -> None:
-        # Use a clock that is never set: one that is wrong for a moment must not make us forget what is not read again.
+        # Use a clock that is never set: a clock that is wrong for a moment must not make us forget revocations that are
+        # not read again.
         now = self._clock()
         ahead = time() - now if self._ahead is None else self._ahead
         self._known.add(revocations, now, shift=-ahead, at_least=REMEMBERED)
@@ -312,7 +314,7 @@ class _Reader:
         self.finished = anyio.Event()
         """Set when any read is over, and replaced then."""
         self.wanted = anyio.Event()
-        """Set to have the next read at once."""
+        """Set to start the next read at once."""
         self.ended = False
         self.under_way = 0
         self.began_at = -inf

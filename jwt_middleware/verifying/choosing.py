@@ -20,7 +20,7 @@ Candidate: TypeAlias = tuple[int, KeySet]
 
 
 class Candidates:
-    """The providers of a ``Verifier`` by what a token says about its maker.
+    """Finds the providers of a ``Verifier`` that may have made a token, by what the token says.
 
     ``configured`` are the providers of the configuration. ``providers`` and ``keys`` are the verifier's: those of
     ``resolved`` are put behind the configured ones. Raises ``ConfigurationError`` if two providers clash.

@@ -28,7 +28,7 @@ class ClaimRules:
 
     provider: str
     audiences: frozenset[str] | None
-    """None allows any audience, or none at all."""
+    """None accepts tokens for any audience, and tokens without one."""
     leeway: float = 5.0
     """A float, as the clock returns one: numbers of one type compare at half the cost."""
     max_token_age: float | None = None
@@ -50,8 +50,8 @@ class ClaimRules:
 
         Returns the time from which the token is good, leeway included, and its facts, which hold the time of its end.
         Both are remembered: a token that is seen again is held to these two times, and to no other claim.
-        ``confirms`` are the methods of confirmation that the scheme by which the token comes checks by itself: none for
-        Bearer.
+        ``confirms`` are the methods of confirmation that the token's authentication scheme checks itself. Bearer checks
+        none.
 
         1. Registered claims have the types of RFC 7519 section 4.1: ``InvalidClaim``. A claim that is null is absent,
            and an integer ``sub`` is its decimal text.
@@ -66,8 +66,8 @@ class ClaimRules:
         if None in claims.values():
             claims = {name: value for name, value in claims.items() if value is not None}
         get = claims.get
-        # 1. Types. What nearly every token has is checked in place, and without calls, which are much of the cost;
-        # pyright narrows nothing by a class.
+        # 1. Types. The usual types are checked in place, because calls would be much of the cost. Comparing classes
+        # narrows nothing for pyright.
         exp, iat = get("exp"), get("iat")
         if not (exp.__class__ is int and iat.__class__ is int and 0 <= iat <= exp < _HIGHEST):  # pyright: ignore
             exp, iat = _numeric_date(claims, "exp"), _numeric_date(claims, "iat")
@@ -206,7 +206,7 @@ class ClaimRules:
         return age if age >= -self.leeway else None
 
     def subject(self, claims: dict[str, Any]) -> str | None:
-        """Whom these claims are about, or None if they do not say it in a way that can be read."""
+        """The subject of these claims, or None if they name none that can be read."""
         subject = None if self.subject_claim is None else follow(claims, self.subject_claim)
         # The databases of old issuers number their users. True and 4.0 are not such numbers.
         return str(subject) if isinstance(subject, str) or type(subject) is int else None
@@ -234,7 +234,7 @@ def is_milliseconds(date: float) -> bool:
 
 
 def looks_like_id_token(claims: Mapping[str, Any]) -> bool:
-    """Whether this is likely to be an ID token. It is for words alone: certainty takes more."""
+    """Whether this is likely to be an ID token. Use it for texts only: a decision needs certainty."""
     return claims.get("token_use") == "id" or "at_hash" in claims or ("nonce" in claims and "scope" not in claims)
 
 
@@ -264,7 +264,7 @@ def _not_yet_valid(claim: str, date: float, now: float) -> NotYetValid:
 
 
 def _find_client(claims: Mapping[str, Any]) -> str | None:
-    """What names the client of a token without an audience: Amazon Cognito and Clerk write that instead."""
+    """The claim that names the client of a token without an audience, as Amazon Cognito and Clerk write it."""
     return next((f"{name}={claims[name]}" for name in CLIENT_CLAIMS if isinstance(claims.get(name), str)), None)
 
 

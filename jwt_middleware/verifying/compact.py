@@ -28,7 +28,7 @@ class Header:
 
 
 class Compact(NamedTuple):
-    """A token taken apart. Nothing of it is verified yet. Its repr shows nothing of the token."""
+    """A token taken apart. None of it is verified yet. Its repr shows none of it."""
 
     header_segment: bytes
     header: Header
@@ -140,7 +140,7 @@ def json_object(data: bytes) -> dict[str, Any]:
     """
     try:
         text = data.decode()
-        # Brackets in strings count too in the cheap test, so only what fails it is measured.
+        # The cheap test also counts brackets in strings, so only a text that fails it is measured.
         if text.count("[") + text.count("{") > MAX_DEPTH:
             _check_depth(text)
         value = _decoded(text, _STRICT_DECODER)

@@ -18,9 +18,9 @@ def make_providers(
     options: ProviderOptions,
     taker: Callable[..., object],
 ) -> Provider | ProviderResolver | Iterable[Provider | ProviderResolver]:
-    """``providers``, or the one that ``options`` make. ``taker`` was given both, beside arguments of its own.
+    """Return ``providers``, or the provider that ``options`` make. ``taker`` is the callable that was given both.
 
-    Raises ``ConfigurationError`` for both, and for an option that nothing takes.
+    Raises ``ConfigurationError`` if both are given, and for an option that ``Provider`` does not take.
     """
     known = ProviderOptions.__optional_keys__
     for name in options:
@@ -66,7 +66,7 @@ def index_issuers(providers: tuple[Provider, ...]) -> dict[str, int]:
         if provider.name in names:
             raise ConfigurationError(f"providers: the name {provider.name!r} is used twice; give each its own name=")
         names.add(provider.name)
-        # A template stands for many issuers, and a load balancer is told by its signer.
+        # A template stands for many issuers, and a load balancer is recognised by its signer.
         is_found_otherwise = provider.template is not None or provider.load_balancer is not None
         for issuer in () if is_found_otherwise else provider.issuers:
             if issuer in by_issuer:
@@ -128,7 +128,7 @@ def check_leeway(provider: Provider) -> None:
 
 
 def find_doubts(providers: Sequence[Provider], max_checks: int) -> Iterator[tuple[str, str]]:
-    """What is likely to be wrong with ``providers``: a name for each doubt, and what to do about it."""
+    """Likely mistakes in ``providers``: for each, a name and what to do about it."""
     for text in _find_too_many_keys(providers, max_checks):
         yield "too many keys", text
     unlimited = [provider.name for provider in providers if provider.rules.scopes.may_grant is None]

@@ -36,7 +36,7 @@ def decide(
             continue
         if key.verifies(algorithm, signing_input, signature):
             return rules.check(header, payload, claims, now, confirms)
-    # If providers before this one have used up the checks, there is none.
+    # If earlier providers have used up the checks, no key was tried.
     names = " or ".join([key.name for key in found[:MAX_NAMED]])
     raise BadSignature(
         tried=len(found),
@@ -66,14 +66,14 @@ def is_temporary(refusal: Refusal) -> bool:
 
 
 def last_word(refusals: Iterable[Refusal]) -> Refusal:
-    """Of several providers' refusals, the one that got furthest: that provider's keys may have been the right ones."""
+    """The refusal of the provider that got furthest, because its keys may have been the right ones."""
     return max(refusals, key=_progress)
 
 
 def _describe_signature(header: Header, signature: bytes) -> str:
     if not signature:
         return "no signature"
-    # A token for Microsoft Graph has one, and only Graph can verify it.
+    # A token for Microsoft Graph has a nonce in its header, and only Graph can verify it.
     nonce = ", and a nonce in the header" if b'"nonce"' in header.json else ""
     return f"another {header.algorithm} signature{nonce}"
 

@@ -33,7 +33,7 @@ MAX_HEADERS = 256
 """The number of headers that are remembered. Few exist: one for each key of each sensible signer."""
 
 MAX_HEADER_SIZE = 1024
-"""The bytes of a header segment that is remembered."""
+"""The most bytes of a header segment that is remembered."""
 
 
 class TokenMemory:
@@ -65,8 +65,8 @@ class TokenMemory:
         # Two good tokens with one signature: only the signer can make them, and only on purpose. The first one stays.
         if other is not None and other[_KEY] != key:
             return
-        # The bytes of memory that it takes, or a little less. The names in the payload stand beside it as strings,
-        # which one wide character makes four times as wide. Three bytes are spelled in four characters of the key.
+        # The bytes of memory that it takes, or a little less. Texts from the payload are also held as strings, and one
+        # wide character makes such a string four times as large. Four characters of the key spell three bytes.
         factor = 5 if payload.isascii() and header.json.isascii() and _BACKSLASH not in payload else 10
         weight = 1024 + len(key) * factor // 2
         scopes = facts[SCOPES]
@@ -78,8 +78,8 @@ class TokenMemory:
 class TokenCache(Generic[Value]):
     """Holds a value for each of ``size`` tokens at most, in ``size * BYTES_PER_ENTRY`` bytes of memory at most.
 
-    If there is no room, chance picks the entry that goes. Unlike the least recently used one, it is found without
-    bookkeeping on each hit, and a working set that is a little too large still mostly hits.
+    If there is no room, a random entry is dropped. Unlike the least recently used one, it is found without bookkeeping
+    on each hit, and a working set that is a little too large still mostly hits.
     """
 
     def __init__(self, size: int) -> None:

@@ -100,9 +100,9 @@ class Token:
 
     @property
     def subject(self) -> str | Any:
-        """Whom the token is about: the claim ``sub``, or the provider's ``subject_claim``.
+        """The subject of the token: the claim ``sub``, or the provider's ``subject_claim``.
 
-        None only if the provider has ``subject_claim=None``. The type leaves this out, to spare everyone else a check.
+        None only if the provider has ``subject_claim=None``. The type leaves None out, to spare all other apps a check.
         """
         return self._facts[SUBJECT]
 

@@ -44,7 +44,7 @@ MAX_TOKEN_SIZE = 16 * 1024
 MAX_CHECKS: Final = 16
 """The number of keys that are tried for one token, however many providers there are, and again after a fetch.
 
-Each provider tries ``MAX_TRIES`` keys at most. A check can take over a millisecond, and anybody can ask for it.
+Each provider tries ``MAX_TRIES`` keys at most. A check can take over a millisecond, and any client can cause one.
 """
 
 Clock: TypeAlias = Callable[[], float]
@@ -135,15 +135,15 @@ class Verifier:
         """Whether a ``validate`` takes the connection."""
         self._must_validate = bool(self._validators) or resolver is not None
         self.must_admit = self._must_validate or self.revocations is not None
-        """Whether ``admit`` asks anything. If not, a token that is recalled is good."""
+        """Whether ``admit`` checks anything. If not, a token that is recalled is good."""
         self.has_work = bool(self.remote) or self.revocations is not None or resolver is not None
         """Whether ``start`` and ``stop`` do anything."""
 
     async def verify(self, raw: str | bytes, *, key: bytes | None = None, connection: object | None = None) -> Token:
         """Return the token that ``raw`` spells if it is good now. Raises a ``Refusal`` that says why it is not.
 
-        Every str or bytes yields a ``Token`` or a ``Refusal``. Other exceptions come only from ``validate``, or if it
-        returns no bool. ``key`` is as for ``judge``; ``connection`` is for ``validate``.
+        Every str or bytes yields a ``Token`` or a ``Refusal``. The only other exceptions are those of ``validate``, and
+        a ``TypeError`` if it returns no bool. ``key`` is as for ``judge``; ``connection`` is for ``validate``.
         """
         if isinstance(raw, str):
             if len(raw) > self.max_token_size:
@@ -328,7 +328,7 @@ class Verifier:
     def time_new_tokens(self, record: Callable[[float], object]) -> None:
         """From now on, call ``record(seconds)`` for each new good token that was verified without waiting.
 
-        Until then, nothing of this stands in a request's way.
+        Until then, this costs requests nothing.
         """
         decide = self.decide
 
@@ -341,7 +341,7 @@ class Verifier:
                 record(time.perf_counter() - started)
             return outcome
 
-        self.decide = timed  # type: ignore[method-assign]  # a hook that costs nothing where nobody uses it
+        self.decide = timed  # type: ignore[method-assign]  # a hook that costs nothing while it is unused
 
     @property
     def new_tokens(self) -> int:
@@ -359,7 +359,7 @@ class Verifier:
     def _find_resolved(self, token: Token) -> Provider:
         resolved = None if self._resolved is None or token.issuer is None else self._resolved.recall(token.issuer)
         if resolved is None or resolved.index is None:
-            # Its answer has just expired.
+            # The resolver's answer has just expired.
             raise KeysUnavailable(retry_after=1)
         return self._providers[resolved.index]
 
@@ -433,6 +433,6 @@ class Verifier:
 
 
 async def _prefetch(revocations: Revocations) -> None:
-    # Requests will say what is wrong.
+    # Requests will report what is wrong.
     with suppress(RevocationsUnavailable):
         await revocations.catch_up()

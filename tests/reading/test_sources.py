@@ -213,7 +213,7 @@ def test_a_cookie_is_found_by_its_name(lines: list[str], token: bytes | None) ->
 def test_a_cookie_that_stands_twice_is_ambiguous(lines: list[str]) -> None:
     with pytest.raises(AmbiguousToken) as error:
         raw(places(cookie("access")), http(headers=cookies(*lines)))
-    assert error.value.found == "two cookies of the name access"
+    assert error.value.found == "two cookies named access"
 
 
 @pytest.mark.parametrize(
@@ -445,7 +445,7 @@ def test_sources_that_cannot_work_are_refused(sources: Any, message: str) -> Non
 @pytest.mark.parametrize("make", [cookie, proxy_header, subprotocol])
 @pytest.mark.parametrize("name", ["", "a b", "a=b", "a;b", "a,b", "\u00e9", "a\n", None])
 def test_a_place_needs_a_name_that_can_be_sent(make: Any, name: Any) -> None:
-    with pytest.raises(ConfigurationError, match="must be of letters"):
+    with pytest.raises(ConfigurationError, match="must hold only letters"):
         make(name)
 
 

@@ -193,8 +193,8 @@ class RedisStore:
             raise
         if policy != "noeviction":
             text = (
-                f"this Redis evicts keys (its maxmemory-policy is {policy}), and with them sessions, and the knowledge "
-                "who has logged out; set noeviction"
+                f"this Redis evicts keys (its maxmemory-policy is {policy}), so it loses "
+                "sessions, and forgets who has logged out; set noeviction"
             )
             self.events.tell(Advice(text=text), once="policy")
 

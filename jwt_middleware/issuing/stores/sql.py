@@ -40,7 +40,7 @@ TABLE_SECONDS = 60
 
 
 class _Metadata:
-    """``SQLStore.metadata``: of the class those tables that a store has by default, of a store its own."""
+    """``SQLStore.metadata``: on the class, the tables that a store has by default; on a store, its own tables."""
 
     def __get__(self, store: "SQLStore | None", owner: "type[SQLStore]") -> "MetaData":
         from .sql_tables import tables

@@ -258,5 +258,5 @@ class _Place:
     def _finish(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)
         if not task.cancelled():
-            # Nobody waits for it any more if it took too long.
+            # No caller waits for it any more if it took too long.
             task.exception()

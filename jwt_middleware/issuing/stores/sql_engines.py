@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine
 
 POOL_SIZE = 8
-"""Connections of a pool of the store's own. There are no others for a rush: to open one costs more than to wait."""
+"""Connections of a pool of the store's own. No others are opened under load: opening one costs more than waiting."""
 
 POOL_SECONDS = 0.9
 """Seconds that a step waits for a connection of such a pool."""

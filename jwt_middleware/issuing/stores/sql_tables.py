@@ -24,7 +24,7 @@ FILLFACTOR = 80
 """Per cent of a page that are filled with new sessions: a refresh finds room for its new row on the same page."""
 
 VACUUM_SCALE = 0.02
-"""The part of the rows that have changed when autovacuum comes: the default, a fifth, lets tables grow first."""
+"""The share of changed rows at which autovacuum runs. The default, a fifth, would let the tables grow first."""
 
 
 @cache

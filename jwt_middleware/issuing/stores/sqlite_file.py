@@ -1,12 +1,12 @@
 """Which file is the database now, and may it be written? Files are replaced while processes have them open.
 
 SQLite keeps the last writes of ``sessions.db`` in ``sessions.db-wal``, and takes any file of that name for its own. If
-a backup is moved to ``sessions.db`` while the log of the file before is there, SQLite mixes the two. So, under a lock
+a backup is moved to ``sessions.db`` while the log of the previous file is there, SQLite mixes the two. So, under a lock
 that all our processes take:
 
 1. Whoever opens the database writes into ``sessions.db-owner`` which file (inode) the log belongs to.
-2. Whoever finds another file in its place moves the log of the file before out of the way, and only then opens it.
-3. A file that appeared under our eyes is opened once it has not changed for a second: it may still be being copied.
+2. Whoever finds another file in its place moves the log of the previous file out of the way, and only then opens it.
+3. A file that appears while we look is opened once it has not changed for a second: it may still be being copied.
 """
 
 import os
@@ -108,8 +108,8 @@ class DatabaseFile:
                 _beside(self._path, "-shm").unlink(missing_ok=True)
                 self._events.tell(
                     Advice(
-                        text=f"{self._path} was replaced; the log of the file before, which the new one must not read, "
-                        f"is kept as {retired}"
+                        text=f"{self._path} was replaced; the log of the previous file, which the new one must not "
+                        f"read, is kept as {retired}"
                     )
                 )
 

@@ -28,9 +28,9 @@ IDLE_SECONDS = 10
 class StepQueue:
     """The steps of one connection; they are done in the order in which they came.
 
-    While one transaction is written to the disk, the next steps gather, and share the next transaction: a disk that
-    takes 20 ms for each would do 50 of them a second otherwise. A step that cannot be done in time is refused when it
-    comes, not done and thrown away.
+    While one transaction is written to the disk, the next steps gather, and share the next transaction: otherwise, a
+    disk that takes 20 ms for each would do only 50 steps a second. A step that cannot be done in time is refused when
+    it comes, instead of being done and thrown away.
 
     ``perform`` is called in the thread with the steps of one transaction, and gives the outcome of each. The thread is
     a daemon: it keeps no process from ending. (Worker threads of anyio are waited for at the interpreter's exit, and
