@@ -15,13 +15,38 @@ _PASSING = frozenset({"blacksheep", "django", "litestar"})
 """Frameworks that pass a request with the ASGI scope. For each there is a module of ours with ``refuse``."""
 
 _INSTEAD = {
+    "ariadne": 'check info.context["request"].auth.scopes in it',
     "blacksheep": "let it take the request, or use requires of jwt_middleware.blacksheep",
+    "falcon": 'check request.scope["auth"].scopes in it',
+    "fastmcp": "write auth=require_scopes(...) with require_scopes of fastmcp.server.auth",
     "litestar": "let it take the request, or write guards=[requires(...)] with requires of jwt_middleware.litestar",
+    "mcp": "use require_scopes of jwt_middleware.mcp",
     "quart": "use requires of jwt_middleware.quart",
     "sanic": 'check request.transport.scope["auth"].scopes in it',
+    "socketio": 'check (await server.get_session(sid))["user"].scopes in it',
     "strawberry": "write permission_classes=[requires(...)] with requires of jwt_middleware.strawberry",
 }
 """What to write if a framework passes a function nothing that has the ASGI scope."""
+
+_INSTEAD_OF_CLASS = {
+    "blacksheep": "guard its handlers with requires of jwt_middleware.blacksheep",
+    "channels": "guard what its as_asgi() returns",
+    "django": "use requires of jwt_middleware.django",
+    "litestar": "write guards = [requires(...)] in it, with requires of jwt_middleware.litestar",
+    "quart": "write decorators = [requires(...)] in it, with requires of jwt_middleware.quart",
+    "rest_framework": "use requires of jwt_middleware.django",
+}
+"""What to write instead of a decorator above a class of a framework."""
+
+
+def check_is_no_class(endpoint: object) -> None:
+    """Raise ``TypeError``, which says what to write instead, for a class that ``requires`` cannot guard."""
+    if isinstance(endpoint, type):
+        packages = map(_package, endpoint.__mro__)
+        instead = next((_INSTEAD_OF_CLASS[package] for package in packages if package in _INSTEAD_OF_CLASS), None)
+        if instead is not None:
+            raise TypeError(f"requires(...) cannot guard the class {endpoint.__name__}: {instead}")
+        raise TypeError(f"requires(...) decorates endpoints, and {endpoint!r} is not one")
 
 
 def takes_foreign_request(function: Callable[..., Any]) -> bool:
@@ -32,7 +57,7 @@ def takes_foreign_request(function: Callable[..., Any]) -> bool:
     that the function's module has imported.
     """
     names = getattr(function, "__globals__", {})
-    parameters = signature(function).parameters.values()
+    parameters = list(signature(function).parameters.values())
     annotated = {_package(_resolve(parameter.annotation, names)) for parameter in parameters}
     if annotated & _PASSING:
         return True
@@ -40,7 +65,11 @@ def takes_foreign_request(function: Callable[..., Any]) -> bool:
     if around & {"fastapi", "starlette"}:
         around = set()
     if any(map(_may_be_request, parameters)):
-        return bool(around & _PASSING)
+        if around & _PASSING:
+            return True
+        # An endpoint of Starlette takes nothing but its request; an ASGI app begins with its scope.
+        if sum(map(_may_be_request, parameters)) == 1 or parameters[0].name == "scope":
+            return False
     for framework, instead in _INSTEAD.items():
         if framework in annotated | around:
             raise TypeError(f"requires(...) finds no request in this function of {framework}: {instead}")
@@ -74,7 +103,10 @@ async def refuse_in_framework(answer: Answer, request: Any) -> Any:
 
 def _may_be_request(parameter: Parameter) -> bool:
     """Whether a framework may pass its request here without being asked by an annotation."""
-    return parameter.annotation is Parameter.empty and parameter.name not in ("self", "root")
+    return parameter.annotation is Parameter.empty and parameter.name not in _NO_REQUESTS
+
+
+_NO_REQUESTS = frozenset({"self", "root", "sid"})
 
 
 def _resolve(annotation: Any, names: dict[str, Any]) -> Any:

@@ -9,6 +9,7 @@ from starlette.types import Scope
 from werkzeug.local import LocalProxy
 
 from .demand import Demand
+from .frameworks import check_is_no_class
 from .glue import check
 
 Parameters = ParamSpec("Parameters")
@@ -39,6 +40,8 @@ def requires(
     demand = Demand(scopes, any_of, provider, acr, max_age)
 
     def decorate(view: Callable[Parameters, Any]) -> Callable[Parameters, Awaitable[Any]]:
+        check_is_no_class(view)
+
         @wraps(view)
         async def guarded(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Any:
             scope = _scope()

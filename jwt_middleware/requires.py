@@ -24,7 +24,13 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from starlette.websockets import WebSocket, WebSocketState
 
 from .demand import Demand, middleware_of
-from .frameworks import call_in_framework, find_foreign_request, refuse_in_framework, takes_foreign_request
+from .frameworks import (
+    call_in_framework,
+    check_is_no_class,
+    find_foreign_request,
+    refuse_in_framework,
+    takes_foreign_request,
+)
 from .glue import check
 
 Endpoint = TypeVar("Endpoint", bound=Callable[..., Any])
@@ -115,6 +121,7 @@ class Requirement:
         elif _is_app(endpoint):
             guarded = _GuardedApp(endpoint, self.demand)
         else:
+            check_is_no_class(endpoint)
             raise TypeError(f"requires(...) decorates endpoints, and {endpoint!r} is not one")
         with suppress(TypeError):
             _guarded.add(_unwrapped(endpoint))

@@ -281,6 +281,23 @@ def define(source: str) -> None:
             r"permission_classes=\[",
             id="Strawberry, by its info",
         ),
+        pytest.param(
+            "from mcp.server.mcpserver import MCPServer\n@requires()\ndef tool(name: str) -> str: ...",
+            "require_scopes of jwt_middleware.mcp",
+            id="the SDK of MCP",
+        ),
+        pytest.param(
+            "from fastmcp import FastMCP\n@requires()\ndef tool() -> str: ...", "fastmcp.server.auth", id="FastMCP"
+        ),
+        pytest.param(
+            "from ariadne import QueryType\n@requires()\ndef field(_, info): ...", r"info\.context", id="Ariadne"
+        ),
+        pytest.param(
+            "import falcon.asgi\n@requires()\nasync def on_get(self, request, response): ...",
+            r"request\.scope",
+            id="Falcon",
+        ),
+        pytest.param("import socketio\n@requires()\nasync def me(sid): ...", "get_session", id="Socket.IO"),
         pytest.param("import sanic\n@requires()\nasync def handler(n: int): ...", "request.transport", id="Sanic"),
     ],
 )
@@ -301,7 +318,44 @@ def test_a_function_that_gets_no_scope_says_at_decoration_what_to_write(
             id="a module with FastAPI, too",
         ),
         pytest.param("from quart import request\n@requires()\nasync def endpoint(request): ...", id="a proxy"),
+        pytest.param("import socketio\n@requires()\nasync def app(scope, receive, send): ...", id="an ASGI app"),
     ],
 )
 def test_a_module_may_use_another_framework_beside_starlette(source: str) -> None:
     define(source)
+
+
+@pytest.mark.parametrize(
+    ("source", "instead"),
+    [
+        pytest.param("from django.views import View as Base", "use requires of jwt_middleware.django", id="Django"),
+        pytest.param("from litestar import Controller as Base", r"guards = \[requires", id="Litestar"),
+        pytest.param("from quart.views import MethodView as Base", r"decorators = \[requires", id="Quart"),
+        pytest.param(
+            "from channels.generic.websocket import AsyncJsonWebsocketConsumer as Base", "as_asgi", id="Channels"
+        ),
+        pytest.param(
+            "from blacksheep.server.controllers import Controller as Base", "guard its handlers", id="BlackSheep"
+        ),
+        pytest.param("class Base: ...", "is not one", id="no framework"),
+    ],
+)
+def test_a_class_that_cannot_be_guarded_says_at_decoration_what_to_write(source: str, instead: str) -> None:
+    with pytest.raises(TypeError, match=instead):
+        define(f"{source}\n@requires()\nclass Orders(Base): ...")
+
+
+def test_a_class_is_no_handler() -> None:
+    from blacksheep.server.controllers import Controller
+    from quart.views import MethodView
+
+    from jwt_middleware import blacksheep, quart
+
+    class Orders(Controller): ...
+
+    class Order(MethodView): ...
+
+    with pytest.raises(TypeError, match="guard its handlers"):
+        blacksheep.requires("orders:read")(Orders)
+    with pytest.raises(TypeError, match=r"decorators = \[requires"):
+        quart.requires("orders:read")(Order)
