@@ -232,7 +232,7 @@ async def test_services_with_prefixes_of_their_own_do_not_meet(
     assert {key for key in set(admin.scan_iter("*")) - before if not key.startswith(f"{{{prefix}}}:".encode())} == set()
     assert (await store.read("s", REALM))[0] is None
     assert await store.sessions("ada", REALM) == ()
-    assert (await store.revocations("", 9)).revocations == ()
+    assert not (await store.revocations("", 9)).revocations
     assert list(await store.revoke_subject("ada", REALM)) == []
     assert (await other.read("s", REALM))[0] is not None
     await other.aclose()
@@ -321,7 +321,7 @@ async def test_the_apps_own_client(server: RedisServer, prefix: str, is_decoding
     assert [revocation.value for revocation in evicted] == ["s"]
     page = await store.revocations("", 1)
     assert list(page.revocations) == list(evicted)
-    assert (await store.revocations(page.position, 9)).revocations == ()
+    assert not (await store.revocations(page.position, 9)).revocations
     assert len(made) == 1
     await store.aclose()
     # What is closed is made again.
@@ -436,7 +436,7 @@ async def test_sessions_of_a_server_that_lost_its_keys_are_gone(store: RedisStor
     position = (await store.revocations("", 9)).position
     admin.delete(*keys(admin, prefix))
     assert await store.rotate(rotation("s", 1)) == (Outcome.GONE, None)
-    assert (await store.revocations(position, 9)).revocations == ()
+    assert not (await store.revocations(position, 9)).revocations
     after = [await store.revoke(revocation_request(f"token {number}", claim="jti")) for number in range(3)]
     # The number that was read is there again, with another entry.
     assert list((await store.revocations(position, 9)).revocations) == after
