@@ -66,15 +66,17 @@ def explain_audience(case: Case) -> Words:
     )
 
 
+def explain_refresh_token(case: Case) -> Words:
+    return (
+        "This looks like a refresh token, which is only for the endpoint that gives new access tokens.",
+        "Send the access token instead.",
+    )
+
+
 def explain_type(case: Case) -> Words:
     types = case.rules.types
     if looks_like_id_token(case.claims):
         return "This is an ID token, which tells a client who logged in; it is no access token.", _ASK_FOR_ACCESS
-    if case.claims.get("token_use") == "refresh" or "refresh" in (
-        case.claims.get("type"),
-        case.claims.get("token_type"),
-    ):
-        return "This is a refresh token.", "Send the access token instead."
     return (
         f"The header's typ is {show_value(case.header.get('typ'))}; accepted here: {list_quoted(sorted(types or ()))}.",
         "Send an access token, or change token_type= to what this provider writes.",

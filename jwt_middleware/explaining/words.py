@@ -3,12 +3,14 @@
 from collections.abc import Callable
 from typing import Final
 
+from ..verifying.claims import looks_like_refresh_token
 from .about_claims import (
     explain_audience,
     explain_expired,
     explain_invalid_claim,
     explain_missing_claim,
     explain_not_yet_valid,
+    explain_refresh_token,
     explain_sender_constrained,
     explain_too_old,
     explain_type,
@@ -28,6 +30,9 @@ from .case import Case, Words
 
 def find_words(case: Case) -> Words:
     """Return cause and cure of the refusal of ``case``."""
+    # A refresh token has other keys and another audience, so several codes can be its own.
+    if case.refusal.code in _OF_REFRESH_TOKENS and looks_like_refresh_token(case.header.get("typ"), case.claims):
+        return explain_refresh_token(case)
     return _WORDS.get(case.refusal.code, _other)(case)
 
 
@@ -102,3 +107,7 @@ _WORDS: Final[dict[str, Callable[[Case], Words]]] = {
     "insufficient_scope": _scope,
     "insufficient_user_authentication": _login,
 }
+
+_OF_REFRESH_TOKENS: Final = frozenset(
+    {"unknown_key", "algorithm_not_allowed", "bad_signature", "wrong_audience", "wrong_type", "missing_claim"}
+)

@@ -235,7 +235,16 @@ def is_milliseconds(date: float) -> bool:
 
 def looks_like_id_token(claims: Mapping[str, Any]) -> bool:
     """Whether this is likely to be an ID token. Use it for texts only: a decision needs certainty."""
-    return claims.get("token_use") == "id" or "at_hash" in claims or ("nonce" in claims and "scope" not in claims)
+    # Amazon Cognito writes `token_use`, Keycloak a claim `typ`.
+    is_named = claims.get("token_use") == "id" or claims.get("typ") == "ID"
+    return is_named or "at_hash" in claims or ("nonce" in claims and "scope" not in claims)
+
+
+def looks_like_refresh_token(typ: object, claims: Mapping[str, Any]) -> bool:
+    """Whether this is likely to be a refresh token. ``typ`` is the header's. Use it for texts only."""
+    if typ == "refresh+jwt" or claims.get("typ") in ("Refresh", "Offline"):  # this package; Keycloak
+        return True
+    return "refresh" in (claims.get("token_use"), claims.get("type"), claims.get("token_type"))
 
 
 CLIENT_CLAIMS = ("client_id", "azp")

@@ -6,7 +6,7 @@ from typing import Any
 from ..errors import AlgorithmNotAllowed, BadSignature, NotYetValid, Refusal, Unavailable, UnknownKey
 from ..issuers import fits_issuer
 from ..keys.key_set import KeySet
-from .claims import ClaimRules
+from .claims import ClaimRules, looks_like_refresh_token
 from .compact import Compact, Header
 from .token import Facts
 
@@ -50,6 +50,9 @@ def describe(refusal: Refusal, rules: ClaimRules, header: Header, claims: dict[s
     refusal.provider, refusal.kid = rules.provider, header.kid
     if isinstance(refusal, AlgorithmNotAllowed):
         refusal.found = header.algorithm
+    if isinstance(refusal, _BY_KEYS) and looks_like_refresh_token(header.typ, claims):
+        found = "what looks like a refresh token"
+        refusal.found = found if refusal.found is None else f"{refusal.found}, in {found}"
     if not isinstance(refusal, _UNVERIFIED):
         refusal.subject = rules.subject(claims)
     return refusal
