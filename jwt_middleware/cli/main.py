@@ -6,6 +6,7 @@ from argparse import ArgumentParser, ArgumentTypeError, RawDescriptionHelpFormat
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from importlib import import_module
+from io import TextIOWrapper
 from typing import Any, TypeAlias
 
 from .inputs import UsageError
@@ -21,6 +22,10 @@ _Commands: TypeAlias = "_SubParsersAction[ArgumentParser]"
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command that ``argv`` names, by default that of the process; return the exit status."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            # Not every terminal has every letter that a token may hold.
+            stream.reconfigure(errors="backslashreplace")
     parser = _parser()
     arguments = parser.parse_args(argv)
     # Each command is imported when it is asked for.

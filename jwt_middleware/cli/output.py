@@ -24,8 +24,8 @@ def show(*lines: str) -> None:
 
 
 def show_json(value: Mapping[str, Any]) -> None:
-    """Print ``value`` as indented JSON."""
-    print(json.dumps(value, indent=2, ensure_ascii=False, default=str))  # noqa: T201  # a program prints
+    """Print ``value`` as indented JSON, in ASCII: every terminal and every program can read that."""
+    print(json.dumps(value, indent=2, default=str))  # noqa: T201  # a program prints
 
 
 def show_table(rows: Iterable[tuple[str, str]], *, indent: str = "  ") -> None:

@@ -6,6 +6,7 @@ from base64 import b64decode, urlsafe_b64decode
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from math import isfinite
 from typing import Any
 
 
@@ -68,7 +69,13 @@ def _object(segment: str) -> dict[str, Any] | None:
     padded = segment.rstrip("=") + "=" * (-len(segment.rstrip("=")) % 4)
     decode = b64decode if "+" in segment or "/" in segment else urlsafe_b64decode
     try:
-        value = json.loads(decode(padded))
+        # NaN and 1e999 are no JSON numbers: they stay texts.
+        value = json.loads(decode(padded), parse_float=_number, parse_constant=str)
     except (ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None
+
+
+def _number(text: str) -> float | str:
+    number = float(text)
+    return number if isfinite(number) else text
