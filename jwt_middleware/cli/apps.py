@@ -30,12 +30,12 @@ def import_app(name: str) -> Any:
         raise UsageError(f"--app needs a module and a name, such as main:app, not {name!r}")
     sys.path.insert(0, os.getcwd())
     try:
-        found: Any = _run(f"importing {module}", lambda: importlib.import_module(module))
+        found: Any = run_app_code(f"importing {module}", lambda: importlib.import_module(module))
         for part in attribute.removesuffix("()").split("."):
             if not hasattr(found, part):
                 raise UsageError(f"--app: {module} has no {attribute!r}")
             found = getattr(found, part)
-        return _run(f"calling {name}", found) if attribute.endswith("()") else found
+        return run_app_code(f"calling {name}", found) if attribute.endswith("()") else found
     finally:
         sys.path.remove(os.getcwd())
 
@@ -45,7 +45,7 @@ def find_middleware(app: Any, name: str) -> list[JWTMiddleware]:
 
     Raises ``UsageError`` if there is none, and names ``name``.
     """
-    apps = _run(f"building the middlewares of {name}", lambda: list(islice(_apps(app, {}), MAX_OBJECTS)))
+    apps = run_app_code(f"building the middlewares of {name}", lambda: list(islice(_apps(app, {}), MAX_OBJECTS)))
     found = [one for one in apps if isinstance(one, JWTMiddleware)]
     if not found:
         is_factory = isfunction(app) and not iscoroutinefunction(app) and not signature(app).parameters
@@ -54,14 +54,18 @@ def find_middleware(app: Any, name: str) -> list[JWTMiddleware]:
     return found
 
 
-def _run(what: str, function: Callable[[], Any]) -> Any:
+def run_app_code(what: str, function: Callable[[], Any]) -> Any:
+    """What ``function``, which runs code of the app, returns. Raises ``UsageError`` for whatever it raises."""
     try:
         return function()
     # Some apps end the process instead.
     except (Exception, SystemExit) as error:  # noqa: BLE001  # whatever it is, it is the app's
-        place = traceback.extract_tb(error.__traceback__)[-1]
+        raised: BaseException = error
+        while isinstance(raised, BaseExceptionGroup):
+            raised = raised.exceptions[0]
+        place = traceback.extract_tb(raised.__traceback__)[-1]
         raise UsageError(
-            f"--app: {what} raised {type(error).__name__}: {error} ({place.filename}, line {place.lineno})"
+            f"--app: {what} raised {type(raised).__name__}: {raised} ({place.filename}, line {place.lineno})"
         ) from None
 
 

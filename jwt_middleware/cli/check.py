@@ -2,6 +2,7 @@
 
 from argparse import Namespace
 from collections.abc import Iterable, Iterator
+from functools import partial
 from typing import Any
 
 import anyio
@@ -12,7 +13,7 @@ from ..middleware import JWTMiddleware
 from ..provider import Provider
 from ..requires import is_bypassed
 from ..verifying.verifier import Verifier
-from .apps import find_middleware, import_app
+from .apps import find_middleware, import_app, run_app_code
 from .output import paint, show, show_json
 
 
@@ -25,7 +26,8 @@ def run(arguments: Namespace) -> int:
         findings += [*_check_public(app, middleware), *_check_settings(middleware.verifier.providers)]
         if middleware.debug:
             findings.append("debug=True: refusals explain themselves to clients on this machine; for development only")
-        findings += anyio.run(_check_providers, middleware.verifier)
+        ask = partial(anyio.run, _check_providers, middleware.verifier)
+        findings += run_app_code("asking the providers", ask)
     findings += _check_guards(app)
     if arguments.json:
         show_json({"findings": findings})

@@ -326,6 +326,11 @@ class Sessions:
         """
         return tuple(await self._calls.ask(self._store.sessions(self._requests.read_subject(subject), self._realm)))
 
+    @property
+    def is_in_memory(self) -> bool:
+        """Whether only this process knows the sessions, because the store is a ``MemoryStore``."""
+        return hasattr(self._store, "has_held")
+
     def health(self) -> SessionsHealth:
         """The state of the store and of the reading of revocations, as far as it is known without asking."""
         problem: str | None = getattr(self._store, "problem", None)

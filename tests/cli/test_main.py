@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import runpy
 import signal
 import subprocess
@@ -19,7 +20,7 @@ from jwt_middleware.cli.main import main
 from jwt_middleware.cli.output import paint, show
 from jwt_middleware.testing import IdentityProvider
 
-from ..support import NOW, SECRET, claims, token
+from ..support import NOW, SECRET, claims, signed, token
 from ..support.processes import ROOT
 
 
@@ -60,6 +61,7 @@ from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.routing import Mount, Route
 from jwt_middleware import JWTMiddleware, Provider, ProviderResolver
+from jwt_middleware.issuing import MemoryStore, Sessions, TokenIssuer
 
 SETTINGS = {{"key": {SECRET!r}, "audience": "orders"}}
 inner = Starlette(routes=[Route("/", lambda request: None)])
@@ -92,6 +94,21 @@ async def resolve(issuer):
     return Provider(issuer=issuer, name="tenant", **SETTINGS) if issuer == "https://t1.example" else None
 own = Provider(issuer="https://own.example", **SETTINGS)
 resolved = JWTMiddleware(inner, providers=[own, ProviderResolver(resolve)])
+def by_tenant(token, connection):
+    return connection.headers["x-tenant"] == "a"
+def without_database(token):
+    raise LookupError("no database")
+class NoRedis:
+    def is_revoked(self, token):
+        return None
+    async def catch_up(self):
+        raise LookupError("no redis")
+    async def stop(self): ...
+tenants = JWTMiddleware(inner, validate=by_tenant, **SETTINGS)
+offline = JWTMiddleware(inner, validate=without_database, **SETTINGS)
+redisless = JWTMiddleware(inner, revocations=NoRedis(), **SETTINGS)
+tokens = TokenIssuer({SECRET!r}, audience="orders")
+remembering = JWTMiddleware(inner, providers=tokens.provider(), revocations=Sessions(MemoryStore(), tokens))
 """
 
 
@@ -182,6 +199,64 @@ def test_an_app_is_explained_with_all_of_its_settings(run: Run, app: str) -> Non
     assert "accepted here: 'orders'" in result.out
     result = run("explain", "--app", f"{app}:resolved", "--at", str(NOW), stdin=token(iss="https://t2.example"))
     assert "unknown_issuer" in result.out
+
+
+def test_a_validate_that_needs_the_request_is_not_checked(run: Run, app: str) -> None:
+    result = run("explain", "--app", f"{app}:tenants", "--at", str(NOW), stdin=token())
+    assert result.status == 0
+    assert "?  validate" in result.out
+
+
+def test_sessions_in_the_memory_of_the_app_are_not_checked(run: Run, app: str) -> None:
+    result = run("explain", "--app", f"{app}:remembering", "--at", str(NOW), stdin=token())
+    assert result.status == 0
+    assert "?  revocation" in result.out
+
+
+@pytest.mark.parametrize(("name", "error"), [("offline", "no database"), ("redisless", "no redis")])
+def test_an_exception_of_the_app_is_named_without_a_traceback(run: Run, app: str, name: str, error: str) -> None:
+    result = run("explain", "--app", f"{app}:{name}", "--at", str(NOW), stdin=token())
+    assert result.status == 2
+    assert f"raised LookupError: {error} (" in result.err
+    assert f"{app}.py, line " in result.err
+
+
+def test_check_names_an_exception_of_the_app_without_a_traceback(run: Run, app: str) -> None:
+    result = run("check", "--app", f"{app}:redisless")
+    assert result.status == 2
+    assert "raised LookupError: no redis (" in result.err
+
+
+@pytest.mark.parametrize("pasted", ["Authorization: Bearer {}", "authorization:bearer {}", "Bearer {}"])
+def test_a_whole_header_may_be_pasted(run: Run, secret: str, pasted: str) -> None:
+    result = run("explain", "--key", secret, "--at", str(NOW), stdin=pasted.format(token()))
+    assert result.status == 0
+
+
+ODD = signed(b'{"alg": "HS256"}', b'{"sub": "\\ud800\\u202e zo\xc3\xab", "exp": 1e999, "nbf": NaN}')
+
+
+@pytest.mark.parametrize("command", [["inspect"], ["explain", "--key", SECRET]])
+def test_odd_values_are_json_that_every_program_can_read(run: Run, command: list[str]) -> None:
+    def refuse(name: str) -> None:
+        raise AssertionError(f"{name} is not JSON")
+
+    result = run(*command, "--json", stdin=ODD)
+    assert result.out.isascii()
+    json.loads(result.out, parse_constant=refuse)
+
+
+def test_an_output_without_the_letters_shows_them_escaped() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "jwt_middleware", "inspect", signed(b'{"alg": "HS256"}', b'{"sub": "zo\xc3\xab"}')],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0
+    assert r'sub  "zo\xeb"' in done.stdout
 
 
 def test_a_moment_may_be_a_date(run: Run, secret: str) -> None:
