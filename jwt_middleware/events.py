@@ -151,7 +151,7 @@ def _request(method: str | None, path: str, client: str | None) -> str:
 
 def _quote(value: object) -> str:
     """``value`` in a line, in quotes if it could otherwise pass for another field, or for the rest of the line."""
-    text = str(value)
+    text = f"{value:.1f}" if isinstance(value, float) else str(value)
     return repr(text) if any(mark in text for mark in _AMBIGUOUS) else text
 
 

@@ -292,3 +292,8 @@ def test_the_docs_name_every_event() -> None:
     text = (ROOT / "docs" / "events.rst").read_text("utf-8")
     for kind in KINDS:
         assert f"``{kind.__name__}``" in text, kind.__name__
+
+
+def test_a_line_rounds_seconds() -> None:
+    event = RequestRefused(code="expired", status=401, seconds_off=1197.4839091300964)
+    assert str(event) == "refused a request: expired (seconds_off=1197.5)"

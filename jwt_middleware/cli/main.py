@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 from importlib import import_module
 from io import TextIOWrapper
+from threading import TIMEOUT_MAX
 from typing import Any, TypeAlias
 
 from .inputs import UsageError
@@ -95,6 +96,16 @@ def _moment(text: str) -> float:
     raise ArgumentTypeError(f"{text!r} is no time; write Unix time in seconds, or 2030-01-31T12:00:00Z")
 
 
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1
+    if 0 <= seconds <= TIMEOUT_MAX:
+        return seconds
+    raise ArgumentTypeError(f"{text!r} is no number of seconds; write 60, for instance")
+
+
 _YEAR_10000 = 253_402_300_800
 
 
@@ -140,4 +151,4 @@ def _add_serve_idp(commands: _Commands) -> None:
     serve.add_argument("--subject", default="ada", help="its sub claim")
     serve.add_argument("--scope", action="append", default=[], help="a scope of it; repeatable")
     serve.add_argument("--algorithm", choices=("ES256", "RS256", "EdDSA"), default="ES256")
-    serve.add_argument("--seconds", type=float, help="stop by itself after this time")
+    serve.add_argument("--seconds", type=_seconds, help="stop by itself after this time")

@@ -378,6 +378,13 @@ def test_the_fake_provider_stops_by_itself_where_it_is_told_to(run: Run) -> None
     assert set(json.loads(run("serve-idp", "--seconds", "0", "--json").out)) == {"issuer", "audience", "access_token"}
 
 
+@pytest.mark.parametrize("seconds", ["nan", "-1", "1e300", "soon"])
+def test_the_fake_provider_needs_a_time_that_passes(run: Run, seconds: str) -> None:
+    result = run("serve-idp", "--seconds", seconds)
+    assert result.status == 2
+    assert "is no number of seconds" in result.err
+
+
 def test_colours_are_for_terminals_that_want_them(monkeypatch: pytest.MonkeyPatch) -> None:
     class Terminal(io.StringIO):
         def isatty(self) -> bool:
