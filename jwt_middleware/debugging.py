@@ -65,7 +65,7 @@ class ExplainedRefusals:
 
 
 def describe_provider(provider: Provider) -> ProviderFacts:
-    """What an explanation needs of ``provider``."""
+    """The facts about ``provider`` that an explanation needs."""
     return ProviderFacts(
         name=provider.name,
         issuers=provider.issuers,

@@ -46,7 +46,7 @@ class Explanation:
     """The refusal's code; ``accepted`` for a good token."""
     steps: tuple[Step, ...]
     cause: str
-    """What is wrong, in a sentence or two."""
+    """A sentence or two about what is wrong."""
     cure: str
     """What would pass. Empty for a good token."""
     facts: tuple[tuple[str, str], ...]

@@ -26,7 +26,7 @@ _INSTEAD = {
     "socketio": 'check (await server.get_session(sid))["user"].scopes in it',
     "strawberry": "write permission_classes=[requires(...)] with requires of jwt_middleware.strawberry",
 }
-"""What to write if a framework passes a function nothing that has the ASGI scope."""
+"""The code to write instead if a framework passes a function nothing that has the ASGI scope."""
 
 _INSTEAD_OF_CLASS = {
     "blacksheep": "guard its handlers with requires of jwt_middleware.blacksheep",

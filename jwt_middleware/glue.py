@@ -9,7 +9,7 @@ from .demand import Demand, middleware_of
 
 
 class Answer(NamedTuple):
-    """What to say to a request, or a WebSocket handshake, that is refused."""
+    """The answer to a request, or a WebSocket handshake, that is refused."""
 
     status: int
     headers: dict[str, str]
@@ -31,7 +31,7 @@ class Answer(NamedTuple):
 
 
 def check(demand: Demand, scope: Scope) -> Answer | None:
-    """What to answer to the request of ``scope``, in the name of its middleware; None if it meets ``demand``."""
+    """The answer to the request of ``scope``, in the name of its middleware. None if the request meets ``demand``."""
     refusal = demand.refusal(scope)
     if refusal is None:
         return None

@@ -9,7 +9,7 @@ from ._support.arguments import show
 from .errors import ConfigurationError, InvalidClaim, MissingClaim
 
 COMMON = "common"
-"""What stands in the place of a tenant in a document about all tenants."""
+"""The placeholder for a tenant in a document about all tenants."""
 
 TENANT_CLAIM = "tid"
 """The claim that names the tenant of a token."""

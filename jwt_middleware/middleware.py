@@ -34,7 +34,7 @@ from .verifying.verifier import CACHE_SIZE, MAX_TOKEN_SIZE, Clock, Verifier
 LoadUser: TypeAlias = Callable[[Token], Any | Awaitable[Any]] | Callable[[Token, HTTPConnection], Any | Awaitable[Any]]
 
 SCOPE_KEY = "jwt_middleware"
-"""Where the scope of a request that was let through holds the ``JWTMiddleware``."""
+"""The key of the ``JWTMiddleware`` in the scope of a request that it has let through."""
 
 
 class JWTMiddleware:

@@ -97,7 +97,7 @@ class Requirement:
 
     def __init__(self, demand: Demand) -> None:
         self.demand = demand
-        """What an endpoint or a request has to meet."""
+        """The demand that an endpoint or a request has to meet."""
 
     # FastAPI reads it, and passes the connection.
     __signature__ = Signature([Parameter("endpoint", Parameter.POSITIONAL_OR_KEYWORD, annotation=HTTPConnection)])
@@ -141,7 +141,7 @@ def is_bypassed(endpoint: object) -> bool:
 
 
 def demands_of(endpoint: object) -> Iterator[Demand]:
-    """What every ``requires`` among the decorators of a function demands, if they name what they wrap."""
+    """The demands of every ``requires`` among the decorators of a function, if the decorators name what they wrap."""
     while isfunction(endpoint := _unwrapped(endpoint)):
         if endpoint in _demands:
             yield _demands[endpoint]

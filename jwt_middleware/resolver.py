@@ -127,14 +127,14 @@ class ResolvedProviders:
         self._free: list[int] = []
 
     def recall(self, issuer: str) -> Resolved | None:
-        """What is known about ``issuer``. None if the resolver must be asked."""
+        """The answer about ``issuer`` that is known. None if the resolver must be asked."""
         if len(issuer) > MAX_ISSUER or len(issuer.encode("utf-8")) > MAX_ISSUER:
             return _TOO_LONG
         resolved = self._found.get(issuer) or self._unknown.get(issuer)
         return resolved if resolved is not None and self._resolver.clock() < resolved.expires_at else None
 
     async def resolve(self, issuer: str) -> Resolved:
-        """What the resolver says about ``issuer``. Raises ``KeysUnavailable`` if it says nothing in time."""
+        """The answer of the resolver about ``issuer``. Raises ``KeysUnavailable`` if there is none in time."""
         with self._lock:
             call = self._calls.get(issuer)
             if call is None:

@@ -16,7 +16,7 @@ Handler: TypeAlias = Callable[[Event], object]
 """A plain function that is called with every event. It runs on the event loop, so a slow one delays every request."""
 
 Handlers: TypeAlias = Handler | Collection[Handler]
-"""What ``on_event`` takes: one handler or several."""
+"""The type of ``on_event``: one handler or several."""
 
 SECONDS_BETWEEN_LINES = 60
 """Seconds between two log lines about events of one kind. The next line says how many were left out."""

@@ -40,7 +40,7 @@ class Authority(Protocol):
     events: Events
 
     def credentials(self, scope: Scope) -> JWTCredentials:
-        """Who is calling."""
+        """The credentials of the caller."""
         ...
 
 

@@ -152,7 +152,7 @@ _REQUEST = "jwt_middleware_request"
 _KEYWORD = inspect.Parameter.KEYWORD_ONLY
 
 _injected: ContextVar[Mapping[str, Any]] = ContextVar("jwt_middleware.fastapi.injected")
-"""What FastAPI has resolved for ``authenticate``, during one login."""
+"""The values that FastAPI has resolved for ``authenticate``, during one login."""
 
 
 def _with_injected(authenticate: Callable[..., Any]) -> Callable[[str, str], Any]:

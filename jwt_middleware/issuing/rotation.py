@@ -9,7 +9,7 @@ from ..revocation.revoked import RETENTION, Claim, Revocation
 
 
 class Realm(NamedTuple):
-    """Who assigned the identifiers: another provider or issuer may use the same ones for somebody else."""
+    """The provider and issuer that assigned the identifiers: others may use the same ones for somebody else."""
 
     provider: str
     issuer: str | None = None
@@ -130,7 +130,7 @@ class RevocationRequest:
 
 
 class Outcome(Enum):
-    """What becomes of a presented generation."""
+    """The outcome for a presented generation."""
 
     NEXT = "next"
     """It is the current one: the session moves on to the next."""
@@ -149,7 +149,7 @@ class Outcome(Enum):
 
 
 def rotate(session: Session | None, rotation: Rotation, now: float, steady: float) -> tuple[Outcome, Session | None]:
-    """What becomes of ``session`` when ``rotation.generation`` is presented, by the store's clock and steady time.
+    """Decide what happens to ``session`` if ``rotation.generation`` is presented, by the store's clock and steady time.
 
     1. After the deadline nothing is done: ``LATE``.
     2. No session, one of another realm, or one past its end: ``GONE``.

@@ -152,7 +152,7 @@ _MARGIN = 1.5
 """By how much a check may take longer than the mean."""
 
 _FADES = 0.95
-"""What is left of the slowest check after the next one."""
+"""The share of the slowest check that counts on after the next check."""
 
 _LEAST_WAIT = 0.1
 

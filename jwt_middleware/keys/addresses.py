@@ -121,7 +121,7 @@ def is_public(address: IPv4Address | IPv6Address) -> bool:
 
 
 def well_known_addresses(issuer: str) -> tuple[str, ...]:
-    """Where the metadata of ``issuer`` may lie.
+    """The addresses at which the metadata of ``issuer`` may be.
 
     OpenID Connect Discovery 1.0 4.1 appends to the path, RFC 8414 3.1 inserts before it.
     """

@@ -52,7 +52,7 @@ class Source(Protocol):
     """The host that is asked; empty for a file."""
 
     async def prepare(self) -> None:
-        """Do what must be done before anything is asked."""
+        """Prepare for fetching."""
         ...
 
     def confine(self, hosts: Hosts) -> None:
@@ -174,7 +174,7 @@ class Discovery:
         place = IssuerTemplate(issuer, None).common if is_template(issuer) else issuer
         self._addresses = well_known_addresses(place)
         self.login_endpoints: tuple[str, str] | None = None
-        """What ``read_login_endpoints`` found in the metadata that was fetched last."""
+        """The result of ``read_login_endpoints`` for the metadata that was fetched last."""
 
     def __str__(self) -> str:
         return redact_address(self._issuer)

@@ -186,7 +186,7 @@ class UserClient:
 
 
 async def in_thread(function: Callable[..., Result], *arguments: Any) -> Result:
-    """What ``function(*arguments)`` returns in a worker thread, even if all threads of the app's endpoints are busy."""
+    """Call ``function(*arguments)`` in a worker thread, even if all threads of the app's endpoints are busy."""
     return await anyio.to_thread.run_sync(partial(function, *arguments), limiter=_THREADS.get())
 
 

@@ -144,7 +144,7 @@ def _respell(jwk: JWK, names: tuple[str, ...], size: int | None) -> dict[str, st
 
 
 def _decode(value: object) -> bytes | None:
-    """What ``value`` spells in standard or URL-safe base64, padded correctly or not at all. None if it is neither."""
+    """The bytes of ``value`` in standard or URL-safe base64, padded correctly or not at all. None if it is neither."""
     if not isinstance(value, str) or not value.isascii():
         return None
     text = value.rstrip("=")

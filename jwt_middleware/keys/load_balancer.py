@@ -261,7 +261,7 @@ def _put(held: dict[str, Value], kid: str, value: Value, at_most: int) -> None:
 
 
 def _find_address(signers: Collection[str]) -> str | None:
-    """Where the keys of the load balancers ``signers`` are. None if that is not known for their partition of AWS."""
+    """The address of the keys of the load balancers ``signers``. None if their partition of AWS is not known here."""
     places = {_place_of(signer) for signer in signers}
     if len(places) > 1:
         raise ConfigurationError("signer: the load balancers are in several regions; give each region a Provider")

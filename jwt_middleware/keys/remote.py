@@ -200,9 +200,9 @@ class RemoteKeys:
 
     @property
     def login_endpoints(self) -> tuple[str, str] | None:
-        """Where users log in, by the metadata of ``issuer``: ``authorization_endpoint`` and ``token_endpoint``.
+        """The addresses where users log in: ``authorization_endpoint`` and ``token_endpoint`` of the metadata.
 
-        None before the first good fetch, and if the metadata names none. Reading it starts no fetch.
+        None before the first successful fetch, and if the metadata names none. Reading it starts no fetch.
         """
         return self._source.login_endpoints if isinstance(self._source, Discovery) else None
 

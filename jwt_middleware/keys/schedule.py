@@ -62,7 +62,7 @@ class Schedule:
     finished: float = -inf
     """When an attempt last ran to its end, whether it succeeded or not."""
     begun: float = -inf
-    """When the last attempt began, or asked."""
+    """When the last attempt began, or, once it has asked the provider, when it asked."""
     lost_at: float | None = None
     """When the attempt under way is given up. None if there is none."""
     allowed_at: float = -inf

@@ -18,7 +18,7 @@ from ..verifying.token import Token
 from .connections import Connections
 
 KEY = "jwt_middleware.connection"
-"""Where a scope holds its ``Connection``, from which ``renew`` takes it."""
+"""The key of the ``Connection`` in a scope. ``renew`` looks it up."""
 
 
 class Ended(OSError):

@@ -92,7 +92,7 @@ def _first_brace(segment: str) -> str:
 
 
 class _Node:
-    """What the entries that begin with the same segments allow."""
+    """The methods that are allowed by the entries that begin with the same segments."""
 
     __slots__ = ("below", "here", "literal", "placeholder")
 
@@ -103,7 +103,7 @@ class _Node:
         """The methods of every path below."""
         self.literal: dict[str, _Node] = {}
         self.placeholder: _Node | None = None
-        """Where a segment ``{name}`` leads."""
+        """The node for a segment ``{name}``."""
 
     def add(self, segment: str) -> "_Node":
         if not segment.startswith("{"):
@@ -156,7 +156,7 @@ def check_scope_test(name: str, test: ScopeTest) -> ScopeTest:
 
 
 def ask(name: str, test: ScopeTest, scope: MutableMapping[str, Any]) -> bool:
-    """What ``test`` says of ``scope``; raises ``TypeError`` for anything but True and False."""
+    """The answer of ``test`` for ``scope``. Raises ``TypeError`` for anything but True and False."""
     answer = test(scope)
     if answer is not True and answer is not False:
         # A coroutine and a match object are truthy: an answer that means no would open the path.

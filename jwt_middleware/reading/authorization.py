@@ -8,10 +8,10 @@ from ..errors import AmbiguousToken, MalformedToken, TokenTooLarge
 Headers: TypeAlias = Iterable[tuple[bytes, bytes]]
 
 WHITE_SPACE = b" \t"
-"""What may surround the value of a header without being part of it (RFC 9110 5.5). Not every server strips it."""
+"""Characters around the value of a header that are not part of it (RFC 9110 5.5). Not every server strips them."""
 
 BEARER = b"Bearer "
-"""What precedes the token in an Authorization header of the usual spelling (RFC 6750 2.1)."""
+"""The text before the token in an Authorization header of the usual spelling (RFC 6750 2.1)."""
 
 # RFC 9110 5.6.2: the characters of a scheme's name. "Bearerish x" is another scheme; "Bearer" and a tab is a bad token.
 _SCHEME_GOES_ON = frozenset(

@@ -204,7 +204,7 @@ def follow(claims: Claims, path: str) -> Any:
 
 
 def _follow(claims: Claims, path: ClaimPath) -> Iterable[Any]:
-    """What lies at the end of ``path``. A step goes through a list into each of its objects."""
+    """The values at the end of ``path``. A step goes through a list into each of its objects."""
     if isinstance(path, str):
         if path in claims or "." not in path:
             return [claims.get(path)]

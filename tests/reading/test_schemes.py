@@ -152,5 +152,5 @@ def test_two_schemes_at_once_are_ambiguous(scheme: Toy) -> None:
 
 def test_the_name_of_a_scheme_is_one_word(scheme: Toy) -> None:
     scheme.name = "two words"
-    with pytest.raises(ConfigurationError, match="name of a scheme must be of letters"):
+    with pytest.raises(ConfigurationError, match="name of a scheme must hold only letters"):
         client(sources=[scheme])

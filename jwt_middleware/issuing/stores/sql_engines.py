@@ -128,7 +128,7 @@ def _from_address(url: "URL") -> "AsyncEngine":
 
 
 def _errors(engine: "AsyncEngine") -> tuple[type[Exception], ...]:
-    """What an engine raises when the server or the connection fails. While it connects, the driver's own."""
+    """The exceptions of an engine if the server or the connection fails. While it connects, they are the driver's."""
     from sqlalchemy.exc import DBAPIError
     from sqlalchemy.exc import TimeoutError as PoolTimeout
 
