@@ -125,6 +125,7 @@ class Requirement:
             raise TypeError(f"requires(...) decorates endpoints, and {endpoint!r} is not one")
         with suppress(TypeError):
             _guarded.add(_unwrapped(endpoint))
+        _count()
         return cast(Endpoint, guarded)
 
 
@@ -138,6 +139,19 @@ def is_bypassed(endpoint: object) -> bool:
         return _unwrapped(endpoint) in _guarded
     except TypeError:
         return False
+
+
+def count_guarded() -> int:
+    """A number that changes whenever ``requires`` decorates something."""
+    return _decorations
+
+
+def _count() -> None:
+    global _decorations
+    _decorations += 1
+
+
+_decorations = 0
 
 
 def demands_of(endpoint: object) -> Iterator[Demand]:

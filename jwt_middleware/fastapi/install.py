@@ -15,7 +15,7 @@ from ..errors import ConfigurationError, Refusal
 from ..events import GuardReplaced
 from ..middleware import JWTMiddleware
 from ..reading.access import PublicPaths, PublicRequests, ask
-from ..requires import Requirement, is_bypassed
+from ..requires import Requirement, count_guarded, is_bypassed
 from .answers import EarlyRefusal, answer, answer_here
 from .dependencies import OPENED, Authority, Guard, demanded_scopes, unwrap
 from .openapi import document
@@ -68,7 +68,8 @@ class _Gate:
         self._public = (public, more)
         self._docs = docs
         self._anonymous = auth.options.get("allow_anonymous", False)
-        self._told: set[tuple[str, str | None]] = set()
+        # By path, method and endpoint: two routes can have the same path. An endpoint need not be hashable.
+        self._told: dict[tuple[str, str | None, int], object] = {}
         self.allow_anonymous: bool | Callable[[Scope], bool] = self._anonymous is True or self._may_be_anonymous
 
     def is_public(self, scope: Scope) -> bool:
@@ -104,22 +105,25 @@ class _Gate:
             return False
         if not opens(self.auth, selected.dependant, selected.overrides):
             return False
-        route = (selected.path, scope.get("method"))
-        if route not in self._told:
-            self._told.add(route)
-            self.auth.events.tell(GuardReplaced(path=route[0], method=route[1]))
+        path, method, endpoint = selected.path, scope.get("method"), selected.endpoint
+        if (path, method, id(endpoint)) not in self._told:
+            self._told[path, method, id(endpoint)] = endpoint
+            self.auth.events.tell(GuardReplaced(path=path, method=method))
         replacement: Any = selected.overrides.get(cast(Any, self.auth))
         scope[OPENED] = replacement if isinstance(replacement, AsUser) else True
         return True
 
 
 class _Inside:
-    """Stands between the middleware and the app, and looks at the routes before the first request gets there."""
+    """Stands between the middleware and the app, and looks at the routes before the first request gets there.
+
+    It looks again if routes have been added since, or if ``requires`` has decorated something.
+    """
 
     def __init__(self, app: ASGIApp, gate: _Gate) -> None:
         self._app = app
         self._gate = gate
-        self._is_checked = False
+        self._checked: tuple[int, int] | None = None
         self._guards = _Guards()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -129,9 +133,11 @@ class _Inside:
             scope[OPENED].enter(scope)
         if kind == "lifespan":
             await self._check_at_startup(receive, send)
-        elif not self._is_checked:
-            self._gate.check_routes()
-            self._is_checked = True
+        else:
+            found = (len(self._gate.app.router.routes), count_guarded())
+            if found != self._checked:
+                self._gate.check_routes()
+                self._checked = found
         if kind == "http" and scope["method"] not in _WITHOUT_BODY:
             refusal = self._refusal_of_upload(scope)
             if refusal is not None:
@@ -161,7 +167,8 @@ class _Inside:
             raise
 
 
-_WITHOUT_BODY = frozenset({"GET", "HEAD", "OPTIONS"})
+# FastAPI reads the body of a GET, too, if the route declares one.
+_WITHOUT_BODY = frozenset({"HEAD", "OPTIONS"})
 
 
 class _BodyGuard:
@@ -210,7 +217,11 @@ class _Guards:
     def of_route(self, scope: Scope) -> _Checks:
         """The checks of the guards that will run for the route that was selected for ``scope``."""
         # Of an included router, FastAPI notes what the route is there; its own `dependant` lacks what the router adds.
-        route = (scope.get("fastapi") or {}).get("effective_route_context") or scope.get("route")
+        route = scope.get("route")
+        context = (scope.get("fastapi") or {}).get("effective_route_context")
+        # That of a mount stays there while a route of the mounted app runs.
+        if context is not None and context.original_route is route:
+            route = context
         dependant = getattr(route, "dependant", None)
         return () if dependant is None else self.of(dependant, getattr(scope.get("app"), "dependency_overrides", {}))
 
@@ -233,9 +244,13 @@ MAX_ROUTES = 4096
 
 def _checks_that_run(dependant: Dependant, overrides: Overrides) -> Iterator[_Check]:
     for child in dependant.dependencies:
-        if overrides and child.call in overrides:
+        call = child.call
+        if overrides and call is not None and call in overrides:
+            replacement = overrides[call]
+            if isinstance(replacement, AsUser):
+                yield partial(replacement.refusal, scopes=demanded_scopes(child))
             continue
-        guard = unwrap(child.call)
+        guard = unwrap(call)
         if isinstance(guard, Guard):
             yield partial(guard.refusal, scopes=demanded_scopes(child))
         elif isinstance(guard, Requirement):

@@ -16,6 +16,7 @@ from starlette.requests import HTTPConnection
 from starlette.types import Scope
 
 from ..demand import lack_of_scopes
+from ..errors import Refusal
 from ..identity import JWTCredentials, JWTUser
 from ..middleware import SCOPE_KEY, JWTMiddleware
 from ..provider import Provider
@@ -47,16 +48,32 @@ class AsUser:
     async def __call__(self, connection: HTTPConnection, security_scopes: SecurityScopes) -> Token | JWTUser:
         """The ``Token`` in the place of ``auth.token``, else the user; raises ``InsufficientScope``."""
         replaced = _replaced_guard(self, connection.scope["app"].dependency_overrides)
-        credentials = self.enter(connection.scope)
+        token, user = self.enter(connection.scope).token, connection.scope["user"]
         answer_here(connection.scope)
-        token, user, held = credentials.token, connection.scope["user"], credentials.scopes
+        refusal = self._refusal(connection.scope, replaced, security_scopes.scopes)
+        if refusal is not None:
+            raise refusal
         assert token is not None
-        any_of = () if replaced is None else replaced.names
-        missing = [name for name in security_scopes.scopes if name not in held]
-        if missing or (any_of and not any(map(held.__contains__, any_of))):
-            raise lack_of_scopes(security_scopes.scopes, any_of, held).about(token)
         assert isinstance(user, JWTUser)
         return token if isinstance(replaced, TokenGuard) else user
+
+    def refusal(self, scope: Scope, scopes: Sequence[str]) -> Refusal | None:
+        """Why this user is refused where ``scopes`` are demanded, or None: what ``Guard.refusal`` is for a guard."""
+        try:
+            return self._refusal(scope, _replaced_guard(self, scope["app"].dependency_overrides), scopes)
+        except RuntimeError:
+            # The dependency itself will say so. Raised while FastAPI reads the body, it would become a 400.
+            return None
+
+    def _refusal(self, scope: Scope, replaced: Guard | None, scopes: Sequence[str]) -> Refusal | None:
+        credentials = self.enter(scope)
+        token, held = credentials.token, credentials.scopes
+        assert token is not None
+        any_of = () if replaced is None else replaced.names
+        missing = [name for name in scopes if name not in held]
+        if missing or (any_of and not any(map(held.__contains__, any_of))):
+            return lack_of_scopes(tuple(scopes), any_of, held).about(token)
+        return None
 
     def enter(self, scope: Scope) -> JWTCredentials:
         """Make this user the caller of the request of ``scope``; once for each request."""

@@ -7,7 +7,7 @@ from typing import Any
 from fastapi import APIRouter, FastAPI
 from fastapi.dependencies.models import Dependant
 from fastapi.routing import APIRoute, APIWebSocketRoute, RouteContext, iter_route_contexts
-from starlette.middleware.errors import ServerErrorMiddleware
+from starlette.middleware.base import BaseHTTPMiddleware
 from starlette.routing import BaseRoute, Host, Match, Mount, Route
 from starlette.types import Scope
 
@@ -35,7 +35,7 @@ def select(app: FastAPI, scope: Scope) -> Selected | None:
     - only another method would match;
     - the route is inside an app that is not FastAPI's;
     - a router, a mount or a mounted app has methods of its own, which may select another route;
-    - a mounted app has a middleware that may change the path;
+    - a mounted app, or the router of an app, has a middleware that may change the path;
     - a convertor of a path parameter fails.
 
     The ``matches`` of a route is trusted to say the same when FastAPI asks it. ``scope`` is what the router of ``app``
@@ -49,9 +49,10 @@ def select(app: FastAPI, scope: Scope) -> Selected | None:
 
 
 def _select(app: FastAPI, scope: Scope, prefix: str) -> Selected | None:
-    if not _has_methods_of(APIRouter, app.router, "__call__", "app"):
+    router = app.router
+    if not _has_methods_of(APIRouter, router, "__call__", "app") or not _leads_to(router.app, router.middleware_stack):
         return None
-    for route in app.router.routes:
+    for route in router.routes:
         match, _ = route.matches(scope)
         if match is Match.FULL:
             return _select_in(app, route, scope, prefix)
@@ -99,8 +100,7 @@ def _select_mounted(context: RouteContext, scope: Scope, child_scope: Scope, pre
         return None
     if not _has_methods_of(FastAPI, mounted, "__call__", "build_middleware_stack"):
         return None
-    if mounted.middleware_stack is not None and not isinstance(mounted.middleware_stack, ServerErrorMiddleware):
-        # It was wrapped after it was built.
+    if mounted.middleware_stack is not None and not _leads_to(mounted.router, mounted.middleware_stack):
         return None
     if not all(_name(entry.cls) in _HARMLESS for entry in mounted.user_middleware):
         return None
@@ -122,6 +122,22 @@ def _are_plain_routers(route: BaseRoute) -> bool:
 def _has_methods_of(kind: type, thing: Any, *names: str) -> bool:
     """Whether ``thing`` has the methods ``names`` of ``kind``, neither overridden nor replaced."""
     return all(getattr(getattr(thing, name), "__func__", None) is getattr(kind, name) for name in names)
+
+
+def _leads_to(inner: Any, stack: Any) -> bool:
+    """Whether ``stack`` is ``inner`` behind nothing but middleware of Starlette and FastAPI that passes requests on.
+
+    A stack can be wrapped after it was built, also between its parts.
+    """
+    while stack != inner:
+        if _package(type(stack)) not in ("fastapi", "starlette") or isinstance(stack, BaseHTTPMiddleware):
+            return False
+        stack = getattr(stack, "app", None)
+    return True
+
+
+def _package(kind: type) -> str:
+    return kind.__module__.partition(".")[0]
 
 
 # They stand in front of the router of a mounted app, and do not change the path or the method.

@@ -467,6 +467,35 @@ def test_403_precedes_the_reading_of_forms_and_uploads(kind: str) -> None:
     assert service.post("/upload", files={"file": ("x", b"y")}, headers=WRITER).json() == "x"
 
 
+@pytest.mark.parametrize("method", ["GET", "DELETE", "QUERY"])
+def test_403_precedes_the_reading_of_the_body_whatever_the_method(method: str) -> None:
+    def declare(app: FastAPI) -> None:
+        @app.api_route("/orders", methods=[method])
+        def find(user: Writer, order: Annotated[int, Body(embed=True)]) -> int:
+            return order
+
+    service = serve(auth, declare)
+    kind = {"content-type": "application/json"}
+    assert service.request(method, "/orders", content="{", headers={**kind, **READER}).status_code == 403
+    assert service.request(method, "/orders", content="{", headers={**kind, **WRITER}).status_code == 422
+    assert service.request(method, "/orders", json={"order": 1}, headers=WRITER).json() == 1
+
+
+def test_403_precedes_the_reading_of_the_body_in_an_app_that_is_mounted_in_an_included_router() -> None:
+    def declare(app: FastAPI) -> None:
+        child, router = FastAPI(), APIRouter()
+
+        @child.post("/orders")
+        def write(user: Writer, order: Annotated[int, Body(embed=True)]) -> None: ...
+
+        router.mount("/child", child)
+        app.include_router(router)
+
+    service = serve(auth, declare)
+    headers = {"content-type": "application/json", **READER}
+    assert service.post("/child/orders", content="{", headers=headers).status_code == 403
+
+
 def test_403_of_a_dependency_that_is_requires_precedes_the_reading_of_the_body() -> None:
     trace = Trace()
 

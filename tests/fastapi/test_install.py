@@ -233,6 +233,28 @@ def test_requires_above_a_route_is_an_error_at_every_request_where_there_is_no_l
             service.get(path, headers=WRITER)
 
 
+@pytest.mark.parametrize("order", ["route first", "guard first"])
+def test_requires_above_a_route_that_is_added_while_the_app_runs_is_an_error(order: str) -> None:
+    app = FastAPI()
+    auth.install(app)
+    app.add_api_route("/other", lambda: "other")
+    with bare_client(app) as service:
+        assert service.get("/other", headers=READER).status_code == 200
+        if order == "route first":
+            guard_too_late(app)
+        else:
+
+            async def late(request: Request) -> str:
+                raise AssertionError("the route is not guarded")
+
+            requires("orders:write")(late)
+            assert service.get("/other", headers=READER).status_code == 200
+            app.add_api_route("/late", late)
+        for path in ("/late", "/other"):
+            with pytest.raises(RuntimeError, match="/late: the route calls"):
+                service.get(path, headers=WRITER)
+
+
 def test_an_app_may_be_mounted_in_itself() -> None:
     app = FastAPI()
     auth.install(app)

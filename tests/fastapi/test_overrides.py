@@ -6,7 +6,7 @@ from functools import partial
 from typing import Annotated, Any
 
 import pytest
-from fastapi import APIRouter, Body, Depends, FastAPI, Request, Security, WebSocket
+from fastapi import APIRouter, Body, Depends, FastAPI, Request, Security, UploadFile, WebSocket
 from fastapi.routing import APIRoute
 from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import Host, Mount
@@ -337,6 +337,29 @@ def test_as_user_has_the_scopes_that_a_token_of_the_provider_would_have(
     app.dependency_overrides[guard] = as_user("ada", scopes=scopes)
     assert bare_client(app).get("/").status_code == status
     assert bare_client(app).get("/", headers=headers_for(auth, "ada", scopes=scopes)).status_code == status
+
+
+@pytest.mark.parametrize("kind", ["malformed JSON", "broken upload"])
+def test_as_user_is_refused_before_the_body_is_read(kind: str) -> None:
+    app = FastAPI()
+    auth.install(app)
+
+    @app.post("/orders")
+    def order(
+        order: Annotated[int, Body(embed=True)], user: Annotated[JWTUser, Security(auth, scopes=["x"])]
+    ) -> None: ...
+
+    @app.post("/upload")
+    def upload(file: UploadFile, user: Annotated[JWTUser, Security(auth, scopes=["x"])]) -> None: ...
+
+    path, content_type, status = {
+        "malformed JSON": ("/orders", "application/json", 422),
+        "broken upload": ("/upload", "multipart/form-data", 400),
+    }[kind]
+    for scopes, expected in (([], 403), (["x"], status)):
+        app.dependency_overrides[auth] = as_user("ada", scopes=scopes)
+        answer = bare_client(app).post(path, content="{", headers={"content-type": content_type})
+        assert answer.status_code == expected
 
 
 def test_as_user_comes_from_one_of_the_providers() -> None:
@@ -711,6 +734,17 @@ def test_each_opened_route_is_told_once_as_a_warning(caplog: pytest.LogCaptureFi
     assert "/me" in told[1].getMessage()
     opened = [GuardReplaced(method="GET", path=path) for path in ("/items/{item}", "/me")]
     assert [event for event in events if isinstance(event, GuardReplaced)] == opened
+
+
+def test_two_opened_routes_with_the_same_path_are_both_logged(caplog: pytest.LogCaptureFixture) -> None:
+    app = FastAPI()
+    auth.install(app)
+    app.add_api_route("/items/{item:int}", lambda item: "by number", dependencies=[Depends(auth)])
+    app.add_api_route("/items/{item}", lambda item: "by name", dependencies=[Depends(auth)])
+    app.dependency_overrides[auth] = admin
+    for _ in range(2):
+        assert [bare_client(app).get(path).json() for path in ("/items/1", "/items/x")] == ["by number", "by name"]
+    assert caplog.text.count("GET /items/{item}:") == 2
 
 
 def test_an_opened_route_of_a_mounted_app_is_logged_with_its_whole_path(caplog: pytest.LogCaptureFixture) -> None:

@@ -4,10 +4,11 @@ from collections.abc import Callable
 from typing import Annotated, Any
 
 import pytest
-from fastapi import APIRouter, Depends, FastAPI, WebSocket
+from fastapi import APIRouter, Depends, FastAPI, Request, WebSocket
 from fastapi.routing import APIRoute
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
+from starlette.middleware.base import BaseHTTPMiddleware
 from starlette.responses import PlainTextResponse
 from starlette.routing import Match, Mount, Route
 from starlette.testclient import WebSocketDenialResponse
@@ -158,6 +159,28 @@ def mount_an_app_with_a_router_that_renames(app: FastAPI) -> None:
     mount(app, child)
 
 
+def mount_an_app_whose_middleware_is_wrapped_between_its_parts(app: FastAPI) -> None:
+    child = FastAPI()
+    stack: Any = child.build_middleware_stack()
+    stack.app = Rename(stack.app)
+    child.middleware_stack = stack
+    mount(app, child)
+
+
+def wrap_the_middleware_of_the_router(app: FastAPI) -> None:
+    declare(app)
+    app.router.middleware_stack = Rename(app.router.middleware_stack)
+
+
+def wrap_the_middleware_of_the_router_by_a_function(app: FastAPI) -> None:
+    async def rename(request: Request, call_next: Any) -> Any:
+        request.scope["path"] = request.scope["path"].replace("guarded", "another")
+        return await call_next(request)
+
+    declare(app)
+    app.router.middleware_stack = BaseHTTPMiddleware(app.router.middleware_stack, rename)
+
+
 def mount_by_a_class_that_handles_by_itself(app: FastAPI) -> None:
     mount(app, FastAPI(), StrayMount)
 
@@ -202,6 +225,8 @@ CHOICES = [
     have_a_route_that_changes_its_mind,
     *(mount_an_app_that_renames, mount_an_app_that_wraps_its_middleware),
     *(mount_an_app_whose_middleware_is_wrapped_later, mount_an_app_whose_builder_is_replaced),
+    mount_an_app_whose_middleware_is_wrapped_between_its_parts,
+    *(wrap_the_middleware_of_the_router, wrap_the_middleware_of_the_router_by_a_function),
     *(mount_an_app_with_a_router_that_renames, mount_by_a_class_that_handles_by_itself, mount_behind_a_middleware),
     *(mount_starlette_below_the_guarded_path, mount_over_the_guarded_path, answer_by_host_first),
     *(answer_everything_first, guard_another_method, answer_what_no_route_matches),
@@ -221,6 +246,18 @@ def test_an_override_opens_no_route_that_fastapi_may_not_select(choose: Callable
             reached += "another" in service.get(path, headers=READER).text
     # The neighbour that must not be reached without a token is there.
     assert reached
+
+
+def test_a_limit_of_the_body_does_not_keep_a_route_closed() -> None:
+    app, child = FastAPI(max_body_size=100), FastAPI(max_body_size=100)
+    auth.install(app)
+    app.router = APIRouter(max_body_size=100, dependency_overrides_provider=app)
+    app.mount("/child", child)
+    for each in (app, child):
+        declare(each)
+        each.dependency_overrides[auth] = admin
+    with bare_client(app) as service:
+        assert service.get("/guarded").json() == service.get("/child/guarded").json() == "guarded"
 
 
 def find(username: str, password: str) -> str | None:
