@@ -225,8 +225,7 @@ class _SystemCA:
         import httpx2
 
         with self._lock:
-            if self.context is None:
-                self.context = httpx2.create_ssl_context(trust_env=False)
+            self.context = self.context or httpx2.create_ssl_context(trust_env=False)
 
 
 _SYSTEM_CA = _SystemCA()

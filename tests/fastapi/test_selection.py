@@ -10,7 +10,7 @@ from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.middleware.base import BaseHTTPMiddleware
 from starlette.responses import PlainTextResponse
-from starlette.routing import Match, Mount, Route
+from starlette.routing import BaseRoute, Match, Mount, Route
 from starlette.testclient import WebSocketDenialResponse
 
 from jwt_middleware import JWTUser
@@ -309,3 +309,22 @@ def test_an_override_that_is_removed_during_the_request_leaves_its_route_closed(
 
     app.dependency_overrides[auth.optional] = admin
     assert bare_client(app).get("/").json()["code"] == "missing_token"
+
+
+class Anything(BaseRoute):
+    """A route of no kind that FastAPI or Starlette has."""
+
+    def matches(self, scope: Any) -> Any:
+        return Match.FULL, {}
+
+    async def handle(self, scope: Any, receive: Any, send: Any) -> None:
+        await reach(scope, receive, send)
+
+
+def test_a_route_of_an_unknown_kind_stays_refused_beside_an_override() -> None:
+    app = FastAPI()
+    auth.install(app)
+    app.router.routes.append(Anything())
+    declare(app)
+    app.dependency_overrides[auth] = admin
+    assert bare_client(app).get("/guarded").status_code == 401

@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import time
 from collections.abc import Iterator
 from contextvars import ContextVar
 from typing import Any
@@ -12,6 +13,7 @@ from anyio import to_thread
 
 from jwt_middleware.issuing import LoginRefused
 from jwt_middleware.issuing.checking import CLIENT, CheckQueue
+from jwt_middleware.issuing.turns import MAX_WAIT
 
 from ..support import until
 
@@ -139,6 +141,22 @@ async def test_a_check_that_has_not_started_within_a_second_is_refused_and_never
         gate.let_go()
     assert outcomes == ["second refused", "first"]
     assert not gate.running
+
+
+@pytest.mark.anyio
+async def test_a_check_that_has_waited_too_long_is_refused_when_the_next_one_comes(gate: Gate) -> None:
+    queue = CheckQueue(gate, threads=1)
+    outcomes: list[str] = []
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(try_check, queue, "first", outcomes)
+        await until(lambda: gate.running)
+        tasks.start_soon(try_check, queue, "second", outcomes)
+        await anyio.wait_all_tasks_blocked()
+        # Nothing else runs on this event loop meanwhile, so no timer tells the second check that its time is over.
+        time.sleep(MAX_WAIT + 0.1)  # noqa: ASYNC251
+        gate.let_go(2)
+        await try_check(queue, "third", outcomes)
+    assert sorted(outcomes) == ["first", "second refused", "third"]
 
 
 @pytest.mark.anyio

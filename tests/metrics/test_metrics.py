@@ -28,7 +28,7 @@ from starlette.routing import Route, WebSocketRoute
 from starlette.testclient import WebSocketDenialResponse
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from jwt_middleware import ConfigurationError, JWTMiddleware, JWTUser, Refusal, RevocationView, renew, requires
+from jwt_middleware import ConfigurationError, JWTMiddleware, JWTUser, Refusal, RevocationView, Token, renew, requires
 from jwt_middleware.events import (
     Advice,
     LoginFailed,
@@ -208,6 +208,15 @@ def test_new_tokens_are_timed_and_remembered_ones_are_not() -> None:
     point = collected(reader)["jwt_middleware.tokens.verification.duration", ()]
     assert point.count == 1
     assert point.explicit_bounds[0] < 0.001
+
+
+def test_a_new_token_whose_check_waits_is_not_timed() -> None:
+    async def validate(token: Token) -> bool:
+        return True
+
+    metrics = PrometheusMetrics(registry := CollectorRegistry())
+    assert client(validate=validate, on_event=metrics).get("/", headers=bearer(token())).status_code == 200
+    assert scraped(registry)["jwt_middleware_tokens_verification_duration_seconds_count", ()] == 0
 
 
 def test_every_unit_is_one_of_ucum_and_every_label_has_a_standard_name() -> None:
