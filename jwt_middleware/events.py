@@ -105,8 +105,9 @@ class RequestRefused(Event):
 
     @property
     def kind(self) -> Hashable:
-        """The code and the provider."""
-        return self.code, self.provider
+        """The code, the provider, whether a scheme other than Bearer came, and whether the token was ignored."""
+        # The level tells of the scheme. Requests without a token, which are many, must not hide such a line.
+        return self.code, self.provider, self.level, self.ignored
 
     def __str__(self) -> str:
         where = f" {_request(self.method, self.path, self.client)}" if self.path is not None else " a request"

@@ -162,7 +162,7 @@ class Refuser:
         if code == MissingToken.code and refusal is not MISSING:
             scheme, token_like = describe_credentials(scope["headers"])
         level = logging.WARNING if scheme is not None or token_like else level_of(code)
-        if self._events.skips(level, RequestRefused.about, (code, refusal.provider)):
+        if self._events.skips(level, RequestRefused.about, (code, refusal.provider, level, ignored)):
             return
         client = scope.get("client")
         event = RequestRefused(

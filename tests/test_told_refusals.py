@@ -303,6 +303,28 @@ def test_many_refusals_of_a_kind_are_one_line_and_every_event(
     assert len(logged(caplog)) == 2
 
 
+@pytest.mark.parametrize("handlers", [None, [lambda event: None]])
+def test_requests_without_a_token_do_not_hide_one_with_another_scheme(
+    handlers: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "jwt_middleware")
+    one = client(on_event=handlers)
+    for value in ({}, {"authorization": f"Token {token()}"}, {}, {"authorization": f"Token {token()}"}):
+        one.get("/", headers=value)
+    lines = [line for _, line in logged(caplog)]
+    assert len(lines) == 2
+    assert "scheme=Token" in lines[1]
+
+
+def test_ignored_tokens_do_not_hide_refused_ones(caplog: pytest.LogCaptureFixture) -> None:
+    one = client(public=["/open"])
+    for path in ("/open", "/items", "/open", "/items"):
+        one.get(path, headers=bearer(token(aud="billing")))
+    lines = [line for _, line in logged(caplog)]
+    assert len(lines) == 2
+    assert lines[1].startswith("refused GET /items")
+
+
 def test_a_handler_that_raises_changes_no_answer() -> None:
     def fail(event: Event) -> None:
         raise RuntimeError
