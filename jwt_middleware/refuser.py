@@ -248,7 +248,11 @@ def _checked_parameters(parameters: object) -> dict[str, str]:
             raise ConfigurationError(
                 f"challenge: leave {errors.OFFLINE_ACCESS} out of the scopes; no resource needs it"
             )
-    return dict(parameters)
+    # RFC 9110 11.2: the names are case-insensitive, and each stands only once.
+    checked = {name.lower(): value for name, value in parameters.items()}
+    if len(checked) < len(parameters):
+        raise ConfigurationError(f"challenge: a parameter has two values: {', '.join(sorted(parameters))}")
+    return checked
 
 
 def _with_parameters(challenge: str, parameters: Mapping[str, str]) -> str:

@@ -312,6 +312,7 @@ def test_added_parameters_are_in_answers_of_the_apps_own_too() -> None:
         (["a"], "must be a dict"),
         ({"realm": "x"}, "cannot be a parameter"),
         ({"a b": "x"}, "cannot be a parameter"),
+        ({"a": "x", "A": "x"}, "a parameter has two values"),
         ({1: "x"}, "cannot be a parameter"),
         ({"a": ""}, "printable ASCII"),
         ({"a": "\r\n"}, "printable ASCII"),
