@@ -19,7 +19,7 @@ from ..revocation.revoked import Revocations
 from ..verifying.verifier import MAX_TOKEN_SIZE, Verifier
 from .apps import find_middleware, import_app, run_app_code
 from .inputs import UsageError, read_key, read_text
-from .output import paint, show, show_json, show_table
+from .output import paint, show, show_json, show_table, warn
 
 _MARKS = {
     "passed": ("ok", "green"),
@@ -106,7 +106,13 @@ def _settings(arguments: Namespace) -> _Settings:
     if arguments.app is not None:
         if arguments.issuer or arguments.audience or arguments.key or arguments.jwks:
             raise UsageError("--app brings its own settings; leave --issuer, --audience, --key and --jwks out")
-        verifier = find_middleware(import_app(arguments.app), arguments.app)[0].verifier
+        middlewares = find_middleware(import_app(arguments.app), arguments.app)
+        if len(middlewares) > 1:
+            warn(
+                f"{arguments.app} has {len(middlewares)} JWTMiddleware: the settings of the outermost, or first, are "
+                "used; for another one, name its app with --app"
+            )
+        verifier = middlewares[0].verifier
         return _Settings(verifier.providers, verifier.resolver, verifier.revocations, verifier.max_token_size)
     if not (arguments.issuer or arguments.key or arguments.jwks):
         raise UsageError("say what the token is checked against: --app main:app, or --issuer, --key or --jwks")

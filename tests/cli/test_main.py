@@ -107,6 +107,7 @@ class NoRedis:
 tenants = JWTMiddleware(inner, validate=by_tenant, **SETTINGS)
 offline = JWTMiddleware(inner, validate=without_database, **SETTINGS)
 redisless = JWTMiddleware(inner, revocations=NoRedis(), **SETTINGS)
+twice = Starlette(routes=[Mount("/a", app=app), Mount("/b", app=small)])
 tokens = TokenIssuer({SECRET!r}, audience="orders")
 remembering = JWTMiddleware(inner, providers=tokens.provider(), revocations=Sessions(MemoryStore(), tokens))
 """
@@ -205,6 +206,13 @@ def test_a_validate_that_needs_the_request_is_not_checked(run: Run, app: str) ->
     result = run("explain", "--app", f"{app}:tenants", "--at", str(NOW), stdin=token())
     assert result.status == 0
     assert "?  validate" in result.out
+
+
+def test_which_of_several_middlewares_is_used_is_said(run: Run, app: str) -> None:
+    result = run("explain", "--app", f"{app}:twice", "--at", str(NOW), stdin=token())
+    assert result.status == 0
+    assert f"{app}:twice has 2 JWTMiddleware: the settings of the outermost, or first, are used" in result.err
+    assert not run("explain", "--app", f"{app}:mounted", "--at", str(NOW), stdin=token()).err
 
 
 def test_sessions_in_the_memory_of_the_app_are_not_checked(run: Run, app: str) -> None:
