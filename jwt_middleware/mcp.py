@@ -10,11 +10,11 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ._support.arguments import check_strings
+from .demand import middleware_of
 from .errors import ConfigurationError, InsufficientScope, MissingToken
 from .identity import JWTCredentials
 from .mcp_calls import MAX_CALLS, Call, CallDemands, Kind, NamedScopes, TooManyCalls, find_calls
 from .middleware import JWTMiddleware
-from .reading.authorization import authorization_line
 from .resource import ProtectedResource
 
 try:
@@ -94,8 +94,9 @@ def protect(
 def require_scopes(*scopes: str) -> Callable[[Function], Function]:
     """A decorator for the functions of tools, resources and prompts: each call needs all of ``scopes``.
 
-    It stands below ``@server.tool()``. A call without them fails with an error that names the scopes. By then the
-    response may have begun: name them in ``protect(tools=...)`` as well, which answers a 403 that clients understand.
+    It stands below ``@server.tool()``; above it, it guards nothing. A call without them fails with an error that names
+    the scopes. By then the response may have begun: name them in ``protect(tools=...)`` as well, which answers a 403
+    that clients understand.
     """
     needed = check_strings("scopes", scopes)
 
@@ -211,13 +212,13 @@ class _SDKUser:
         token = credentials.token
         assert token is not None
         claims = token.claims
-        line = authorization_line(scope["headers"]) or b""
+        presented = middleware_of(scope).presented(scope)
         named = (claims.get(name) for name in ("client_id", "azp"))
         client = next((name for name in named if isinstance(name, str)), token.subject or "")
         audience = claims.get("aud")
         audiences = [audience] if isinstance(audience, str) else audience or []
         return self._access_token(
-            token=line.partition(b" ")[2].strip().decode("ascii", "replace"),
+            token="" if presented is None else presented.raw.decode("ascii", "replace"),
             client_id=client,
             scopes=list(credentials.scopes),
             expires_at=token.expires_at,

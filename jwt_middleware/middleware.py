@@ -244,13 +244,9 @@ class JWTMiddleware:
         """The number of open connections that end with their token: WebSockets, and streams if they are closed."""
         return len(self._connections)
 
-    def is_ambient(self, scope: Scope) -> bool:
-        """Whether the token of the request of ``scope`` came from a cookie or a proxy, not from the page that sent it.
-
-        For integrations whose connections begin with a GET.
-        """
-        presented = None if self._header_only else self._sources.find(scope, self._max_token_size)
-        return presented is not None and presented.is_ambient
+    def presented(self, scope: Scope) -> Presented | None:
+        """The token of the request of ``scope`` as it was sent, for integrations; None if there is none."""
+        return self._sources.find(scope, self._max_token_size)
 
     def check_origin(self, scope: Scope) -> None:
         """Raise ``CrossSite`` unless the request of ``scope`` comes from an allowed origin, whatever its method."""

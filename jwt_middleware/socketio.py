@@ -36,7 +36,8 @@ async def authenticate(server: Any, sid: str, environ: dict[str, Any], auth: Any
     token, user = scope["auth"].token, scope["user"]
     raw = auth.get("token") if isinstance(auth, dict) else None
     try:
-        is_ambient = token is not None and middleware.is_ambient(scope)
+        presented = None if token is None else middleware.presented(scope)
+        is_ambient = presented is not None and presented.is_ambient
         if token is None or (is_ambient and raw is not None):
             if raw is None:
                 raise MissingToken

@@ -28,11 +28,12 @@ from mcp_types import TextContent
 from starlette.responses import PlainTextResponse
 from starlette.types import Receive, Scope, Send
 
-from jwt_middleware import ConfigurationError, ProtectedResource
+from jwt_middleware import ConfigurationError, ProtectedResource, bearer_header, cookie
 from jwt_middleware.mcp import protect, require_scopes
 from jwt_middleware.testing import IdentityProvider
 
 from ..support import bare_client
+from ..support.frameworks import SECRET, token
 from ..support.serving import free_port, serving
 
 
@@ -163,6 +164,18 @@ def test_a_tool_of_the_sdk_sees_the_callers_token_without_its_text_in_a_represen
     assert seen["expires_at"] > time.time()
     assert seen["claims"]["iss"] == provider.issuer
     assert "eyJ" not in seen["shown"]
+
+
+def test_the_raw_token_is_there_wherever_the_request_had_it() -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        seen = get_access_token()
+        await PlainTextResponse("" if seen is None else seen.token)(scope, receive, send)
+
+    raw = token(aud="https://api.example/mcp")
+    sources = [bearer_header(), cookie("token")]
+    client = bare_client(protect(app, "https://api.example/mcp", key=SECRET, sources=sources))
+    for headers in ({"authorization": f"bearer  {raw}"}, {"cookie": f"token={raw}"}):
+        assert client.get("/mcp", headers=headers).text == raw
 
 
 def test_a_tool_of_fastmcp_sees_fastmcps_own_token(provider: IdentityProvider) -> None:
