@@ -24,6 +24,7 @@ from jwt_middleware.errors import StoreUnavailable
 from jwt_middleware.issuing import Session, SQLStore
 from jwt_middleware.issuing.rotation import Outcome, Realm, Rotation, rotate
 from jwt_middleware.issuing.session_store import SESSION_RETENTION
+from jwt_middleware.issuing.stores import sql_connections
 from jwt_middleware.issuing.stores.sql_errors import explain
 from jwt_middleware.issuing.stores.sql_statements import SWEEP
 from jwt_middleware.testing.store_contract import REALM, opening, revocation_request, rotation
@@ -38,6 +39,12 @@ pytestmark = pytest.mark.anyio
 @pytest.fixture
 def anyio_backend() -> str:
     return "asyncio"
+
+
+@pytest.fixture(autouse=True)
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The machine may be busy: what steps do is tested here, and one test sets back how long they may take."""
+    monkeypatch.setattr(sql_connections, "STEP_SECONDS", 20)
 
 
 @pytest.fixture
@@ -341,10 +348,11 @@ async def test_a_subject_that_logs_in_many_times_at_once_has_no_more_sessions_th
 
 
 async def test_a_step_that_waited_for_a_lock_too_long_is_not_done_later(
-    store: SQLStore, postgres: PostgresServer, prefix: str
+    store: SQLStore, postgres: PostgresServer, prefix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     session = await opened(store)
     _, now = await store.read("s", REALM)
+    monkeypatch.setattr(sql_connections, "STEP_SECONDS", 0.9)
     with postgres.connect() as other:
         other.execute("BEGIN")
         other.execute(f"SELECT FROM {prefix}sessions WHERE id = 's' FOR UPDATE")
@@ -353,6 +361,7 @@ async def test_a_step_that_waited_for_a_lock_too_long_is_not_done_later(
             await rotated_by(store, 1, grace=0, deadline=now + 0.8)
         assert time.monotonic() - began < 1.5
         other.execute("ROLLBACK")
+    monkeypatch.setattr(sql_connections, "STEP_SECONDS", 20)
     await anyio.sleep(0.1)
     assert (await store.read("s", REALM))[0] == session
 

@@ -92,13 +92,13 @@ class Connections:
         self,
         step: Callable[[Attempt], Awaitable[Result]],
         *,
-        seconds: float = STEP_SECONDS,
+        seconds: float | None = None,
         reads_log: bool = False,
         checks: bool = True,
         is_single: bool = True,
         is_repeatable: bool = False,
     ) -> Result:
-        """Do ``step`` within ``seconds``; raise ``StoreUnavailable`` if it could not be done.
+        """Do ``step`` within ``seconds``, by default STEP_SECONDS; raise ``StoreUnavailable`` if it could not be done.
 
         The step is done again if the server rolled it back for the sake of another transaction, or if its connection
         broke and the attempt is repeatable. A step ``is_single`` if it is one statement, which needs no transaction
@@ -106,7 +106,7 @@ class Connections:
         """
         place = await self._place()
         work = self._work(place, step, reads_log, checks, is_single, is_repeatable)
-        return await place.wait_for(work, seconds)
+        return await place.wait_for(work, STEP_SECONDS if seconds is None else seconds)
 
     def start(self, step: Callable[[Attempt], Awaitable[None]], *, reads_log: bool) -> None:
         """Do ``step`` of single statements soon. No caller waits for it, and if it fails, it is not done."""
