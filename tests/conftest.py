@@ -2,6 +2,7 @@ import asyncio.constants
 import gc
 import logging
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -17,6 +18,10 @@ pytest_plugins = ["jwt_middleware.pytest_plugin", "tests.support.secrets"]
 settings.register_profile("tests", deadline=None)
 settings.load_profile("tests")
 
+
+# A shell that starts the suite in the background ignores Ctrl-C for it. The programs that tests start and interrupt
+# would inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # In development mode asyncio keeps the stack of every callback, ten frames of it, which is a fifth of the suite's time.
 # One frame says as much here.

@@ -361,13 +361,16 @@ def test_a_new_key_pair_signs_and_verifies(run: Run, kind: str, tmp_path: Path) 
 def test_the_fake_provider_prints_a_token_that_its_settings_accept_until_it_is_interrupted(run: Run) -> None:
     command = [sys.executable, "-u", "-m", "jwt_middleware", "serve-idp", "--audience", "billing", "--scope", "a"]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as serving:
-        assert serving.stdout is not None
-        settings, _, curl = (serving.stdout.readline() for _ in range(3))
-        issuer = settings.partition('issuer="')[2].partition('"')[0]
-        raw = curl.partition("Bearer ")[2].partition("'")[0]
-        result = run("explain", raw, "--issuer", issuer, "--audience", "billing")
-        serving.send_signal(signal.SIGINT)
-        assert serving.wait(10) == 0
+        try:
+            assert serving.stdout is not None
+            settings, _, curl = (serving.stdout.readline() for _ in range(3))
+            issuer = settings.partition('issuer="')[2].partition('"')[0]
+            raw = curl.partition("Bearer ")[2].partition("'")[0]
+            result = run("explain", raw, "--issuer", issuer, "--audience", "billing")
+            serving.send_signal(signal.SIGINT)
+            assert serving.wait(10) == 0
+        finally:
+            serving.kill()
     assert result.status == 0
     assert 'scope  "a"' in result.out
 
