@@ -43,7 +43,18 @@ import {PACKAGE}
 print(beside, time.process_time() - started - beside)
 """
 
-INTEGRATIONS = ("blacksheep", "django", "fastapi", "litestar", "mcp", "metrics", "quart", "socketio", "strawberry")
+INTEGRATIONS = (
+    "blacksheep",
+    "django",
+    "fastapi",
+    "fastmcp_demands",
+    "litestar",
+    "mcp",
+    "metrics",
+    "quart",
+    "socketio",
+    "strawberry",
+)
 """Modules and folders that are about another package."""
 
 # Every module, in an environment that holds nothing but what the package asks for; some are about another package.

@@ -54,10 +54,10 @@ def find_middleware(app: Any, name: str) -> list[JWTMiddleware]:
     return found
 
 
-def run_app_code(what: str, function: Callable[[], Any]) -> Any:
-    """What ``function``, which runs code of the app, returns. Raises ``UsageError`` for whatever it raises."""
+def run_app_code(what: str, function: Callable[..., Any], *arguments: Any) -> Any:
+    """Return ``function(*arguments)``, which runs code of the app. Raise ``UsageError`` for whatever it raises."""
     try:
-        return function()
+        return function(*arguments)
     # Some apps end the process instead.
     except (Exception, SystemExit) as error:  # noqa: BLE001  # whatever it is, it is the app's
         raised: BaseException = error

@@ -2,7 +2,6 @@
 
 from argparse import Namespace
 from collections.abc import Iterable, Iterator
-from functools import partial
 from typing import Any
 
 import anyio
@@ -26,8 +25,7 @@ def run(arguments: Namespace) -> int:
         findings += [*_check_public(app, middleware), *_check_settings(middleware.verifier.providers)]
         if middleware.debug:
             findings.append("debug=True: refusals explain themselves to clients on this machine; for development only")
-        ask = partial(anyio.run, _check_providers, middleware.verifier)
-        findings += run_app_code("asking the providers", ask)
+        findings += run_app_code("asking the providers", anyio.run, _check_providers, middleware.verifier)
     findings += _check_guards(app)
     if arguments.json:
         show_json({"findings": findings})

@@ -5,7 +5,6 @@ import time
 from argparse import Namespace
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import anyio
 
@@ -37,8 +36,10 @@ def run(arguments: Namespace) -> int:
     # People paste what they find in a request: the header, or its value.
     token = _HEADER.sub("", read_text(arguments.token, "token").strip(), count=1)
     now = time.time() if arguments.at is None else arguments.at
-    judge = partial(anyio.run, _explained, token, settings, now)
-    explanation: Explanation = judge() if arguments.app is None else run_app_code("judging the token", judge)
+    if arguments.app is None:
+        explanation = anyio.run(_explained, token, settings, now)
+    else:
+        explanation = run_app_code("judging the token", anyio.run, _explained, token, settings, now)
     if arguments.json:
         show_json(explanation.as_json())
     else:

@@ -499,7 +499,7 @@ def address() -> Iterator[str]:
             self.end_headers()
             self.wfile.write(pem(KEY) if found else b"")
 
-        def log_message(self, *_: object) -> None: ...
+        def log_message(self, format: str, *args: object) -> None: ...
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     thread = Thread(target=server.serve_forever, args=(0.02,))

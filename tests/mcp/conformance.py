@@ -121,6 +121,8 @@ def test_the_suite_finds_the_same_with_the_middleware(command: list[str], tmp_pa
         proxy(port, f"Bearer {token(client_id='suite')}") as proxied,
     ):
         urls = {"without": bare, "with": f"http://127.0.0.1:{proxied}"}
+        without: Results = {}
+        through: Results = {}
         # Some scenarios measure time, and may fail by chance on a busy machine.
         for attempt in range(3):
             without, through = run(command, revision, urls, tmp_path / str(attempt))
