@@ -583,7 +583,10 @@ def test_one_event_loop_after_the_other_and_several_at_once(server: RedisServer,
 FORK = """
 import asyncio, os, sys
 from jwt_middleware.issuing import RedisStore
+from jwt_middleware.issuing.stores import redis
 from jwt_middleware.issuing.testing import REALM, opening, rotation
+
+redis.SOCKET_SECONDS = 10  # The machine may be busy.
 
 async def use(store, id):
     await store.open(opening(id), max_sessions=9)
