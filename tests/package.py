@@ -54,6 +54,7 @@ INTEGRATIONS = (
     "quart",
     "socketio",
     "strawberry",
+    "tracing",
 )
 """Modules and folders that are about another package."""
 
@@ -63,7 +64,7 @@ import importlib, pkgutil, {PACKAGE}
 for module in pkgutil.walk_packages({PACKAGE}.__path__, "{PACKAGE}."):
     name = module.name.removeprefix("{PACKAGE}.")
     if name.partition(".")[0] not in {INTEGRATIONS} and not name.endswith(
-        ("__main__", "pytest_plugin", "issuing.testing", "store_contract")
+        ("__main__", "pytest_plugin", "issuing.testing", "sql_tables", "store_contract")
     ):
         importlib.import_module(module.name)
 """
