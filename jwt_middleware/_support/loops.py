@@ -67,9 +67,17 @@ class PerLoop(Generic[Value]):
             for loop, _ in ended:
                 del self._values[loop]
             self._process = os.getpid()
-        if self._drop is not None and not is_child:
+        if is_child:
+            # If the garbage collector closed them here, they would be taken out of the parent's selector, too: after a
+            # fork, both processes share it.
+            _OF_PARENTS.append(ended)
+        elif self._drop is not None:
             for _, value in ended:
                 self._drop(value)
+
+
+_OF_PARENTS: list[object] = []
+"""What forked processes must keep and never use."""
 
 
 def has_ended(loop: object) -> bool:

