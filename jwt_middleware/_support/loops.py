@@ -31,7 +31,7 @@ class PerLoop(Generic[Value]):
 
     A value is dropped when its loop is garbage, or, if the value itself refers to the loop, as soon as another loop
     asks for its own. ``drop(value)`` is called then; it runs outside the loop that the value belonged to. A forked
-    process drops the values of its parent without that call, because the parent still uses what they refer to.
+    process sets the values of its parent aside without that call, because the parent still uses what they refer to.
     """
 
     def __init__(self, make: Callable[[], Value], drop: Callable[[Value], None] | None = None) -> None:
@@ -68,8 +68,8 @@ class PerLoop(Generic[Value]):
                 del self._values[loop]
             self._process = os.getpid()
         if is_child:
-            # If the garbage collector closed them here, they would be taken out of the parent's selector, too: after a
-            # fork, both processes share it.
+            # Both processes share the parent's selector. If the garbage collector closed a connection of the parent
+            # here, the selector would forget it, and the parent would wait forever.
             _OF_PARENTS.append(ended)
         elif self._drop is not None:
             for _, value in ended:
@@ -77,7 +77,7 @@ class PerLoop(Generic[Value]):
 
 
 _OF_PARENTS: list[object] = []
-"""What forked processes must keep and never use."""
+"""Values of the parents of this process. They are kept, but never used."""
 
 
 def has_ended(loop: object) -> bool:
