@@ -202,6 +202,7 @@ class Sources:
         # In the words of RFC 6750 section 2, as RFC 9728 lists them: cookies and subprotocols have none.
         self.bearer_methods = ("header",) if _BearerHeader() in several else ()
         others = [source.scheme for source in several if isinstance(source, _OfScheme)]
+        _check_names(others)
         self.schemes: Mapping[str, Mapping[str, str]] = {
             **({} if len(others) == len(several) else {"Bearer": {}}),
             **{scheme.name: scheme.challenge for scheme in others},
@@ -258,6 +259,18 @@ class Sources:
             headers.append((b"sec-websocket-protocol", ", ".join(rest).encode("latin-1", "replace")))
         scope["subprotocols"], scope["headers"] = rest, headers
         return answer
+
+
+def _check_names(schemes: Iterable[Scheme]) -> None:
+    # Tokens are remembered by the name of their scheme, and recalling one asks no other scheme.
+    names: set[str] = set()
+    for scheme in schemes:
+        name = scheme.name.lower()
+        if name == "bearer":
+            raise ConfigurationError("name of a scheme: Bearer is the scheme of bearer_header(); choose another name")
+        if name in names:
+            raise ConfigurationError(f"name of a scheme: {scheme.name!r} is used twice; give each its own name")
+        names.add(name)
 
 
 def _source(source: object) -> Source:

@@ -31,10 +31,9 @@ def as_user(
         app.dependency_overrides[auth] = as_user("ada", scopes=["orders:write"])
 
     The scopes that a route demands are checked as ``auth`` checks them, with ``scope_implies`` and ``may_grant`` of the
-    provider: a user without them gets 403. An override of
-    ``auth`` also feeds ``auth.token``, ``auth.optional``, ``auth.any_of(...)`` and ``request.user``. Only
-    routes of the app that depend on one of these are open to requests without a token. Each is logged once, as a
-    warning, in production as well: an override works wherever it stands.
+    provider: a user without them gets 403. An override of ``auth`` also feeds ``auth.token``, ``auth.optional``,
+    ``auth.any_of(...)`` and ``request.user``. Only routes of the app that depend on one of these are open to requests
+    without a token. Each is logged once, as a warning, in production as well: an override works wherever it stands.
 
     The user is a ``JWTUser`` with a token, whatever ``load_user`` says: to fake a user of the app's own, override
     ``auth`` with a function that returns one, or use ``headers_for``. ``claims`` are further claims of the token;
@@ -65,9 +64,9 @@ def headers_for(
     is in no JWK Set, store, file or log, and a forked child does not have it. The token passes every other check, so
     it can fail one: those of issuer, audience and expiry, of revocation, of ``validate`` and ``load_user``.
 
-    ``claims`` are added to the usual claims, or replace them; one that is None is left out. ``provider``
-    names one of several; default: the first. The token is good for 15 minutes. Raises ``ConfigurationError`` if the
-    provider's rules refuse such a token.
+    ``claims`` are added to the usual claims, or replace them; one that is None is left out. ``provider`` names one of
+    several; default: the first. The token is good for 15 minutes. Raises ``ConfigurationError`` if the provider's rules
+    refuse such a token.
     """
     names, claims = _check(subject, scopes, claims)
     chosen = _choose(auth, provider)

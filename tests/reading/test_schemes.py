@@ -154,3 +154,18 @@ def test_the_name_of_a_scheme_is_one_word(scheme: Toy) -> None:
     scheme.name = "two words"
     with pytest.raises(ConfigurationError, match="name of a scheme must hold only letters"):
         client(sources=[scheme])
+
+
+@pytest.mark.parametrize("name", ["Bearer", "bearer"])
+def test_no_other_scheme_is_called_bearer(scheme: Toy, name: str) -> None:
+    """A token that it accepts would be recalled as a Bearer token, which no scheme confirms."""
+    scheme.name = name
+    with pytest.raises(ConfigurationError, match="name of a scheme: Bearer is the scheme of bearer_header"):
+        client(sources=[bearer_header(), scheme])
+
+
+def test_two_schemes_have_two_names(scheme: Toy) -> None:
+    other = Toy()
+    other.name = "TOY"
+    with pytest.raises(ConfigurationError, match="name of a scheme: 'TOY' is used twice"):
+        client(sources=[scheme, other])
