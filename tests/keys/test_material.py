@@ -53,7 +53,7 @@ N = RSA.public_key().public_numbers().n
 MODULI = {
     "even": N - 1,
     "two to the 2048th minus one": 2**2048 - 1,
-    "a small factor": (N >> 12) * 3989 | 1,
+    "a small factor": (N >> 12 | 1) * 3989,
     "a square": ((1 << 1024) - 105) ** 2,
 }
 

@@ -136,10 +136,12 @@ def test_opentelemetry_reads_what_happened() -> None:
 
 def test_fetches_and_the_age_of_keys_are_measured() -> None:
     registry, reader = CollectorRegistry(), InMemoryMetricReader()
+    # Metrics keep no middleware alive.
+    watched: list[JWTMiddleware] = []
     with IdentityProvider() as provider:
         for metrics in (PrometheusMetrics(registry), OpenTelemetryMetrics(MeterProvider([reader]))):
-            middleware = JWTMiddleware(echo, issuer=provider.issuer, audience="orders", on_event=metrics)
-            with bare_client(middleware) as one:
+            watched.append(JWTMiddleware(echo, issuer=provider.issuer, audience="orders", on_event=metrics))
+            with bare_client(watched[-1]) as one:
                 assert one.get("/", headers=bearer(provider.mint(aud="orders"))).status_code == 200
         provider.fail()
         failing = JWTMiddleware(echo, issuer=provider.issuer, audience="orders", on_event=metrics)
