@@ -213,6 +213,31 @@ async def test_a_token_that_was_replaced_an_hour_ago_is_theft_where_the_clock_wa
     assert await rotated_by(store, 1, grace=10) == (Outcome.THEFT, 2)
 
 
+class ClockClient(redis.asyncio.Redis):
+    """A client for whose scripts the server's time is the key ``now``, in seconds."""
+
+    def register_script(self, script: Any) -> Any:
+        assert "redis.call('TIME')" in script
+        return super().register_script(script.replace("redis.call('TIME')", "{redis.call('GET', KEYS[1] .. 'now'), 0}"))
+
+
+async def test_a_clock_that_was_set_back_ends_grace_once(server: RedisServer, admin: Any, prefix: str) -> None:
+    store, now = RedisStore(lambda: ClockClient(port=server.port), prefix=prefix), int(time.time())
+    admin.set(f"{{{prefix}}}:now", now)
+    await opened(store)
+    await store.read("s", REALM)
+    admin.set(f"{{{prefix}}}:now", now - 3600)
+    assert await rotated_by(store, 1, grace=10) == (Outcome.NEXT, 2)
+    # A parallel tab is no thief.
+    assert await rotated_by(store, 1, grace=10) == (Outcome.AGAIN, 2)
+    # Nor is one whose session was opened since then.
+    await store.read("s", REALM)
+    admin.set(f"{{{prefix}}}:now", now - 7200)
+    await opened(store, "new")
+    assert await rotated_by(store, 1, "new", grace=10) == (Outcome.AGAIN, 1)
+    await store.aclose()
+
+
 async def test_a_subject_takes_no_more_room_than_its_sessions(store: RedisStore, admin: Any, prefix: str) -> None:
     for number in range(60):
         await store.open(opening(f"s{number}", idle_lifetime=0.05), max_sessions=5)

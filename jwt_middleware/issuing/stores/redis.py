@@ -67,7 +67,7 @@ class RedisStore:
         self.events = Events()
         self._errors = (redis.RedisError, OSError)
         self._refused = redis.ResponseError
-        # The latest reading of the server's clock, in its milliseconds; see steady.py.
+        # The latest reading of the server's clock, in its milliseconds, that no step has written there; see steady.py.
         self._latest = 0
         # Connections belong to an event loop, and with it to a process.
         self._places = PerLoop(_Place)
@@ -92,7 +92,9 @@ class RedisStore:
             token_hex(8),
             self._latest,
         )
-        return _session(opening.id, row), _revocations(evicted, opening.realm)
+        session = _session(opening.id, row)
+        self._write_latest(session)
+        return session, _revocations(evicted, opening.realm)
 
     async def read(self, id: str, realm: Realm) -> tuple[Session | None, float]:
         """See ``SessionStore``."""
@@ -114,7 +116,11 @@ class RedisStore:
             token_hex(8),
             self._latest,
         )
-        return Outcome(_text(outcome)), None if row is None else _session(rotation.id, row)
+        session = None if row is None else _session(rotation.id, row)
+        outcome = Outcome(_text(outcome))
+        if session is not None and outcome not in (Outcome.LATE, Outcome.THEFT):
+            self._write_latest(session)
+        return outcome, session
 
     async def revoke(self, request: RevocationRequest) -> Revocation:
         """See ``SessionStore``."""
@@ -154,6 +160,10 @@ class RedisStore:
     def _see(self, now: int) -> float:
         self._latest = max(self._latest, now)
         return now / 1000
+
+    def _write_latest(self, session: Session) -> None:
+        # The step has written its reading to the server. A clock that was set back must count once, not at each step.
+        self._latest = round(session.used_at * 1000)
 
     async def _run(self, script: str, *arguments: Any, is_revoking: bool = False) -> Any:
         async with self._translated():
