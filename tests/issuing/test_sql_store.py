@@ -178,11 +178,40 @@ async def test_a_clock_that_another_step_has_seen_later_ends_grace_too(
     await opened(store)
     assert await rotated_by(store, 1, grace=10) == (Outcome.AGAIN, 1)
     # The session itself was used an hour from now.
-    change(f"UPDATE {prefix}sessions SET used_at = used_at + 3600")
+    change(f"UPDATE {prefix}sessions SET used_at = used_at + 3600, rotated_at = rotated_at + 3600")
     assert await rotated_by(store, 1, grace=10) == (Outcome.NEXT, 2)
     # What was added then stays.
     assert await rotated_by(store, 2, grace=10) == (Outcome.AGAIN, 2)
     assert change(f"SELECT shift > 86400 FROM {prefix}head") == [(True,)]
+
+
+async def test_a_clock_that_was_set_back_ends_grace_once(postgres: PostgresServer, change: Any, prefix: str) -> None:
+    schema = f"{prefix}clock"
+    change(f"CREATE SCHEMA {schema}")
+    change(f"CREATE TABLE {schema}.moved AS SELECT interval '0' AS by")
+    change(
+        f"CREATE FUNCTION {schema}.clock_timestamp() RETURNS timestamptz VOLATILE LANGUAGE sql "
+        f"AS 'SELECT pg_catalog.clock_timestamp() + by FROM {schema}.moved'"
+    )
+    # The store finds this clock before that of the server.
+    settings = {"server_settings": {"search_path": f"{schema}, pg_catalog"}}
+    engine = create_async_engine(postgres.url("asyncpg"), connect_args=settings)
+    store = SQLStore(engine, prefix=prefix)
+    await store.create_tables()
+    await opened(store, "s1")
+    await opened(store, "s2", "bob")
+    await store.read("s1", REALM)
+    change(f"UPDATE {schema}.moved SET by = interval '-1 hour'")
+    assert await rotated_by(store, 1, "s1", grace=10) == (Outcome.NEXT, 2)
+    assert await rotated_by(store, 1, "s2", grace=10) == (Outcome.NEXT, 2)
+    # A parallel tab is no thief, although other sessions were used before the clock was set back.
+    assert await rotated_by(store, 1, "s1", grace=10) == (Outcome.AGAIN, 2)
+    await store.read("s1", REALM)
+    change(f"UPDATE {schema}.moved SET by = interval '-2 hours'")
+    await opened(store, "s3")
+    assert await rotated_by(store, 1, "s3", grace=10) == (Outcome.AGAIN, 1)
+    await store.aclose()
+    await engine.dispose()
 
 
 async def test_what_is_over_goes_away_in_small_steps(

@@ -80,7 +80,7 @@ class SQLStore:
         """What the tables are called."""
         self._statements = Statements(self.names)
         self._connections = Connections(make_engine, errors, self._check)
-        # The latest reading of the database's clock; see steady.py.
+        # The latest reading of the database's clock that no step has written there; see steady.py.
         self._latest = 0.0
         self._sweeps_at = 0.0
 
@@ -125,6 +125,7 @@ class SQLStore:
             )
 
         (row,) = await self._connections.run(step, is_single=False, is_repeatable=True)
+        self._latest = row.used_at
         self._sweep_soon(reads_log=False)
         return read_session(row), read_ended(json.loads(row.evicted or "[]"), opening.realm)
 

@@ -125,7 +125,7 @@ def _open(sessions: str, revocations: str, head: str) -> str:
         ), counted AS MATERIALIZED (
             SELECT count(*) AS count FROM ended
         ), moment AS MATERIALIZED (
-            SELECT {NOW} AS now, CAST(NULL AS float8) AS used_at FROM counted
+            SELECT {NOW} AS now, CAST(NULL AS float8) AS used_at, CAST(NULL AS float8) AS rotated_at FROM counted
         ), {_steady(head)}, {_advanced(head)}, {_logged(revocations)}, moments AS MATERIALIZED (
             SELECT now, steady, now + CAST(:session_lifetime AS float8) AS ends_at,
                 least(now + CAST(:idle_lifetime AS float8), now + CAST(:session_lifetime AS float8)) AS expires_at
@@ -148,7 +148,8 @@ def _rotate(sessions: str, revocations: str, head: str) -> str:
         WITH locked AS MATERIALIZED (
             SELECT {SESSION}, attempt FROM {sessions} WHERE id = :id AND realm = :realm FOR UPDATE
         ), moment AS MATERIALIZED (
-            SELECT {NOW} AS now, used_at FROM (SELECT max(used_at) AS used_at FROM locked) AS waited
+            SELECT {NOW} AS now, used_at, rotated_at
+            FROM (SELECT max(used_at) AS used_at, max(rotated_at) AS rotated_at FROM locked) AS waited
         ), {_steady(head)}, judged AS MATERIALIZED (
             SELECT locked.*, now, steady, CASE
                 WHEN left(attempt, {MARK}) = CAST(:mark AS text) THEN substr(attempt, {MARK} + 1)
@@ -222,9 +223,14 @@ def _revoke(sessions: str, revocations: str, head: str) -> str:
 
 
 def _steady(head: str) -> str:
-    """Steady time at ``moment``; see ``SteadyTime``. The row itself has seen ``used_at``."""
+    """Steady time at ``moment``; see ``SteadyTime``. The row itself has seen ``used_at``.
+
+    If steady time is already past that of the row, it has jumped since then. Then the row does not count: otherwise,
+    each session that was used before the clock was set back would make it jump again.
+    """
     return f"""backward AS MATERIALIZED (
-            SELECT now, shift, greatest(0, seen - now, CAST(:latest AS float8) - now, used_at - now) AS back
+            SELECT now, shift, greatest(0, seen - now, CAST(:latest AS float8) - now,
+                least(used_at, rotated_at - shift) - now) AS back
             FROM moment CROSS JOIN {head} AS h WHERE h.id = 1
         ), steady AS MATERIALIZED (
             SELECT now, back, now + shifted AS steady, shifted FROM (
