@@ -571,6 +571,11 @@ def test_a_driver_that_waits_is_refused() -> None:
         pytest.param(OSError(113, "No route to host"), "OSError: No route to host", id="no route"),
         pytest.param(OSError("session-7"), "the connection to the server failed", id="no reason"),
         pytest.param(psycopg.OperationalError("FATAL: too many clients already"), "raise max_connections", id="full"),
+        pytest.param(
+            psycopg.OperationalError('connection to server at "database", port 5432 failed: Connection refused'),
+            "the server does not listen there",
+            id="a host called database",
+        ),
         pytest.param(psycopg.errors.DiskFull("session-7"), "53100: the server lacks resources", id="a full disk"),
         pytest.param(psycopg.errors.CheckViolation("session-7"), "23514: the server refuses the statement", id="else"),
     ],

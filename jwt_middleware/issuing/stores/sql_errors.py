@@ -31,7 +31,7 @@ def explain(error: BaseException) -> str:
     cause = getattr(error, "orig", None) or error
     name = type(cause).__name__
     text = str(cause)
-    # psycopg does not say the state of an error that came while it connected.
+    # psycopg does not say the state of an error that came while it connected. Its text also names the host.
     for words, meaning in _WORDS:
         if words in text:
             return f"{name}: {meaning}"
@@ -80,8 +80,8 @@ _CLASSES = {
 _WORDS = (
     ("password authentication failed", _PASSWORD),
     ("no password supplied", _PASSWORD),
-    ("database", _DATABASE),
-    ("role", _ROLE),
+    ('database "', _DATABASE),
+    ('role "', _ROLE),
     ("too many clients", _FULL),
     ("remaining connection slots", _FULL),
     ("starting up", _STARTING),
