@@ -534,6 +534,7 @@ async def test_a_timeout_of_the_server_and_a_server_that_only_reads_are_named(
         pytest.param({"engine": "sqlite+aiosqlite:///x.db"}, "there is SQLiteStore", id="SQLite"),
         pytest.param({"engine": f"postgresql+psycopg2://u:{PASSWORD}@h/d"}, "psycopg2", id="a driver that waits"),
         pytest.param({"engine": f"postgresql+pg8000://u:{PASSWORD}@h/d"}, "pg8000", id="another driver"),
+        pytest.param({"engine": f"postgresql+asyncpgg://u:{PASSWORD}@h/d"}, "install asyncpg", id="no driver"),
         pytest.param({"engine": "postgresql+asyncpg://h/d?sslmode=require"}, "ssl= in the address", id="sslmode"),
         pytest.param({"prefix": ""}, "prefix must be 1 to 32 letters", id="no prefix"),
         pytest.param({"prefix": 'a"b'}, "prefix must be 1 to 32 letters", id="a quote"),

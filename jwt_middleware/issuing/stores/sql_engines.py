@@ -100,7 +100,7 @@ def _check_dialect(name: str) -> None:
 
 
 def _from_address(url: "URL") -> "AsyncEngine":
-    from sqlalchemy.exc import InvalidRequestError
+    from sqlalchemy.exc import InvalidRequestError, NoSuchModuleError
     from sqlalchemy.ext.asyncio import create_async_engine
 
     arguments: dict[str, Any] = {}
@@ -116,7 +116,7 @@ def _from_address(url: "URL") -> "AsyncEngine":
             hide_parameters=True,
             connect_args=arguments,
         )
-    except ImportError:
+    except (ImportError, NoSuchModuleError):
         raise ConfigurationError(
             f"engine: the address needs the driver {url.get_driver_name()}; install asyncpg or psycopg[binary]"
         ) from None
