@@ -61,9 +61,12 @@ def run_app_code(what: str, function: Callable[..., Any], *arguments: Any) -> An
     # Some apps end the process instead.
     except (Exception, SystemExit) as error:  # noqa: BLE001  # whatever it is, it is the app's
         raised: BaseException = error
+        places = traceback.extract_tb(error.__traceback__)
         while isinstance(raised, BaseExceptionGroup):
             raised = raised.exceptions[0]
-        place = traceback.extract_tb(raised.__traceback__)[-1]
+            # One that was only put into the group, and never raised, has no place of its own.
+            places = traceback.extract_tb(raised.__traceback__) or places
+        place = places[-1]
         raise UsageError(
             f"--app: {what} raised {type(raised).__name__}: {raised} ({place.filename}, line {place.lineno})"
         ) from None

@@ -89,6 +89,8 @@ wrong = Starlette(middleware=[Middleware(JWTMiddleware, key="short", audience="o
 def needs(argument): ...
 def broken():
     raise LookupError("DATABASE_URL is not set")
+def several():
+    raise ExceptionGroup("settings", [ValueError("DATABASE_URL is not set")])
 small = JWTMiddleware(inner, max_token_size=100, **SETTINGS)
 async def resolve(issuer):
     return Provider(issuer=issuer, name="tenant", **SETTINGS) if issuer == "https://t1.example" else None
@@ -169,6 +171,7 @@ def test_an_app_brings_its_own_settings(run: Run, app: str, name: str) -> None:
         pytest.param(["--app", "{app}:make"], "did you mean '{app}:make()'?", id="a factory"),
         pytest.param(["--app", "{app}:needs"], "there is no JWTMiddleware in {app}:needs\n", id="a function"),
         pytest.param(["--app", "{app}:broken()"], "raised LookupError: DATABASE_URL is not set", id="a broken factory"),
+        pytest.param(["--app", "{app}:several()"], "raised ValueError: DATABASE_URL", id="a group of exceptions"),
         pytest.param(["--app", "{app}:wrong"], "raised ConfigurationError: key: the secret has 5", id="a weak secret"),
         pytest.param(["--app", "{app}_syntax:app"], "raised SyntaxError", id="no Python"),
         pytest.param(["--app", "{app}_exit:app"], "raised SystemExit: 3", id="an app that ends the process"),
