@@ -180,7 +180,7 @@ class UserClient:
         for _ in range(0 if home is None else _TRIES_AFTER_MOVE - 1):
             try:
                 return await self._fetch(url)
-            except Exception:  # noqa: BLE001  # the last try tells
+            except Exception:  # noqa: BLE001  # whatever the fetcher raises, the last try raises it too
                 continue
         return await self._fetch(url)
 

@@ -360,7 +360,7 @@ class RemoteKeys:
             self._take(found, flight)
 
     def _read(self, document: Document) -> "_Found":
-        """The keys in ``document``. Raises ``FetchError`` if there are none. Slow: not for event loops."""
+        """The keys in ``document``. Raises ``DocumentError`` if there are none. Slow: not for event loops."""
         before = self._last
         if document.body is None:
             return _Found(document, before)

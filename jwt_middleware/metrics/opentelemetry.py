@@ -20,8 +20,7 @@ class OpenTelemetryMetrics(Counts):
     ``meter_provider``
         Default: the one of the process.
 
-    Instruments are observable: the numbers are read when the SDK collects. Fetches and
-    new tokens are histograms.
+    Instruments are observable: the numbers are read when the SDK collects. Fetches and new tokens are histograms.
     """
 
     def __init__(self, meter_provider: MeterProvider | None = None) -> None:

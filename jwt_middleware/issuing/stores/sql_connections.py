@@ -193,7 +193,7 @@ class _Place:
         self._tasks: set[asyncio.Task[Any]] = set()
 
     async def wait_for(self, work: Coroutine[Any, Any, Result], seconds: float) -> Result:
-        """Return what ``work`` does. If it takes longer than ``seconds``, let it end by itself."""
+        """Return what ``work`` returns. If it takes longer than ``seconds``, let it end by itself."""
         task = self.start(work)
         try:
             await asyncio.wait((task,), timeout=seconds)
