@@ -22,7 +22,7 @@ import redis.asyncio
 from jwt_middleware import ConfigurationError, RevocationView, Token
 from jwt_middleware.errors import StoreUnavailable
 from jwt_middleware.issuing import RedisStore, Session
-from jwt_middleware.issuing.rotation import Outcome, Rotation, rotate
+from jwt_middleware.issuing.rotation import Outcome
 from jwt_middleware.issuing.session_store import SESSION_RETENTION
 from jwt_middleware.issuing.stores.redis import MAX_CONNECTIONS
 from jwt_middleware.revocation.revoked import RETENTION
@@ -33,6 +33,7 @@ from ..support.processes import run
 from ..support.redis_server import RedisServer, free_port, redis_server
 from ..support.tokens import verified
 from ..support.waiting import until
+from .rotation_rule import check_rotations
 
 pytestmark = pytest.mark.anyio
 PASSWORD = "the password of this redis"
@@ -102,43 +103,7 @@ def token_with(jti: str) -> Token:
 
 async def test_the_script_of_rotation_does_what_the_rule_says(store: RedisStore) -> None:
     """It is written twice, in two languages."""
-    random = Random(9)
-    seen: set[Outcome] = set()
-    id = ""
-    for number in range(500):
-        if number % 50 == 1:
-            # The lifetime without use that the last step gave, 1 ms, must not end between the two calls below.
-            await anyio.sleep(0.01)
-        started = time.monotonic()
-        session, now = await store.read(id, REALM)
-        if session is None:
-            id = f"s{number}"
-            await opened(store, id, idle_lifetime=random.choice([500, 1e6]), session_lifetime=5000)
-            session, now = await store.read(id, REALM)
-            assert session is not None
-        presented = Rotation(
-            id=random.choice([id] * 9 + ["none"]),
-            realm=REALM,
-            generation=session.generation + random.choice([-2, -1, -1, -1, 0, 0, 0, 0, 0, 0, 1, 2]),
-            grace=random.choice([0, 1e6]),
-            idle_lifetime=random.choice([50, 700, 1e6]) if number % 50 else 0.001,
-            access_lifetime=random.randrange(1, 1000),
-            deadline=now + random.choice([-1, 60, 60, 60, 60]),
-            reuse_until_used=random.choice([True, True, False]),
-        )
-        # No clock was set here, so steady time is that of the clock.
-        expected, moved = rotate(session if presented.id == id else None, presented, now, now)
-        outcome, found = await store.rotate(presented)
-        passed = time.monotonic() - started + 0.01
-        assert outcome is expected, (session, presented)
-        seen.add(outcome)
-        assert (found is None) == (moved is None)
-        if found is not None and moved is not None:
-            for name in ("generation", "parent", "is_used", "ends_at", "opened_at", "subject", "realm"):
-                assert getattr(found, name) == getattr(moved, name), (name, session, presented)
-            for name in ("rotated_at", "used_at", "expires_at", "access_until"):
-                assert getattr(found, name) == pytest.approx(getattr(moved, name), abs=passed)
-    assert seen == set(Outcome)
+    await check_rotations(store, 500)
 
 
 async def test_a_session_in_the_layout_before_is_refreshed_listed_and_revoked(
