@@ -3,13 +3,15 @@
 import asyncio
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from typing import Any
 
 import anyio
 import pytest
 from anyio import to_thread
+from anyio.abc import TaskGroup
 
 from jwt_middleware.issuing import LoginRefused
 from jwt_middleware.issuing.checking import CLIENT, CheckQueue
@@ -108,7 +110,7 @@ async def try_check(queue: CheckQueue, client: str, outcomes: list[str]) -> None
 
 @pytest.mark.anyio
 async def test_beyond_a_second_of_work_checks_are_refused_at_once_and_each_address_gets_its_turn(gate: Gate) -> None:
-    # One thread, and half a second a check: two may wait.
+    # One thread, and 0.4 seconds a check: two may wait.
     queue = CheckQueue(gate, threads=1, seconds=0.4)
     outcomes: list[str] = []
     async with anyio.create_task_group() as tasks:
@@ -128,13 +130,23 @@ async def test_beyond_a_second_of_work_checks_are_refused_at_once_and_each_addre
     assert outcomes == ["flood refused", "flood refused", "flood", "other", "flood"]
 
 
-@pytest.mark.anyio
-async def test_a_check_that_has_not_started_within_a_second_is_refused_and_never_starts(gate: Gate) -> None:
+@asynccontextmanager
+async def while_one_runs(gate: Gate) -> AsyncIterator[tuple[CheckQueue, list[str], TaskGroup]]:
+    """A queue whose one thread runs the check "first", the outcomes of checks, and a group for the tasks of others.
+
+    It is left when all of them have ended.
+    """
     queue = CheckQueue(gate, threads=1)
     outcomes: list[str] = []
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(try_check, queue, "first", outcomes)
         await until(lambda: gate.running)
+        yield queue, outcomes, tasks
+
+
+@pytest.mark.anyio
+async def test_a_check_that_has_not_started_within_a_second_is_refused_and_never_starts(gate: Gate) -> None:
+    async with while_one_runs(gate) as (queue, outcomes, tasks):
         tasks.start_soon(try_check, queue, "second", outcomes)
         await until(lambda: outcomes)
         assert outcomes == ["second refused"]
@@ -145,15 +157,10 @@ async def test_a_check_that_has_not_started_within_a_second_is_refused_and_never
 
 @pytest.mark.anyio
 async def test_a_check_that_has_waited_too_long_is_refused_when_the_next_one_comes(gate: Gate) -> None:
-    queue = CheckQueue(gate, threads=1)
-    outcomes: list[str] = []
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(try_check, queue, "first", outcomes)
-        await until(lambda: gate.running)
+    async with while_one_runs(gate) as (queue, outcomes, tasks):
         tasks.start_soon(try_check, queue, "second", outcomes)
         await anyio.wait_all_tasks_blocked()
-        # Nothing else runs on this event loop meanwhile, so no timer tells the second check that its time is over.
-        time.sleep(MAX_WAIT + 0.1)  # noqa: ASYNC251
+        time.sleep(MAX_WAIT + 0.1)  # noqa: ASYNC251  # it holds the loop, so no timer tells "second" that it is too late
         gate.let_go(2)
         await try_check(queue, "third", outcomes)
     assert sorted(outcomes) == ["first", "second refused", "third"]
@@ -161,11 +168,7 @@ async def test_a_check_that_has_waited_too_long_is_refused_when_the_next_one_com
 
 @pytest.mark.anyio
 async def test_a_cancelled_check_that_waits_never_starts(gate: Gate) -> None:
-    queue = CheckQueue(gate, threads=1)
-    outcomes: list[str] = []
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(try_check, queue, "first", outcomes)
-        await until(lambda: gate.running)
+    async with while_one_runs(gate) as (queue, outcomes, _):
         with anyio.move_on_after(0.05) as scope:
             await try_check(queue, "second", outcomes)
         assert scope.cancelled_caught
