@@ -2,11 +2,9 @@
 
 import logging
 import os
-from itertools import pairwise
 from typing import Any
 
 import anyio
-import anyio.lowlevel
 import pytest
 
 from jwt_middleware import ConfigurationError, Revocation, RevocationView, Token
@@ -16,7 +14,7 @@ from jwt_middleware.revocation.view import BATCH, FRESH, INTERVAL, MOST_READS, P
 
 from ..support.clock import NOW, Clock
 from ..support.tokens import verified
-from ..support.waiting import until
+from ..support.waiting import most_between_turns, until
 
 pytestmark = pytest.mark.anyio
 FAR = 4_000_000_000
@@ -153,18 +151,13 @@ async def test_while_a_long_log_is_added_other_work_gets_its_turn(log: Log) -> N
     view = view_of(log)
     log.ended = [str(number) for number in range(BATCH - 1)]
     pieces = [of(session) for session in (*log.ended[PIECE - 1 :: PIECE], log.ended[-1])]
-    known = [0]
 
-    async def watch() -> None:
-        while known[-1] < len(pieces):
-            known.append(sum(view.is_revoked(piece) is True for piece in pieces))
-            await anyio.lowlevel.checkpoint()
+    def known() -> int:
+        return sum(view.is_revoked(piece) is True for piece in pieces)
 
-    async with anyio.create_task_group() as together:
-        together.start_soon(watch)
-        together.start_soon(view.catch_up)
     # Two, because trio gives turns in random order.
-    assert max(after - before for before, after in pairwise(known)) <= 2
+    assert await most_between_turns(view.catch_up, known) <= 2
+    assert known() == len(pieces)
     await view.stop()
 
 
