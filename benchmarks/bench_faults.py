@@ -14,9 +14,11 @@ from argparse import ArgumentParser
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, closing, suppress
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, TypeAlias
+from unittest.mock import patch
 
 import redis
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -110,13 +112,9 @@ class SlowConnection(sqlite3.Connection):
 
 def slow_disk() -> Figures:
     """256 logins at once, where a sync of the disk takes 20 ms."""
-    connect = sqlite3.connect
-    sqlite3.connect = lambda *arguments, **options: connect(*arguments, factory=SlowConnection, **options)  # type: ignore[assignment]
-    try:
-        with TemporaryDirectory() as directory:
-            return asyncio.run(logins(Path(directory) / "sessions.db"))
-    finally:
-        sqlite3.connect = connect
+    connect = partial(sqlite3.connect, factory=SlowConnection)
+    with TemporaryDirectory() as directory, patch("sqlite3.connect", connect):
+        return asyncio.run(logins(Path(directory) / "sessions.db"))
 
 
 async def logins(path: Path) -> Figures:

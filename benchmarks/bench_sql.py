@@ -69,11 +69,11 @@ async def latencies(store: SQLStore, sessions: int, count: int) -> list[Latency]
     """Of steps that come one after the other."""
     random = Random(sessions)
     chosen = random.sample(range(1, sessions + 1), count)
-    terms = {"grace": 10, "idle_lifetime": 1209600, "access_lifetime": 900, "deadline": LATER}
+    terms = partial(Rotation, grace=10, idle_lifetime=1209600, access_lifetime=900, deadline=LATER)
 
     async def refresh(number: int) -> None:
         await store.read(session_id(number), JWT)
-        await store.rotate(Rotation(id=session_id(number), realm=JWT, generation=1, **terms))  # type: ignore[arg-type]
+        await store.rotate(terms(id=session_id(number), realm=JWT, generation=1))
 
     def log_in(number: int) -> Callable[[], Awaitable[Any]]:
         opening = Opening(

@@ -552,7 +552,7 @@ def test_an_error_says_what_it_means_and_nothing_of_a_session(error: Exception, 
 
 def test_an_engine_that_waits_and_one_of_another_database_are_refused() -> None:
     with pytest.raises(ConfigurationError, match=r"must be an AsyncEngine, from create_async_engine"):
-        SQLStore(sqlalchemy.create_engine("postgresql+psycopg://host/database"))  # type: ignore[arg-type]
+        SQLStore(sqlalchemy.create_engine("postgresql+psycopg://host/database"))  # type: ignore[arg-type]  # it waits
     with pytest.raises(ConfigurationError, match="not of sqlite; for SQLite there is SQLiteStore"):
         SQLStore(create_async_engine("sqlite+aiosqlite://"))
 
