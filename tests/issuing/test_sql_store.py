@@ -15,6 +15,7 @@ import psycopg.errors
 import pytest
 import sqlalchemy
 import sqlalchemy.dialects
+from anyio import to_thread
 from sqlalchemy.dialects.postgresql.base import PGDialect
 from sqlalchemy.ext.asyncio import create_async_engine
 
@@ -302,14 +303,15 @@ async def test_steps_are_read_committed_whatever_the_role_is_set_to(
     await store.aclose()
 
 
-async def test_steps_that_two_transactions_want_in_turn_are_done_again(
+async def test_a_step_that_the_server_rolled_back_to_break_a_deadlock_is_done_again(
     store: SQLStore, postgres: PostgresServer, prefix: str
 ) -> None:
-    """A migration of the app may lock our rows in any order: the server then breaks the circle."""
+    """A migration of the app may lock our rows in another order."""
     for id in "ab":
         await opened(store, id)
-    with postgres.connect() as other:
-        other.execute("SET deadlock_timeout = '10s'")
+    with postgres.connect() as other, postgres.connect() as observer:
+        # The step finds the deadlock first, after a second, and so it is rolled back.
+        other.execute("SET deadlock_timeout = '60s'")
         other.execute("BEGIN")
         other.execute(f"SELECT FROM {prefix}sessions WHERE id = 'b' FOR UPDATE")
         ended: list[Any] = []
@@ -317,13 +319,18 @@ async def test_steps_that_two_transactions_want_in_turn_are_done_again(
         async def end() -> None:
             ended.extend(await store.revoke_subject("ada", REALM))
 
+        def waits() -> bool:
+            query = f"wait_event_type = 'Lock' AND query LIKE '%{prefix}sessions%'"
+            return bool(observer.execute(f"SELECT FROM pg_stat_activity WHERE {query}").fetchall())
+
         async with anyio.create_task_group() as together:
             together.start_soon(end)
-            await anyio.sleep(0.2)
-            # The step holds a and waits for b. Its deadlock timeout, a second, is longer than a step may take.
-            other.execute("SET LOCAL lock_timeout = '100ms'")
-            with pytest.raises(Exception, match="lock timeout"):
-                other.execute(f"SELECT FROM {prefix}sessions WHERE id = 'a' FOR UPDATE")
+            # It holds a and waits for b.
+            await until(waits)
+            lock = f"SELECT FROM {prefix}sessions WHERE id = 'a' FOR UPDATE"
+            await to_thread.run_sync(other.execute, lock)
+            # The step has let go of a, and is not done.
+            assert ended == []
             other.execute("ROLLBACK")
     assert sorted(one.value for one in ended) == ["a", "b"]
 
