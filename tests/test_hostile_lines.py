@@ -65,11 +65,7 @@ async def test_no_value_of_a_request_breaks_a_line(place: str, text: str, caplog
     options: dict[str, Any] = {"issuer": "https://login.example"} if place == "iss" else {}
     if place == "kid":
         options = {"key": {"kty": "oct", "k": "QUFB" * 16, "kid": "current"}}
-    try:
-        scope = PLACES[place](text)
-    except UnicodeEncodeError:
-        pytest.skip("no JSON holds half a surrogate pair")
-    assert await logged_lines(caplog, scope, **options)
+    assert await logged_lines(caplog, PLACES[place](text), **options)
 
 
 @pytest.mark.anyio
