@@ -1,6 +1,7 @@
 """Sessions live in Valkey, in a Redis that Sentinels fail over, and in a Redis Cluster of three nodes."""
 
 import os
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from functools import partial
@@ -159,8 +160,10 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[int]]:
         for number, node in enumerate(nodes[1:], 1):
             bus = admins[number].config_get("cluster-port")["cluster-port"]
             admins[0].execute_command("CLUSTER MEET", "127.0.0.1", node.port, bus)
+        deadline = time.monotonic() + 20
         while not all("cluster_state:ok" in str(admin.execute_command("CLUSTER", "INFO")) for admin in admins):
-            pass
+            assert time.monotonic() < deadline, "the nodes have not found each other"
+            time.sleep(0.02)
         yield [node.port for node in nodes]
 
 
