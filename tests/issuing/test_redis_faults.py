@@ -181,9 +181,7 @@ async def test_sessions_that_ended_are_named_all_the_same(server: RedisServer) -
 
 
 @pytest.mark.parametrize("runs", ["asyncio.run", "a loop of its own"])
-def test_jobs_leave_no_connection_behind_though_nobody_stops_anything(
-    server: RedisServer, admin: Any, runs: str
-) -> None:
+def test_jobs_that_stop_nothing_leave_no_connection_behind(server: RedisServer, admin: Any, runs: str) -> None:
     sessions = Sessions(RedisStore(server.url, prefix=token_hex(4)), TokenIssuer(SECRET, audience="orders"))
 
     async def job(number: int) -> None:

@@ -512,7 +512,9 @@ async def test_certificates_by_their_key_ids_are_fetched_like_a_jwk_set() -> Non
 
 @pytest.mark.parametrize("beside", [{"key": "a secret that has thirty-two bytes or more"}, {"jwks": f"{ISSUER}/jwks"}])
 @pytest.mark.parametrize("several", [[], ["https://other.example"]])
-def test_so_it_is_where_the_keys_come_from_elsewhere(beside: Any, several: list[str]) -> None:
+def test_the_address_of_metadata_given_as_an_issuer_is_refused_wherever_the_keys_come_from(
+    beside: Any, several: list[str]
+) -> None:
     with pytest.raises(ConfigurationError, match=f"issuer: .* is the address of the metadata.*issuer='{ISSUER}'"):
         Provider(issuer=[*several, f"{ISSUER}/.well-known/openid-configuration"], audience="orders", **beside)
 
