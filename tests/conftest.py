@@ -5,12 +5,15 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import settings
 
 from .support.virtual_time import virtual_time
+
+if TYPE_CHECKING:
+    from .support.chromium import Chromium
 
 pytest_plugins = ["jwt_middleware.pytest_plugin", "tests.support.secrets"]
 
@@ -102,3 +105,20 @@ def anyio_backend(request: pytest.FixtureRequest) -> str | tuple[str, dict[str, 
 def backend(anyio_backend_name: str) -> str:
     """The event loop that a TestClient runs on: every test that takes it runs twice."""
     return anyio_backend_name
+
+
+@pytest.fixture(scope="module")
+def browser_of_module(tmp_path_factory: pytest.TempPathFactory) -> Iterator["Chromium"]:
+    # Few tests need a browser, and what drives it.
+    from .support.chromium import chromium
+
+    with chromium(tmp_path_factory.mktemp("browser"), "--host-resolver-rules=MAP demo.example 127.0.0.1") as browser:
+        yield browser
+
+
+@pytest.fixture
+def browser(browser_of_module: "Chromium") -> Iterator["Chromium"]:
+    """A Chromium without pages, to which demo.example is this machine."""
+    yield browser_of_module
+    # A page may count down, and ask again and again, for as long as it is open.
+    browser_of_module.close_pages()

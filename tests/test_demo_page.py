@@ -9,24 +9,11 @@ from threading import Thread
 
 import pytest
 
-from .support.chromium import Chromium, Page, chromium
+from .support.chromium import Chromium, Page
 from .test_examples import address, demo
 
 LIFETIME = 3
 LEEWAY = 5
-
-
-@pytest.fixture(scope="module")
-def program(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chromium]:
-    with chromium(tmp_path_factory.mktemp("browser"), "--host-resolver-rules=MAP demo.example 127.0.0.1") as program:
-        yield program
-
-
-@pytest.fixture
-def browser(program: Chromium) -> Iterator[Chromium]:
-    yield program
-    # Each page counts down and looks again for as long as it is open.
-    program.close_pages()
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ from jwt_middleware import JWTMiddleware, bearer_header, cookie, renew, subproto
 from jwt_middleware.issuing import MemoryStore, Sessions, TokenIssuer, auth_routes
 from jwt_middleware.issuing.cookies import CookieMode
 
-from .support.chromium import Chromium, Page, chromium
+from .support.chromium import Chromium, Page
 from .support.documents import ROOT, blocks
 from .support.serving import serving
 
@@ -82,18 +82,6 @@ class Service:
                 await websocket.send_json({"expires_at": token.expires_at})
             else:
                 await websocket.send_json(message)
-
-
-@pytest.fixture(scope="module")
-def program(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chromium]:
-    with chromium(tmp_path_factory.mktemp("browser")) as program:
-        yield program
-
-
-@pytest.fixture
-def browser(program: Chromium) -> Iterator[Chromium]:
-    yield program
-    program.close_pages()
 
 
 @pytest.fixture(scope="module")

@@ -26,7 +26,7 @@ from jwt_middleware.issuing import MemoryStore, Sessions, TokenIssuer
 from jwt_middleware.testing import IdentityProvider
 
 from ..support import SECRET
-from ..support.chromium import Chromium, Page, chromium
+from ..support.chromium import Chromium, Page
 
 PUBLIC = ["/docs", "/docs/*", "/static/*", "/openapi.json"]
 
@@ -40,12 +40,6 @@ def swagger() -> Path:
             pytest.fail("OIDC_PROVIDER must name a folder with npm's swagger-ui-dist")
         pytest.skip("OIDC_PROVIDER names no folder with npm's swagger-ui-dist")
     return folder
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chromium]:
-    with chromium(tmp_path_factory.mktemp("chromium")) as browser:
-        yield browser
 
 
 @contextmanager
@@ -131,7 +125,6 @@ def test_the_button_logs_users_in_with_their_password(browser: Chromium, swagger
         fill(page, "#oauth_password", "lovelace")
         press(page, ".auth-btn-wrapper .btn.authorize")
         try_me(page)
-    browser.close_pages()
 
 
 def authenticate(username: str, password: str) -> str | None:
@@ -176,4 +169,3 @@ def test_the_button_logs_users_in_at_an_issuer_with_pkce(browser: Chromium, swag
             press(page, ".auth-container:has(#client_id_authorizationCode) .auth-btn-wrapper .btn.authorize")
             page.until("document.body.innerText.includes('Logout')")
             try_me(page)
-    browser.close_pages()
