@@ -70,7 +70,7 @@ def test_what_the_operator_may_know_is_none_until_someone_knows_it() -> None:
 
 def test_an_unknown_detail_is_an_error() -> None:
     with pytest.raises(TypeError, match=r"Revoked\(\) knows no argument email"):
-        Revoked(email="ada@example.com")  # type: ignore[call-arg]
+        Revoked(email="ada@example.com")  # type: ignore[call-arg]  # no such argument
 
 
 def test_a_refusal_is_about_a_verified_token() -> None:

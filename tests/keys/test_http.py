@@ -253,7 +253,7 @@ async def test_a_file_takes_no_settings_of_addresses(tmp_path: Path) -> None:
 async def test_a_fetcher_that_cannot_be_referred_to_weakly_works() -> None:
     class Slotted:
         __slots__ = ("fetch",)
-        __hash__ = None  # type: ignore[assignment]
+        __hash__ = None  # type: ignore[assignment]  # as in a dataclass
 
         async def __call__(self, url: str) -> Any:
             return await Fetcher()(url)

@@ -70,7 +70,7 @@ def service(request: pytest.FixtureRequest, identity_provider: IdentityProvider,
     yield service
     # The loop that its connections belonged to is gone, and nobody closes the client of a module.
     if hasattr(service, "client"):
-        service.client = None  # type: ignore[assignment]
+        service.client = None  # type: ignore[assignment]  # it ends here
 
 
 needs_client_warnings = pytest.mark.filterwarnings(
@@ -91,7 +91,7 @@ def test_one_loop_per_job(service: Service, backend: str) -> None:
 
 
 def test_a_test_client_without_with(service: Service, backend: str) -> None:
-    client = TestClient(service.app, backend=backend)  # type: ignore[arg-type]
+    client = TestClient(service.app, backend=backend)  # type: ignore[arg-type]  # a str for a Literal
     for _ in range(4):
         old, new = service.rotate()
         service.clock.now += 60
