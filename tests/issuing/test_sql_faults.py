@@ -27,6 +27,8 @@ from jwt_middleware.errors import StoreUnavailable
 from jwt_middleware.fastapi import auth_router
 from jwt_middleware.issuing import Sessions, SQLStore, TokenIssuer
 from jwt_middleware.issuing.rotation import Outcome
+from jwt_middleware.issuing.stores import sql
+from jwt_middleware.issuing.stores.sql_connections import MOST_READERS
 from jwt_middleware.testing.store_contract import REALM, opening, revocation_request, rotation
 
 from ..support import SECRET
@@ -154,21 +156,27 @@ async def test_an_engine_that_pools_nothing_will_do(postgres: PostgresServer, pr
                 await until(lambda: other.execute(count, (f"%{prefix}%",)).fetchone() == (1,))
 
 
-async def test_readers_of_a_slow_server_are_few_and_then_one(postgres: PostgresServer, prefix: str) -> None:
+async def test_readers_of_a_slow_server_are_few_and_then_one(
+    postgres: PostgresServer, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The server keeps a connection that its reader has given up for as long as the lock is held.
+    monkeypatch.setattr(sql, "READ_SECONDS", 20)
     async with made(postgres.url("asyncpg"), prefix) as store:
         with postgres.connect() as other, postgres.connect() as observer:
-            count = f"SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%{prefix}revocations%'"
+            pids = f"{other.info.backend_pid}, {observer.info.backend_pid}"
+            query = f"query LIKE '%{prefix}revocations%' AND pid NOT IN ({pids})"
 
             def connections() -> Any:
-                # One is the observer's.
-                return observer.execute(count).fetchone()[0] - 1
+                return observer.execute(f"SELECT count(*) FROM pg_stat_activity WHERE {query}").fetchone()[0]
 
             other.execute("BEGIN")
             other.execute(f"LOCK TABLE {prefix}revocations")
             async with anyio.create_task_group() as together:
                 for _ in range(9):
                     together.start_soon(patiently, partial(store.revocations, "", 9))
-                await until(lambda: connections() > 1)
+                await until(lambda: connections() >= MOST_READERS)
+                await anyio.sleep(0.2)
+                assert connections() == MOST_READERS
                 other.execute("ROLLBACK")
             await until(lambda: connections() == 1)
 
