@@ -126,7 +126,7 @@ def test_a_token_that_no_browser_sends_by_itself_is_good_from_anywhere() -> None
         assert browser().post("/", headers={**headers, **FOREIGN}).json()["user"] == "ada"
 
 
-def test_another_sites_request_is_refused_where_no_token_is_required_and_nobodys_where_anyone_may_come() -> None:
+def test_another_sites_request_is_refused_where_no_token_is_required_and_anonymous_on_a_public_path() -> None:
     headers = with_cookie(token(), **FOREIGN)
     assert browser(allow_anonymous=True).post("/", headers=headers).json()["code"] == "cross_site"
     assert browser(public=["/"]).post("/", headers=headers).json()["user"] == ""

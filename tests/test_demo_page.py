@@ -222,7 +222,7 @@ def test_a_second_tab_shows_who_is_logged_in_and_logs_out(browser: Chromium, url
         assert page.cookies() == []
 
 
-def test_a_page_that_nobody_is_logged_in_at_shows_no_refusal(browser: Chromium, url: str) -> None:
+def test_a_page_without_a_login_shows_no_refusal(browser: Chromium, url: str) -> None:
     page = browser.page()
     page.open(url + "/")
     page.until("performance.getEntriesByType('resource').filter((e) => e.name.endsWith('/refresh')).length === 2")

@@ -26,7 +26,7 @@ async def test_a_user_is_who_the_token_speaks_of() -> None:
     assert user.claims == verified_token.claims
 
 
-def test_nobody_is_a_user_too() -> None:
+def test_an_anonymous_user_is_a_user_too() -> None:
     nobody = JWTUser(None)
     assert not nobody.is_authenticated
     assert (nobody.identity, nobody.display_name) == ("", "")
@@ -61,7 +61,7 @@ async def test_a_user_is_shown_by_the_best_name_there_is(claims: dict[str, Any],
     assert JWTUser(await verified(**claims)).display_name == display_name
 
 
-def test_each_nobody_has_claims_of_its_own() -> None:
+def test_each_anonymous_user_has_claims_of_its_own() -> None:
     JWTUser(None).claims["role"] = "admin"
     assert JWTUser(None).claims == {}
 
@@ -82,7 +82,7 @@ async def test_credentials_are_starlettes_own_with_the_token() -> None:
     assert credentials.token is verified_token
 
 
-def test_nobodys_credentials_have_no_scopes_and_no_token() -> None:
+def test_anonymous_credentials_have_no_scopes_and_no_token() -> None:
     credentials = JWTCredentials(None, Refuser())
     assert credentials.scopes == []
     assert credentials.token is None

@@ -195,7 +195,7 @@ def test_a_good_token_lets_a_websocket_pass(backend: str) -> None:
 NOBODY = {"user": "", "is_authenticated": False, "claims": {}, "scopes": [], "provider": None}
 
 
-def test_without_a_token_a_request_is_nobodys_where_that_is_allowed(backend: str) -> None:
+def test_without_a_token_a_request_is_anonymous_where_that_is_allowed(backend: str) -> None:
     assert client(allow_anonymous=True, backend=backend).get("/").json() == NOBODY
     assert client(allow_anonymous=True).get("/", headers={"authorization": "Basic Og=="}).json() == NOBODY
     with client(allow_anonymous=True, backend=backend).websocket_connect("/") as connection:
@@ -422,7 +422,7 @@ def test_the_log_speaks_of_preflights_only(headers: dict[str, str], caplog: pyte
     assert "CORS" not in caplog.text
 
 
-def test_a_preflight_passes_as_nobodys_where_that_is_allowed(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_preflight_passes_as_anonymous_where_that_is_allowed(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.WARNING)
     assert client(allow_preflight=True).options("/items/1", headers=PREFLIGHT).json() == NOBODY
     assert not caplog.records
@@ -749,7 +749,7 @@ def test_what_a_request_does_to_its_claims_no_other_request_sees() -> None:
         assert spoiled.get("/", headers=bearer(raw)).json() == expected
 
 
-def test_nobodys_claims_are_not_shared_either() -> None:
+def test_anonymous_claims_are_not_shared_either() -> None:
     async def spoil(scope: Scope, receive: Receive, send: Send) -> None:
         await JSONResponse([scope["user"].claims, scope["auth"].scopes])(scope, receive, send)
         scope["user"].claims["role"] = "admin"
@@ -877,7 +877,7 @@ def test_the_scope_is_that_of_starlettes_requests() -> None:
 
 
 @pytest.mark.parametrize("nobody", [None, False])
-def test_a_load_user_that_finds_nobody_refuses(nobody: Any, backend: str) -> None:
+def test_a_load_user_that_finds_no_user_refuses(nobody: Any, backend: str) -> None:
     response = client(load_user=lambda token: nobody, backend=backend).get("/", headers=bearer(token()))
     assert (response.status_code, response.json()["code"]) == (401, "user_refused")
 

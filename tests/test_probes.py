@@ -59,7 +59,7 @@ def test_who_has_the_scope_sees_everything() -> None:
     }
 
 
-def test_details_are_nobodys_unless_a_scope_is_named() -> None:
+def test_details_are_shown_to_no_one_unless_a_scope_is_named() -> None:
     one = client(Starlette(routes=health_routes()), public=["/ready"])
     assert one.get("/ready", headers=bearer(token(scope="health:read admin"))).json() == {"ready": True}
 

@@ -200,7 +200,7 @@ async def test_a_cancelled_check_that_runs_keeps_its_thread_to_its_end(gate: Gat
 
 
 @pytest.mark.asyncio
-async def test_so_does_one_that_asyncio_cancels_time_and_again(gate: Gate) -> None:
+async def test_a_check_that_asyncio_cancels_again_and_again_keeps_its_thread_to_its_end(gate: Gate) -> None:
     queue = CheckQueue(gate, threads=1)
     first = asyncio.create_task(queue("first"))
     await until(lambda: gate.running)

@@ -114,7 +114,7 @@ def test_the_refresh_token_is_kept_in_a_cookie_and_goes_to_no_page(backend: str)
     assert response.headers["cache-control"] == "no-store"
 
 
-def test_so_is_the_access_token_where_all_are(backend: str) -> None:
+def test_the_access_token_is_in_a_cookie_as_well_where_all_tokens_are(backend: str) -> None:
     site = Site("all", backend=backend)
     response = site.login()
     assert response.json() == {"token_type": "bearer", "expires_in": 900}
@@ -217,7 +217,7 @@ def test_logout_ends_the_session_whatever_the_body(mode: str, content: bytes, co
 
 
 @pytest.mark.anyio
-async def test_so_does_one_whose_client_leaves_in_the_middle_of_the_body() -> None:
+async def test_logout_ends_the_session_though_its_client_leaves_in_the_middle_of_the_body() -> None:
     site = Site("all")
     kept = cookies_of(site.login())["__Secure-refresh"]["value"]
     messages: list[Message] = []

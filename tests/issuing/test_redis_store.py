@@ -349,7 +349,7 @@ def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         RedisStore("redis://127.0.0.1:6379/0")
 
 
-def test_what_says_a_store_says_no_address() -> None:
+def test_the_repr_of_a_store_holds_no_address() -> None:
     assert repr(RedisStore(f"redis://:{PASSWORD}@host/0", prefix="a")) == "RedisStore(prefix='a')"
 
 

@@ -141,7 +141,7 @@ async def test_a_login_gives_both_tokens_of_a_session(make: Make) -> None:
     assert "scope" not in refresh
 
 
-async def test_what_says_a_grant_says_no_token(make: Make) -> None:
+async def test_the_repr_of_a_grant_holds_no_token(make: Make) -> None:
     sessions = make()
     grant = await sessions.open("ada")
     shown = f"{grant!r} {grant} {sessions!r} {await sessions.list('ada')!r}"

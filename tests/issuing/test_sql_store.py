@@ -369,7 +369,7 @@ async def test_a_step_that_waited_for_a_lock_too_long_is_not_done_later(
 # Tables
 
 
-async def test_many_processes_may_make_the_tables_at_once(postgres: PostgresServer, prefix: str) -> None:
+async def test_many_stores_may_make_the_tables_at_once(postgres: PostgresServer, prefix: str) -> None:
     stores = [SQLStore(postgres.url(driver), prefix=prefix) for driver in ("asyncpg", "psycopg") * 2]
     async with anyio.create_task_group() as together:
         for store in stores:
@@ -588,6 +588,6 @@ def test_what_is_not_used_is_not_imported() -> None:
     run("-c", "import jwt_middleware.issuing, sys; assert 'sqlalchemy' not in sys.modules")
 
 
-def test_what_says_a_store_says_no_address() -> None:
+def test_the_repr_of_a_store_holds_no_address() -> None:
     store = SQLStore(f"postgresql+asyncpg://owner:{PASSWORD}@host/database", prefix="a_")
     assert repr(store) == "SQLStore(schema=None, prefix='a_')"

@@ -162,7 +162,7 @@ async def test_a_stream_is_renewed_as_well() -> None:
         await run.ends()
 
 
-async def test_streams_of_nobody_and_websockets_pass_where_streams_are_closed() -> None:
+async def test_anonymous_streams_and_websockets_pass_where_streams_are_closed() -> None:
     async with running(JSONResponse("seen"), http(), public=["/"], close_streams_on_expiry=True) as run:
         await run.ends()
     assert run.server.sent[-1]["body"] == b'"seen"'

@@ -51,7 +51,7 @@ def test_a_request_is_answered_alike_by_every_server(
     assert bool(response.content) == (method != "HEAD")
 
 
-def test_the_app_sees_the_user_of_the_token_or_nobody(running: Running) -> None:
+def test_the_app_sees_the_user_of_the_token_or_an_anonymous_one(running: Running) -> None:
     seen = running.client.get("/", headers=bearer(GOOD)).json()
     assert (seen["user"], seen["scopes"]) == ("ada", ["orders:read", "orders:write"])
     # On the same connection nobody is left of the request before.
