@@ -8,7 +8,9 @@ import pytest
 
 from jwt_middleware.issuing.rotation import Outcome, Rotation, rotate
 from jwt_middleware.issuing.session_store import SessionStore
-from jwt_middleware.testing.store_contract import REALM, opening
+from jwt_middleware.testing.store_contract import REALM
+
+from .store_steps import opened
 
 
 async def check_rotations(store: SessionStore, steps: int) -> None:
@@ -24,8 +26,7 @@ async def check_rotations(store: SessionStore, steps: int) -> None:
         session, now = await store.read(id, REALM)
         if session is None:
             id = f"s{number}"
-            lifetimes = {"idle_lifetime": random.choice([500, 1e6]), "session_lifetime": 5000}
-            await store.open(opening(id, **lifetimes), max_sessions=100)
+            await opened(store, id, idle_lifetime=random.choice([500, 1e6]), session_lifetime=5000)
             session, now = await store.read(id, REALM)
             assert session is not None
         presented = Rotation(

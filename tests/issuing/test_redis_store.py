@@ -5,7 +5,7 @@ import json
 import logging
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -21,7 +21,7 @@ import redis.asyncio
 
 from jwt_middleware import ConfigurationError, RevocationView, Token
 from jwt_middleware.errors import StoreUnavailable
-from jwt_middleware.issuing import RedisStore, Session
+from jwt_middleware.issuing import RedisStore
 from jwt_middleware.issuing.rotation import Outcome
 from jwt_middleware.issuing.session_store import SESSION_RETENTION
 from jwt_middleware.issuing.stores.redis import MAX_CONNECTIONS
@@ -34,6 +34,7 @@ from ..support.redis_server import RedisServer, free_port, redis_server
 from ..support.tokens import verified
 from ..support.waiting import until
 from .rotation_rule import check_rotations
+from .store_steps import opened, rotated_by, timed
 
 pytestmark = pytest.mark.anyio
 PASSWORD = "the password of this redis"
@@ -82,16 +83,6 @@ def setting(admin: Any, name: str, value: Any) -> Iterator[None]:
 
 def keys(admin: Any, prefix: str) -> list[str]:
     return sorted(key.decode() for key in admin.scan_iter(f"{{{prefix}}}*"))
-
-
-async def opened(store: RedisStore, id: str = "s", subject: str = "ada", **changes: Any) -> Session:
-    session, _ = await store.open(opening(id, subject, **changes), max_sessions=100)
-    return session
-
-
-async def rotated_by(store: RedisStore, generation: int, id: str = "s", **changes: Any) -> tuple[Outcome, int | None]:
-    outcome, session = await store.rotate(rotation(id, generation, **changes))
-    return outcome, None if session is None else session.generation
 
 
 def token_with(jti: str) -> Token:
@@ -452,13 +443,6 @@ async def test_a_server_that_was_put_back_passes_the_generations_that_it_lost(
     # Another tab still has the one before.
     assert await rotated_by(store, 5) == (Outcome.AGAIN, 6)
     assert await rotated_by(store, 6, grace=0) == (Outcome.NEXT, 7)
-
-
-async def timed(step: Callable[[], Any], taken: list[float]) -> None:
-    began = time.monotonic()
-    with pytest.raises(StoreUnavailable):
-        await step()
-    taken.append(time.monotonic() - began)
 
 
 async def test_no_request_waits_for_a_server_that_stalls_and_it_is_used_again_afterwards(

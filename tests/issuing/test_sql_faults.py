@@ -49,6 +49,7 @@ from ..support.redis_server import free_port
 from ..support.tcp_proxy import Proxy, tcp_proxy
 from ..support.tokens import verified
 from ..support.waiting import until
+from .store_steps import timed
 
 pytestmark = pytest.mark.anyio
 
@@ -230,13 +231,6 @@ async def test_a_step_that_cannot_be_done_twice_is_given_up(postgres: PostgresSe
 
 
 # Servers that are away
-
-
-async def timed(step: Callable[[], Any], taken: list[float]) -> None:
-    began = time.monotonic()
-    with pytest.raises(StoreUnavailable):
-        await step()
-    taken.append(time.monotonic() - began)
 
 
 @pytest.fixture(scope="module")

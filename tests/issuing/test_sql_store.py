@@ -21,18 +21,19 @@ from sqlalchemy.ext.asyncio import create_async_engine
 
 from jwt_middleware import ConfigurationError
 from jwt_middleware.errors import StoreUnavailable
-from jwt_middleware.issuing import Session, SQLStore
+from jwt_middleware.issuing import SQLStore
 from jwt_middleware.issuing.rotation import Outcome, Realm
 from jwt_middleware.issuing.session_store import SESSION_RETENTION
 from jwt_middleware.issuing.stores import sql_connections
 from jwt_middleware.issuing.stores.sql_errors import explain
 from jwt_middleware.issuing.stores.sql_statements import SWEEP
-from jwt_middleware.testing.store_contract import REALM, opening, revocation_request, rotation
+from jwt_middleware.testing.store_contract import REALM, opening, revocation_request
 
 from ..support.postgres import PASSWORD, STRICT, USER, PostgresServer
 from ..support.processes import run
 from ..support.waiting import until
 from .rotation_rule import check_rotations
+from .store_steps import opened, rotated_by
 
 pytestmark = pytest.mark.anyio
 
@@ -71,16 +72,6 @@ def change(postgres: PostgresServer) -> Any:
             return cursor.fetchall() if cursor.description else []
 
     return change
-
-
-async def opened(store: SQLStore, id: str = "s", subject: str = "ada", **changes: Any) -> Session:
-    session, _ = await store.open(opening(id, subject, **changes), max_sessions=100)
-    return session
-
-
-async def rotated_by(store: SQLStore, generation: int, id: str = "s", **changes: Any) -> tuple[Outcome, int | None]:
-    outcome, session = await store.rotate(rotation(id, generation, **changes))
-    return outcome, None if session is None else session.generation
 
 
 # The statements

@@ -20,15 +20,16 @@ import anyio
 import pytest
 
 from jwt_middleware.errors import StoreUnavailable
-from jwt_middleware.issuing import Session, Sessions, SQLiteStore, TokenIssuer
+from jwt_middleware.issuing import Sessions, SQLiteStore, TokenIssuer
 from jwt_middleware.issuing.rotation import Outcome
 from jwt_middleware.issuing.stores.sqlite_file import SETTLED_SECONDS
-from jwt_middleware.testing.store_contract import REALM, opening, revocation_request, rotation
+from jwt_middleware.testing.store_contract import REALM, revocation_request, rotation
 
 from ..support import SECRET
 from ..support.logs import logged
 from ..support.processes import run
 from ..support.waiting import until
+from .store_steps import opened
 
 pytestmark = pytest.mark.anyio
 OLD = time.time() - 3600
@@ -45,11 +46,6 @@ async def store(path: Path) -> AsyncIterator[SQLiteStore]:
     store = SQLiteStore(path)
     yield store
     await store.aclose()
-
-
-async def opened(store: SQLiteStore, id: str = "s", subject: str = "ada") -> Session:
-    session, _ = await store.open(opening(id, subject), max_sessions=10_000)
-    return session
 
 
 async def found(store: SQLiteStore, *ids: str) -> list[bool]:

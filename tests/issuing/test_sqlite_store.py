@@ -21,7 +21,7 @@ import pytest
 
 from jwt_middleware import ConfigurationError, RevocationView, Token
 from jwt_middleware.errors import StoreUnavailable
-from jwt_middleware.issuing import Session, SQLiteStore
+from jwt_middleware.issuing import SQLiteStore
 from jwt_middleware.issuing.rotation import Outcome
 from jwt_middleware.issuing.session_store import SESSION_RETENTION
 from jwt_middleware.testing.store_contract import REALM, opening, revocation_request, rotation
@@ -30,6 +30,7 @@ from ..support.clock import NOW, Clock
 from ..support.processes import python, run
 from ..support.tokens import verified
 from ..support.waiting import until
+from .store_steps import opened, rotated_by
 
 pytestmark = pytest.mark.anyio
 
@@ -44,16 +45,6 @@ async def store(path: Path) -> AsyncIterator[SQLiteStore]:
     store = SQLiteStore(path)
     yield store
     await store.aclose()
-
-
-async def opened(store: SQLiteStore, id: str = "s", subject: str = "ada", **changes: Any) -> Session:
-    session, _ = await store.open(opening(id, subject, **changes), max_sessions=100)
-    return session
-
-
-async def rotated_by(store: SQLiteStore, generation: int, **changes: Any) -> tuple[Outcome, int | None]:
-    outcome, session = await store.rotate(rotation("s", generation, **changes))
-    return outcome, None if session is None else session.generation
 
 
 def token_with(jti: str) -> Token:
