@@ -20,6 +20,7 @@ from tempfile import TemporaryDirectory
 from typing import Any, TypeAlias
 from unittest.mock import patch
 
+import jwt
 import redis
 from cryptography.hazmat.primitives.asymmetric import ec
 from harness import bare_app, publish, redis_server, table
@@ -65,8 +66,6 @@ def hostile() -> Figures:
     simple = JWTMiddleware(bare_app, key=SECRET, audience="orders", public=public)
     cookies = JWTMiddleware(bare_app, key=SECRET, audience="orders", sources=[cookie("access")])
     stranger = ec.generate_private_key(ec.SECP521R1())
-    import jwt
-
     bad = jwt.encode({"aud": "orders", "sub": "ada", "exp": 2**33}, stranger, "ES512")
     lines = [(f"x-{number}".encode(), b"1") for number in range(10_000)]
     requests: dict[str, tuple[Any, str, list[tuple[bytes, bytes]]]] = {
