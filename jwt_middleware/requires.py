@@ -14,7 +14,7 @@ from inspect import (
     ismethod,
     signature,
 )
-from typing import Any, TypeGuard, TypeVar, cast, overload
+from typing import Any, TypeGuard, TypeVar, overload
 from weakref import WeakKeyDictionary, WeakSet
 
 from starlette.concurrency import run_in_threadpool
@@ -106,7 +106,7 @@ class Requirement:
     def __call__(self, endpoint: HTTPConnection) -> Any: ...
     @overload
     def __call__(self, endpoint: Endpoint) -> Endpoint: ...
-    def __call__(self, endpoint: Endpoint | HTTPConnection) -> Any:
+    def __call__(self, endpoint: Any) -> Any:
         """Guard ``endpoint``. As a dependency, return the user of a connection, or raise the refusal."""
         if isinstance(endpoint, HTTPConnection):
             refusal = self.demand.refusal(endpoint.scope)
@@ -126,7 +126,7 @@ class Requirement:
         with suppress(TypeError):
             _guarded.add(_unwrapped(endpoint))
         _count()
-        return cast(Endpoint, guarded)
+        return guarded
 
 
 def is_bypassed(endpoint: object) -> bool:

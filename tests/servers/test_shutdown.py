@@ -57,13 +57,12 @@ def test_a_server_stops_no_later_than_with_a_bare_app(
     raw_tokens = [tokens.mint("ada")]
     if app == "memory_and_remote":
         raw_tokens.append(identity_provider.mint(aud="orders"))
+    later: list[float] = []
     # The machine may be busy with other tests: the best of three counts.
-    for _ in range(3):
+    while len(later) < 3 and (not later or later[-1] > 1):
         seconds, output = stop(server, app, tmp_path / "log", *raw_tokens)
         assert "Traceback" not in output
         assert "CancelledError" not in output
         assert "never awaited" not in output
-        more = seconds - bare_seconds(server, tmp_path)
-        if more <= 1:
-            break
-    assert more <= 1
+        later.append(seconds - bare_seconds(server, tmp_path))
+    assert min(later) <= 1
