@@ -4,12 +4,11 @@ import logging
 import time
 from collections.abc import Callable, Collection, Hashable
 from functools import cache
-from inspect import iscoroutinefunction
 from threading import Lock
 from typing import Any, TypeAlias
 
-from ._support.arguments import check_callables
-from .errors import ConfigurationError, Refusal
+from ._support.arguments import check_callables, check_plain_function
+from .errors import Refusal
 from .events import Event
 
 Handler: TypeAlias = Callable[[Event], object]
@@ -54,8 +53,8 @@ class Events:
     def add_handlers(self, on_event: Handlers) -> None:
         """Call one handler, or several, with every event from now on; adding one again changes nothing."""
         handlers = check_callables("on_event", on_event, "event")
-        if any(iscoroutinefunction(one) or iscoroutinefunction(type(one).__call__) for one in handlers):
-            raise ConfigurationError("on_event must be a plain function: nothing would await a coroutine function")
+        for one in handlers:
+            check_plain_function("on_event", one, "event")
         with self._lock:
             for one in handlers:
                 if one not in self.handlers:

@@ -1,7 +1,7 @@
 """Can this argument work? Checks that constructors share. Pure."""
 
 from collections.abc import Callable, Collection
-from inspect import Parameter, isasyncgenfunction, isgeneratorfunction, signature
+from inspect import Parameter, isasyncgenfunction, iscoroutinefunction, isgeneratorfunction, signature
 from typing import Any
 
 from ..errors import ConfigurationError
@@ -50,6 +50,18 @@ def check_callable(name: str, value: object, *arguments: str) -> None:
     """Raise ``ConfigurationError`` unless ``value`` can be called. The message names its ``arguments``."""
     if not callable(value):
         raise ConfigurationError(f"{name} must be callable as ({', '.join(arguments)}), not {show(value)}")
+
+
+def check_plain_function(name: str, value: object, *arguments: str) -> None:
+    """Raise ``ConfigurationError`` unless ``value`` can be called and returns its result without being awaited."""
+    check_callable(name, value, *arguments)
+    if is_async(value):
+        raise ConfigurationError(f"{name} must be a plain function, not an async one, because nothing awaits it")
+
+
+def is_async(function: object) -> bool:
+    """Whether ``function``, or the ``__call__`` of an object, is a coroutine function."""
+    return iscoroutinefunction(function) or iscoroutinefunction(type(function).__call__)
 
 
 def check_callables(name: str, value: object, *arguments: str) -> tuple[Callable[..., Any], ...]:

@@ -1,11 +1,12 @@
 """How is a function of the app called? On the event loop if it is async, else in a worker thread."""
 
 from collections.abc import Callable
-from inspect import isawaitable, iscoroutinefunction
+from inspect import isawaitable
 from typing import Any
 
 import anyio
 
+from .arguments import is_async
 from .loops import PerLoop
 
 WORKER_THREADS = 40
@@ -17,8 +18,7 @@ class Hook:
 
     def __init__(self, function: Callable[..., Any], *, threads: int = WORKER_THREADS) -> None:
         self._function = function
-        # An object with an async `__call__` is no coroutine function itself.
-        self._is_async = iscoroutinefunction(function) or iscoroutinefunction(type(function).__call__)
+        self._is_async = is_async(function)
         self._limiter: PerLoop[anyio.CapacityLimiter] = PerLoop(lambda: anyio.CapacityLimiter(threads))
 
     async def __call__(self, *arguments: Any) -> Any:

@@ -13,11 +13,11 @@ from pydantic.fields import FieldInfo
 from starlette.background import BackgroundTasks
 from starlette.requests import HTTPConnection, Request
 
-from .._support.arguments import check_callable
+from .._support.arguments import check_callable, is_async
 from ..errors import ConfigurationError
 from ..issuing import Sessions, Throttle, TokenIssuer, auth_routes
 from ..issuing.cookies import CookieMode, Cookies
-from ..issuing.session_endpoints import NoteDevice
+from ..issuing.session_endpoints import ChooseLifetime, NoteDevice
 from ..refuser import RefusalResponse
 from ..telling import Handlers
 
@@ -42,6 +42,7 @@ def auth_router(
     authenticate: AuthenticateWith,
     throttle: Throttle | None = None,
     device: NoteDevice | None = None,
+    lifetime: ChooseLifetime | None = None,
     cookies: CookieMode | Cookies | None = None,
     cookie_path: str | None = None,
     origins: Iterable[str] = (),
@@ -70,6 +71,7 @@ def auth_router(
         authenticate=_with_injected(authenticate) if injected else authenticate,
         throttle=throttle,
         device=device,
+        lifetime=lifetime,
         cookies=cookies,
         cookie_path=cookie_path,
         origins=origins,
@@ -156,7 +158,7 @@ _injected: ContextVar[Mapping[str, Any]] = ContextVar("jwt_middleware.fastapi.in
 
 
 def _with_injected(authenticate: Callable[..., Any]) -> Callable[[str, str], Any]:
-    if inspect.iscoroutinefunction(authenticate) or inspect.iscoroutinefunction(type(authenticate).__call__):
+    if is_async(authenticate):
 
         async def authenticate_with_injected(username: str, password: str) -> Any:
             return await authenticate(username, password, **_injected.get())

@@ -1,13 +1,13 @@
 """Who logs in? The throttle decides whether the login may be tried, and then the app decides whether it is good."""
 
 from collections.abc import Callable, Mapping
-from inspect import iscoroutinefunction
 from typing import Any, TypeAlias
 
 from anyio import get_cancelled_exc_class
 from starlette.exceptions import HTTPException
 from starlette.types import Scope
 
+from .._support.arguments import is_async
 from .._support.hooks import WORKER_THREADS, Hook
 from ..errors import Refusal
 from ..events import LoginFailed, LoginSucceeded, LoginThrottled
@@ -30,9 +30,8 @@ class Login:
     def __init__(
         self, authenticate: Authenticate, throttle: Throttle | None, secret: bytes, events: Events | None = None
     ) -> None:
-        is_async = iscoroutinefunction(authenticate) or iscoroutinefunction(type(authenticate).__call__)
         self._authenticate: Callable[..., Any] = (
-            Hook(authenticate) if is_async else CheckQueue(authenticate, threads=WORKER_THREADS)
+            Hook(authenticate) if is_async(authenticate) else CheckQueue(authenticate, threads=WORKER_THREADS)
         )
         self._throttle = throttle
         self._secret = secret

@@ -31,26 +31,33 @@ class OAuthError(Exception):
 
 
 async def read_fields(request: Request, names: Collection[str]) -> dict[str, str]:
-    """The parameters among ``names`` in the form, or the JSON object, of ``request``. Others are ignored.
+    """The parameters among ``names`` in the form, or the JSON object, of ``request``. Raises ``OAuthError``."""
+    return pick_fields(await read_parameters(request), names)
 
-    Without a body there are none, whatever the content type says: many clients send one with each POST. Raises
-    ``OAuthError``.
+
+async def read_parameters(request: Request) -> Iterable[tuple[str, Any]]:
+    """Name and value of each parameter in the form, or the JSON object, of ``request``. Raises ``OAuthError``.
+
+    Without a body there are none, whatever the content type says: many clients send one with each POST.
     """
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     body = await _read_body(request)
     if not body:
-        return {}
+        return ()
     try:
         if media_type == "application/json":
-            pairs: Iterable[tuple[str, Any]] = json_object(body).items()
-        elif media_type == _FORM:
-            pairs = parse_qsl(body.decode("utf-8"), keep_blank_values=True, errors="strict", max_num_fields=100)
-        else:
-            raise OAuthError("invalid_request", f"The content type must be {_FORM} or application/json.")
+            return json_object(body).items()
+        if media_type == _FORM:
+            return parse_qsl(body.decode("utf-8"), keep_blank_values=True, errors="strict", max_num_fields=100)
     except (ValueError, MalformedToken):
         raise OAuthError("invalid_request", "The body cannot be read.") from None
+    raise OAuthError("invalid_request", f"The content type must be {_FORM} or application/json.")
+
+
+def pick_fields(parameters: Iterable[tuple[str, Any]], names: Collection[str]) -> dict[str, str]:
+    """The texts of the ``parameters`` among ``names``. Others are ignored. Raises ``OAuthError``."""
     fields: dict[str, str] = {}
-    for name, value in pairs:
+    for name, value in parameters:
         if name not in names or value is None:
             continue
         # RFC 6749 3.2: parameters MUST NOT be included more than once.

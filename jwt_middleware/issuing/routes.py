@@ -7,14 +7,14 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from .._support.arguments import check_callable
+from .._support.arguments import check_callable, check_plain_function
 from ..errors import ConfigurationError
 from ..refuser import RefusalResponse, Refuser
 from ..telling import Events, Handlers
 from .cookies import CookieMode, Cookies
 from .issuer import TokenIssuer
 from .login import Authenticate, Login
-from .session_endpoints import NoteDevice, SessionEndpoints
+from .session_endpoints import ChooseLifetime, NoteDevice, SessionEndpoints
 from .sessions import Sessions
 from .stateless_endpoints import StatelessLogin, StatelessRefresh
 from .throttle import Throttle
@@ -26,6 +26,7 @@ def auth_routes(
     authenticate: Authenticate,
     throttle: Throttle | None = None,
     device: NoteDevice | None = None,
+    lifetime: ChooseLifetime | None = None,
     cookies: CookieMode | Cookies | None = None,
     cookie_path: str | None = None,
     origins: Iterable[str] = (),
@@ -72,6 +73,12 @@ def auth_routes(
     ``device(request)``, sync and quick, returns a text that tells the sessions of a user apart, such as a User-Agent,
     or None; see ``Sessions.list``. Default None: an empty text.
 
+    ``lifetime(parameters)``, sync and quick, returns the seconds that the session of this login lives at most, or None
+    for the ``session_lifetime`` of ``Sessions``, which is the maximum. ``parameters`` (dict) is whatever the login sent
+    beside the parameters above: texts in a form, any values in JSON. So a check box "remember me" decides with
+    ``lifetime=lambda parameters: None if parameters.get("remember_me") else 12 * 3600``. Default None: every session
+    lives for ``session_lifetime``.
+
     ``cookies`` is for pages in browsers, with ``Sessions``. ``"refresh"``: the cookie ``__Secure-refresh`` holds the
     refresh token for these routes alone, and no page sees it; refresh and logout need no parameters. ``"all"``: the
     cookie ``__Host-access`` holds the access token as well, and ``sources=[cookie("__Host-access")]`` reads it. Login,
@@ -91,17 +98,23 @@ def auth_routes(
     if throttle is not None and not isinstance(throttle, Throttle):
         raise ConfigurationError(f"throttle must be a Throttle(...), not {type(throttle).__name__}")
     if device is not None:
-        check_callable("device", device, "request")
+        check_plain_function("device", device, "request")
+    if isinstance(lifetime, int | float):
+        raise ConfigurationError("lifetime must be a function; for all sessions, set Sessions(session_lifetime=...)")
+    if lifetime is not None:
+        check_plain_function("lifetime", lifetime, "parameters")
     refuser = Refuser(realm, refusal_response)
     tokens = sessions.tokens if isinstance(sessions, Sessions) else sessions
     settings = _read_cookies(cookies, cookie_path, origins)
     events = _connect_events(on_event, throttle, settings)
     login = Login(authenticate, throttle, tokens.derived_keys("login throttle")[0], events)
     if isinstance(sessions, Sessions):
-        endpoints = SessionEndpoints(sessions, login, device, settings, refuser, events)
+        endpoints = SessionEndpoints(sessions, login, device, lifetime, settings, refuser, events)
         posts = {"login": endpoints.login, "refresh": endpoints.refresh, "logout": endpoints.logout}
     elif device is not None:
         raise ConfigurationError("device: without Sessions, there is no list of sessions to tell apart")
+    elif lifetime is not None:
+        raise ConfigurationError("lifetime: without Sessions, set TokenIssuer(session_lifetime=...)")
     elif settings is not None:
         raise ConfigurationError("cookies: without Sessions, there is no refresh token for them to hold")
     else:

@@ -1,7 +1,7 @@
 """How do login, refresh and logout answer if sessions are kept?"""
 
 from collections.abc import Awaitable, Callable, Mapping
-from typing import TypeAlias, TypeVar
+from typing import Any, Final, TypeAlias, TypeVar
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -16,11 +16,12 @@ from ..verifying.verifier import MAX_TOKEN_SIZE
 from .cookies import Cookies
 from .grants import Grant, InvalidGrant
 from .login import Login, invalid_scope, read_scopes
-from .oauth import NO_STORE, OAuthError, read_fields, token_response
+from .oauth import NO_STORE, OAuthError, pick_fields, read_fields, read_parameters, token_response
 from .sessions import Sessions
 from .users import ScopeNotGranted
 
 NoteDevice: TypeAlias = Callable[[Request], str | None]
+ChooseLifetime: TypeAlias = Callable[[Mapping[str, Any]], float | None]
 Result = TypeVar("Result")
 
 
@@ -32,6 +33,7 @@ class SessionEndpoints:
         sessions: Sessions,
         login: Login,
         device: NoteDevice | None,
+        lifetime: ChooseLifetime | None,
         cookies: Cookies | None,
         refuser: Refuser,
         events: Events,
@@ -39,6 +41,7 @@ class SessionEndpoints:
         self._sessions = sessions
         self._login = login
         self._device = device
+        self._lifetime = lifetime
         self._cookies = cookies
         self._refuser = refuser
         self._events = events
@@ -130,10 +133,12 @@ class SessionEndpoints:
         try:
             if self._cookies is not None:
                 self._cookies.check(request.scope)
-            fields = await read_fields(request, ("grant_type", "username", "password", "refresh_token", "scope"))
+            parameters = await read_parameters(request)
+            fields = pick_fields(parameters, _OF_OAUTH)
             grant_type = fields.get("grant_type", usual)
             if grant_type == "password":
-                grant = await self._open(fields, request)
+                others = {name: value for name, value in parameters if name not in _OF_OAUTH}
+                grant = await self._open(fields, others, request)
             elif grant_type == "refresh_token":
                 grant = await self._refresh(fields, request.scope)
             else:
@@ -148,13 +153,14 @@ class SessionEndpoints:
             return self._cookies.response(grant, request.scope)
         return token_response(grant.access_token, grant.expires_in, grant.scopes, grant.refresh_token)
 
-    async def _open(self, fields: Mapping[str, str], request: Request) -> Grant:
+    async def _open(self, fields: Mapping[str, str], others: Mapping[str, Any], request: Request) -> Grant:
         user = await self._login.find_user(fields, request.scope)
         scopes = read_scopes(fields, user)
         device = None if self._device is None else self._device(request)
+        lifetime = None if self._lifetime is None else self._lifetime(others)
         claims = user.claims_at_login(self._sessions.tokens.clock())
         return await self._ask_store(
-            self._sessions.open(user.subject, scopes=scopes, claims=claims, device=device or "")
+            self._sessions.open(user.subject, scopes=scopes, claims=claims, device=device or "", lifetime=lifetime)
         )
 
     async def _refresh(self, fields: Mapping[str, str], scope: Scope) -> Grant:
@@ -185,3 +191,7 @@ class SessionEndpoints:
                 status=503,
                 retry_after=1,
             ) from None
+
+
+_OF_OAUTH: Final = frozenset({"grant_type", "username", "password", "refresh_token", "scope"})
+"""The parameters that mean something to these routes. Others are the app's own."""

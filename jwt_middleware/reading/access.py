@@ -2,10 +2,9 @@
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
-from inspect import iscoroutinefunction
 from typing import Any, TypeAlias
 
-from .._support.arguments import show
+from .._support.arguments import check_plain_function, show
 from ..errors import ConfigurationError
 
 ScopeTest: TypeAlias = Callable[[MutableMapping[str, Any]], bool]
@@ -150,8 +149,7 @@ _MAX_WRAPPERS = 32
 
 def check_scope_test(name: str, test: ScopeTest) -> ScopeTest:
     """Return ``test``. Raises ``ConfigurationError`` if its answer would have to be awaited."""
-    if iscoroutinefunction(test) or iscoroutinefunction(type(test).__call__):
-        raise ConfigurationError(f"{name} must be a plain function of the scope: an async one is not awaited")
+    check_plain_function(name, test, "scope")
     return test
 
 

@@ -2,10 +2,9 @@
 
 import re
 from collections.abc import Callable, Iterable, Mapping, MutableMapping
-from inspect import iscoroutinefunction
 from typing import Any, Final, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
-from .._support.arguments import check_callable, show
+from .._support.arguments import check_plain_function, show
 from ..errors import AmbiguousToken, ConfigurationError, MalformedToken, TokenTooLarge
 from ..verifying.token import Token
 from .authorization import BEARER, WHITE_SPACE, read_bearer
@@ -280,9 +279,7 @@ def _source(source: object) -> Source:
         raise ConfigurationError(f"sources: {getattr(source, '__name__', source)} must be called")
     if isinstance(source, Scheme):
         return _OfScheme(f"the scheme {_token('name of a scheme', source.name)}", source)
-    check_callable("sources: each", source, "scope")
-    if iscoroutinefunction(source):
-        raise ConfigurationError("sources: a function that reads a request must not be async, because it must not wait")
+    check_plain_function("sources: each", source, "scope")
     custom: Any = source
     return _Custom("the result of a function", custom)
 

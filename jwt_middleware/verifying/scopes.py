@@ -1,10 +1,9 @@
 """Which scopes do the claims of a token grant? Pure."""
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from inspect import iscoroutinefunction
 from typing import Any, TypeAlias
 
-from .._support.arguments import check_callable, check_strings, show
+from .._support.arguments import check_plain_function, check_strings, show
 from ..errors import ConfigurationError, InvalidClaim, Refusal
 
 Claims: TypeAlias = Mapping[str, Any]
@@ -35,7 +34,9 @@ class ScopeRules:
         implies: Mapping[str, Collection[str]] | None = None,
         may_grant: Collection[str] | None = None,
     ) -> None:
-        self.function = _check_function(claim) if callable(claim) else None
+        if callable(claim):
+            check_plain_function("scope_claim", claim, "claims")
+        self.function = claim if callable(claim) else None
         self.paths: tuple[ClaimPath, ...] = () if claim is None or callable(claim) else _check_paths(claim)
         self._separators = _check_separators(separator, self.paths or _STANDARD)
         self._implied = close_hierarchy({} if implies is None else implies)
@@ -153,13 +154,6 @@ def close_hierarchy(implies: Mapping[str, Collection[str]]) -> dict[str, tuple[s
 
 _STANDARD = ("scope", "scp")
 _WORD_LISTS = frozenset[ClaimPath]((*_STANDARD, *((name,) for name in _STANDARD)))
-
-
-def _check_function(function: ScopeFunction) -> ScopeFunction:
-    check_callable("scope_claim", function, "claims")
-    if iscoroutinefunction(function) or iscoroutinefunction(type(function).__call__):
-        raise ConfigurationError("scope_claim must be a plain function: it runs while the token is decided on")
-    return function
 
 
 def _check_paths(claim: object) -> tuple[ClaimPath, ...]:

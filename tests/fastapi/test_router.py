@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, Any
 
+import anyio
 import pytest
 from fastapi import APIRouter, Body, Depends, FastAPI, Form, Header, Request
 from fastapi.routing import iter_route_contexts
@@ -87,6 +88,17 @@ def test_a_throttle_refuses_further_logins() -> None:
     assert service.post("/auth/login", data={"username": "ada", "password": "x"}).status_code == 400
     refused = service.post("/auth/login", data={"username": "ada", "password": "lovelace"})
     assert (refused.status_code, "retry-after" in refused.headers) == (429, True)
+
+
+def test_the_app_chooses_how_long_a_session_lives() -> None:
+    sessions = make_sessions()
+    remember: dict[str, Any] = {"lifetime": lambda parameters: None if "remember_me" in parameters else 3600}
+    service = bare_client(make_app(sessions=sessions, **remember))
+    forms: list[dict[str, str]] = [{}, {"remember_me": "on"}]
+    for more in forms:
+        service.post("/auth/login", data={"username": "ada", "password": "lovelace", **more})
+    later, sooner = sorted(anyio.run(sessions.list, "ada"), key=lambda session: -session.ends_at)
+    assert later.ends_at - sooner.ends_at == pytest.approx(90 * 24 * 3600 - 3600, abs=10)
 
 
 def test_a_token_issuer_alone_renews_its_logins() -> None:

@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlencode
@@ -224,6 +224,58 @@ def test_what_is_noted_of_a_device(clock: Clock, agent: str | None, device: str)
     assert [session.device for session in anyio.run(store.sessions, "ada", REALM)] == [device]
 
 
+# How long a session lives
+
+DAY = 24 * 3600
+
+
+def remember(parameters: Mapping[str, Any]) -> float | None:
+    return None if parameters.get("remember_me") else DAY
+
+
+@pytest.mark.parametrize("address", ["/auth/login", "/auth/refresh"])
+@pytest.mark.parametrize(
+    ("body", "days"),
+    [
+        pytest.param({"data": {**GOOD, "grant_type": "password", "remember_me": "on"}}, 90, id="form, ticked"),
+        pytest.param({"data": {**GOOD, "grant_type": "password"}}, 1, id="form, not ticked"),
+        pytest.param({"json": {**GOOD, "grant_type": "password", "remember_me": True}}, 90, id="JSON, true"),
+        pytest.param({"json": {**GOOD, "grant_type": "password", "remember_me": False}}, 1, id="JSON, false"),
+    ],
+)
+def test_a_login_may_ask_for_a_session_that_lives_longer(
+    clock: Clock, address: str, body: dict[str, Any], days: int
+) -> None:
+    store = MemoryStore(clock=clock)
+    with bare_client(app(clock, store=store, routes={"lifetime": remember})) as client:
+        assert client.post(address, **body).status_code == 200
+    (session,) = anyio.run(store.sessions, "ada", REALM)
+    assert session.ends_at == NOW + days * DAY
+
+
+def test_the_function_that_chooses_a_lifetime_sees_no_password_and_no_more_than_was_sent(clock: Clock) -> None:
+    seen: list[dict[str, Any]] = []
+
+    def choose(parameters: Mapping[str, Any]) -> None:
+        seen.append(dict(parameters))
+
+    sent = {**GOOD, "scope": "a", "remember_me": None, "device": {"os": ["x"]}}
+    with bare_client(app(clock, routes={"lifetime": choose})) as client:
+        assert client.post("/auth/login", json=sent).status_code == 200
+        assert client.post("/auth/login", data={**GOOD, "password": "wrong", "remember_me": "on"}).status_code == 400
+        assert client.post("/auth/login", data={**GOOD, "a": ["1", "2"]}).status_code == 200
+    assert seen == [{"remember_me": None, "device": {"os": ["x"]}}, {"a": "2"}]
+
+
+@pytest.mark.parametrize("lifetime", [0, 91 * DAY, "a day", True])
+def test_a_lifetime_that_the_app_gets_wrong_opens_no_session(clock: Clock, lifetime: Any) -> None:
+    store = MemoryStore(clock=clock)
+    service = app(clock, store=store, routes={"lifetime": lambda parameters: lifetime})
+    with bare_client(service) as client, pytest.raises(ValueError, match="lifetime must be"):
+        client.post("/auth/login", data=GOOD)
+    assert not anyio.run(store.sessions, "ada", REALM)
+
+
 # Logout
 
 
@@ -425,10 +477,16 @@ def test_the_routes_are_these(clock: Clock) -> None:
         assert json.loads(client.get("/auth/jwks.json").content) == {"keys": []}
 
 
+async def too_late(argument: Any) -> Any: ...
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         pytest.param({"device": "phone"}, "device must be callable", id="a text for a function"),
+        pytest.param({"device": too_late}, "device must be a plain function", id="a device that waits"),
+        pytest.param({"lifetime": DAY}, r"Sessions\(session_lifetime=...\)", id="one lifetime for all"),
+        pytest.param({"lifetime": too_late}, "lifetime must be a plain function", id="a lifetime that waits"),
         pytest.param({"authenticate": None}, "authenticate must be callable", id="no authenticate"),
         pytest.param({"throttle": 5}, r"throttle must be a Throttle", id="a number for a throttle"),
     ],
@@ -439,6 +497,8 @@ def test_what_cannot_work_is_said_at_construction(options: dict[str, Any], messa
         auth_routes(sessions, **{"authenticate": check, **options})
 
 
-def test_a_device_is_noted_in_sessions_alone() -> None:
-    with pytest.raises(ConfigurationError, match="device: without Sessions"):
-        auth_routes(TokenIssuer(SECRET, audience="orders"), authenticate=check, device=lambda request: "phone")
+@pytest.mark.parametrize("argument", ["device", "lifetime"])
+def test_what_is_about_a_session_needs_sessions(argument: str) -> None:
+    options: dict[str, Any] = {argument: lambda about: None}
+    with pytest.raises(ConfigurationError, match=f"{argument}: without Sessions"):
+        auth_routes(TokenIssuer(SECRET, audience="orders"), authenticate=check, **options)

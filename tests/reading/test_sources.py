@@ -421,6 +421,10 @@ async def waits(scope: Scope) -> str | None:
     return None
 
 
+class Waiting:
+    async def __call__(self, scope: Scope) -> str | None: ...
+
+
 @pytest.mark.parametrize(
     ("sources", "message"),
     [
@@ -432,7 +436,8 @@ async def waits(scope: Scope) -> str | None:
         pytest.param([cookie], "cookie must be called", id="a cookie, not called"),
         pytest.param([proxy_header], "proxy_header must be called", id="a proxy's header, not called"),
         pytest.param(["access"], r"sources: each must be callable as \(scope\)", id="a name"),
-        pytest.param([waits], "must not be async", id="an async function"),
+        pytest.param([waits], "sources: each must be a plain function", id="an async function"),
+        pytest.param([Waiting()], "sources: each must be a plain function", id="an object that is an async function"),
         pytest.param([cookie("a"), bearer_header(), cookie("a")], "listed twice", id="one place twice"),
         pytest.param([from_query, from_query], "listed twice", id="one function twice"),
     ],
