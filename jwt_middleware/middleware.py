@@ -19,9 +19,9 @@ from .live.stream import serve_stream
 from .live.websocket import WebSocketConnection, answer_with
 from .provider import Provider, ProviderOptions
 from .reading.access import PublicPaths, PublicRequests, ScopeTest, ask, check_scope_test, find_root_path, is_preflight
-from .reading.authorization import BEARER, authorization_line, read_line
+from .reading.authorization import authorization_line, read_line
 from .reading.origins import Origins
-from .reading.sources import Custom, Presented, Scheme, Source, Sources, bearer_header
+from .reading.sources import Custom, Presented, Scheme, Source, Sources, bearer_header, key_of
 from .refuser import MISSING, RefusalResponse, Refuser, WebSocketRefusals
 from .resolver import ProviderResolver
 from .resource import ProtectedResource, ServedResource
@@ -356,7 +356,9 @@ class JWTMiddleware:
     async def _judge_by(self, scheme: Scheme, presented: Presented, scope: Scope) -> Token:
         """Judge a token of another scheme than Bearer, and ask the scheme whether its sender may use it."""
         outcome = self.verifier.judge(presented.raw, presented.key, self._connection(scope), scheme.confirms)
-        token = outcome if isinstance(outcome, Token) else await outcome
+        return await self._confirm(scheme, outcome if isinstance(outcome, Token) else await outcome, scope)
+
+    async def _confirm(self, scheme: Scheme, token: Token, scope: Scope) -> Token:
         try:
             await scheme.confirm(token, scope)
         except Refusal as refusal:
@@ -376,8 +378,13 @@ class JWTMiddleware:
         await connection.serve(self.app, scope)
 
     async def _authenticate(self, raw: str | bytes, scope: Scope) -> tuple[Token, Any]:
-        key = BEARER + (raw if isinstance(raw, bytes) else raw.encode("utf-8", "replace"))
-        token = await self.verifier.verify(raw, key=key, connection=self._connection(scope))
+        """Return the token ``raw``, which an open connection brings, and its user. Raises a ``Refusal``."""
+        scheme = self._sources.scheme_of(scope, self._max_token_size)
+        key = key_of(raw if isinstance(raw, bytes) else raw.encode("utf-8", "replace"), scheme)
+        confirms = frozenset[str]() if scheme is None else scheme.confirms
+        token = await self.verifier.verify(raw, key=key, connection=self._connection(scope), confirms=confirms)
+        if scheme is not None:
+            await self._confirm(scheme, token, scope)
         return token, JWTUser(token) if self._load_user is None else await self._load(token, scope)
 
     async def _load(self, token: Token, scope: Scope) -> Any:

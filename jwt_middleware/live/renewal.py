@@ -10,7 +10,8 @@ from .connection import KEY, Connection
 async def renew(scope: Scope, new_token: str | bytes) -> Token:
     """Let the open connection of ``scope`` go on with ``new_token``. Returns the verified token.
 
-    1. The token is verified in full, with everything that a request's token must pass, ``load_user`` included.
+    1. The token is verified in full, with everything that a request's token must pass, ``load_user`` included, by the
+       authentication scheme with which the connection began.
     2. It must be of the same provider, issuer and subject as the token before: ``wrong_issuer``, ``invalid_claim``.
        If tokens have no subject, the client (``client_id``, RFC 9068 2.2) must be the same.
        On a connection that began without a token, the first good one decides to whom it belongs.

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Mapping, MutableMapping
 from typing import Any, Final, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 from .._support.arguments import check_plain_function, show
-from ..errors import AmbiguousToken, ConfigurationError, MalformedToken, TokenTooLarge
+from ..errors import AmbiguousToken, ConfigurationError, MalformedToken, Refusal, TokenTooLarge
 from ..verifying.token import Token
 from .authorization import BEARER, WHITE_SPACE, read_bearer
 from .cookies import read_cookie
@@ -47,7 +47,9 @@ class Scheme(Protocol):
     async def confirm(self, token: Token, scope: Mapping[str, Any]) -> None:
         """Raise a ``Refusal`` if the sender of this request may not use ``token``, which is verified.
 
-        It runs for each request, also for a token that is remembered.
+        It runs for each request, also for a token that is remembered, and for each token that ``renew`` brings on an
+        open connection. ``scope`` is that of its handshake then. A proof that belongs to the new token alone is not in
+        its headers: the app puts it into the scope, under a key of its own, before it calls ``renew``.
         """
         ...
 
@@ -131,8 +133,13 @@ class Presented:
         """None for Bearer, which is also the scheme of tokens in other places than the Authorization header."""
         self.is_ambient = isinstance(source, _Ambient)
         """Whether a browser or proxy adds the token by itself, whichever page causes the request."""
-        self.key = (BEARER if self.scheme is None else f"{self.scheme.name} ".encode()) + raw
-        """The key to remember the token by. A token that one scheme accepts is not remembered for another."""
+        self.key = key_of(raw, self.scheme)
+        """The key to remember the token by."""
+
+
+def key_of(raw: bytes, scheme: Scheme | None) -> bytes:
+    """The key to remember the token ``raw`` by. What ``scheme`` accepts is not remembered for another one."""
+    return (BEARER if scheme is None else f"{scheme.name} ".encode()) + raw
 
 
 def bearer_header() -> Source:
@@ -207,6 +214,8 @@ class Sources:
             **{scheme.name: scheme.challenge for scheme in others},
         }
         """The authentication schemes of the sources, each with the parameters of its challenges."""
+        self._usual_scheme = others[0] if len(others) == len(several) else None
+        self._has_other_schemes = bool(others)
 
     def find(self, scope: Mapping[str, Any], max_size: int) -> Presented | None:
         """Return the token of the request of ``scope``, or None.
@@ -231,6 +240,21 @@ class Sources:
             if raw is not None:
                 return Presented(raw, ambient)
         return None
+
+    def scheme_of(self, scope: Mapping[str, Any], max_size: int) -> Scheme | None:
+        """The scheme of another token on the open connection of ``scope``; None if it is Bearer.
+
+        It is the scheme with which the connection began, so that nobody can go on with a token that is bound to no
+        sender. If it began without a token, it is Bearer if a source takes such tokens, else the first scheme.
+        """
+        if not self._has_other_schemes:
+            return None
+        try:
+            presented = self.find(scope, max_size)
+        except Refusal:
+            # The refusal was ignored on a public path.
+            presented = None
+        return self._usual_scheme if presented is None else presented.scheme
 
     def subprotocol(self, scope: Mapping[str, Any]) -> str | None:
         """The subprotocol to accept a refused handshake with: the one before a token, else the first."""

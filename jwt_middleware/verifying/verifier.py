@@ -139,11 +139,19 @@ class Verifier:
         self.has_work = bool(self.remote) or self.revocations is not None or resolver is not None
         """Whether ``start`` and ``stop`` do anything."""
 
-    async def verify(self, raw: str | bytes, *, key: bytes | None = None, connection: object | None = None) -> Token:
+    async def verify(
+        self,
+        raw: str | bytes,
+        *,
+        key: bytes | None = None,
+        connection: object | None = None,
+        confirms: frozenset[str] = _NOTHING,
+    ) -> Token:
         """Return the token that ``raw`` spells if it is good now. Raises a ``Refusal`` that says why it is not.
 
         Every str or bytes yields a ``Token`` or a ``Refusal``. The only other exceptions are those of ``validate``, and
-        a ``TypeError`` if it returns no bool. ``key`` is as for ``judge``; ``connection`` is for ``validate``.
+        a ``TypeError`` if it returns no bool. ``key`` and ``confirms`` are as for ``judge``; ``connection`` is for
+        ``validate``.
         """
         if isinstance(raw, str):
             if len(raw) > self.max_token_size:
@@ -151,7 +159,7 @@ class Verifier:
             raw = encode_ascii(raw)
         elif not isinstance(raw, bytes):
             raise TypeError(f"a token is str or bytes, not {type(raw).__name__}")
-        outcome = self.judge(raw, raw if key is None else key, connection)
+        outcome = self.judge(raw, raw if key is None else key, connection, confirms)
         return outcome if isinstance(outcome, Token) else await outcome
 
     def judge(

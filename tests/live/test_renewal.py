@@ -9,7 +9,7 @@ import pytest
 from starlette.responses import JSONResponse
 from starlette.types import Receive, Scope, Send
 
-from jwt_middleware import ConfigurationError, JWTMiddleware, Provider, Token, renew
+from jwt_middleware import ConfigurationError, JWTMiddleware, Provider, Token, bearer_header, renew
 from jwt_middleware.errors import (
     BadSignature,
     Expired,
@@ -22,6 +22,7 @@ from jwt_middleware.errors import (
     WrongIssuer,
 )
 
+from ..reading.test_schemes import BOUND, Toy
 from ..support import NOW, SECRET, echo, http, logged, token, until, websocket
 from .connecting import CLOSED, LATER, LEEWAY, LONG_ENOUGH, SOON, Revoking, opened, renewed, renewing, running
 
@@ -215,6 +216,60 @@ async def test_a_stream_that_began_anonymous_authenticates_as_well() -> None:
         run.clock.now = NOW + 60
         await run.ends()
     assert run.server.sent[-1] == {"type": "http.response.body", "body": b"", "more_body": False}
+
+
+def opened_by_toy(*raw: str) -> Scope:
+    """A handshake with the proof that the scheme demands, and with a token or without one."""
+    scope = websocket("/", *(f"Toy {one}".encode() for one in raw))
+    return {**scope, "headers": [*scope["headers"], (b"toy", BOUND["toy"].encode())]}
+
+
+@pytest.mark.parametrize("schemes", [["bearer", "toy"], ["toy"]], ids=["beside Bearer", "alone"])
+@pytest.mark.parametrize(
+    ("new_token", "came_of_it"),
+    [
+        pytest.param(token(cnf=BOUND, exp=NOW + 1000), "ada", id="bound to the same sender"),
+        pytest.param(token(cnf={"toy": "another"}, exp=NOW + 1000), "invalid_toy_proof", id="bound to another sender"),
+        pytest.param(token(exp=NOW + 1000), "invalid_toy_proof", id="not bound"),
+    ],
+)
+async def test_a_connection_is_renewed_by_the_scheme_that_it_began_with(
+    schemes: list[str], new_token: str, came_of_it: str
+) -> None:
+    app, came = renewing()
+    sources = [bearer_header() if name == "bearer" else Toy() for name in schemes]
+    async with running(app, opened_by_toy(token(cnf=BOUND, exp=NOW + 1)), sources=sources) as run:
+        await renewed(run, came, new_token)
+        run.clock.now = NOW + 60
+        await (anyio.sleep(LONG_ENOUGH) if came_of_it == "ada" else run.ends())
+        assert run.over.is_set() == (came_of_it != "ada")
+    assert [one.code if isinstance(one, Refusal) else one[0] for one in came] == [came_of_it]
+
+
+@pytest.mark.parametrize(
+    ("sources", "codes"),
+    [
+        pytest.param([Toy(), bearer_header()], ["sender_constrained", "ada"], id="Bearer, if it is a scheme here"),
+        pytest.param([Toy()], ["ada", "invalid_toy_proof"], id="the only scheme"),
+    ],
+)
+async def test_a_connection_that_began_anonymous_is_renewed_by_the_usual_scheme(
+    sources: list[Any], codes: list[str]
+) -> None:
+    app, came = renewing()
+    async with running(app, opened_by_toy(), sources=sources, public=["/"]) as run:
+        await renewed(run, came, token(cnf=BOUND), token())
+    assert [one.code if isinstance(one, Refusal) else one[0] for one in came] == codes
+
+
+async def test_a_handshake_with_two_tokens_is_renewed_by_the_usual_scheme() -> None:
+    """It is anonymous, on a public path: neither token counts."""
+    app, came = renewing()
+    scope = opened_by_toy(token(cnf=BOUND))
+    sources = [bearer_header(), Toy(), lambda scope: "a.b.c"]
+    async with running(app, scope, sources=sources, public=["/"]) as run:
+        await renewed(run, came, token(cnf=BOUND), SOON)
+    assert [one.code if isinstance(one, Refusal) else one[0] for one in came] == ["sender_constrained", "ada"]
 
 
 async def test_a_renewal_is_told(caplog: pytest.LogCaptureFixture) -> None:
