@@ -1,4 +1,7 @@
-"""Which scopes does FastMCP itself demand of a call? Those in ``auth=`` of its components and of its middleware."""
+"""Which scopes does a FastMCP server itself demand of a call?
+
+Those in ``auth=`` of its components and of its middleware, and those of ``require_scopes`` of ``jwt_middleware.mcp``.
+"""
 
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -7,22 +10,25 @@ from typing import Any
 from fastmcp.server.context import Context, reset_transport, set_transport
 from fastmcp.server.providers.addressing import parse_hashed_backend_name
 
+from .fastmcp_inner_calls import watch
 from .mcp_calls import Call
+from .mcp_functions import find_scopes
 
 
 async def find_demands(server: Any, call: Call) -> tuple[str | None, list[str]]:
     """What ``call`` reaches on the FastMCP ``server``, and the scopes that FastMCP demands for it.
 
     The first is the name, URI or template by which the server lists it, which is not always the one that is called, or
-    None if there is no such thing.
+    None if there is no such thing. Every server on the way, mounted ones included, checks inner calls from now on.
     """
     listed, scopes = None, list[str]()
     while server is not None:
+        watch(server)
         found = await _find(server, call)
         if found is None:
             break
         listed = _listed(found) if listed is None else listed
-        scopes += _demanded(found, found.auth)
+        scopes += [*_demanded(found, found.auth), *find_scopes(getattr(_original(found), "fn", None))]
         for middleware in server.middleware:
             scopes += _demanded(found, getattr(middleware, "auth", None))
         server, call = _mounted(found, call)
@@ -75,10 +81,17 @@ def _mounted(found: Any, call: Call) -> tuple[Any, Call]:
     A component of a mounted server, as FastMCP shows it, has lost its ``auth``, and only private attributes say where
     it comes from.
     """
-    found = getattr(found, "parent_tool", found)
+    found = _original(found)
     named = (getattr(found, name, None) for name in ("_original_name", "_original_uri", "_original_uri_template"))
     name = next((value for value in named if isinstance(value, str)), call.name)
     return getattr(found, "_server", None), replace(call, name=name)
+
+
+def _original(found: Any) -> Any:
+    """The component behind one that a transform made."""
+    while hasattr(found, "parent_tool"):
+        found = found.parent_tool
+    return found
 
 
 def _demanded(component: Any, checks: Any) -> list[str]:

@@ -10,10 +10,11 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ._support.arguments import check_strings
-from .demand import middleware_of
-from .errors import ConfigurationError, InsufficientScope, MissingToken
+from .demand import Demand, middleware_of
+from .errors import ConfigurationError
 from .identity import JWTCredentials
 from .mcp_calls import MAX_CALLS, Call, CallDemands, Kind, NamedScopes, TooManyCalls, find_calls
+from .mcp_functions import remember_scopes, scopes_of_functions
 from .middleware import JWTMiddleware
 from .resource import ProtectedResource
 
@@ -57,8 +58,8 @@ def protect(
         The scopes of the resource, if ``resource`` is a URL; see ``ProtectedResource``.
     ``tools``, ``resources``, ``prompts``
         The scopes that a call needs: ``{"delete": ["files:write"]}``. A resource is named by its URI, or by its
-        template. ``*`` at the end of a name, and ``{name}`` in it, stand for any text. What FastMCP's
-        ``auth=require_scopes(...)`` demands is added.
+        template. ``*`` at the end of a name, and ``{name}`` in it, stand for any text. What ``require_scopes`` and
+        FastMCP's ``auth=require_scopes(...)`` demand is added.
     ``max_body``
         Bytes of a body that are read to find out what is called; a longer body is answered with 413. Default 4 MiB.
     ``options``
@@ -68,6 +69,10 @@ def protect(
     check reads the body, every message of a batch, and never believes a header about it. Subscribing to a resource, and
     completing the arguments of a prompt or a template, needs the scopes that the resource, prompt or template itself
     needs. Streams end with their token.
+
+    A tool of a FastMCP can call others, for instance for a search transform. These calls need their scopes, too: for
+    them ``server`` gets a middleware, which does nothing outside ``protect``. Of a tool of a mounted server, they need
+    every scope that ``tools``, ``resources`` or ``prompts`` names.
 
     An ``MCPServer`` or a ``FastMCP`` answers requests whose ``Host``, and ``Origin`` if there is one, are those of the
     resource or of loopback. If your proxy replaces ``Host``, or pages of other origins are clients, pass the ASGI app
@@ -86,7 +91,11 @@ def protect(
     }
     app = _served(server, resource.identifier)
     fastmcp = _fastmcp_of(server)
-    checked = _CallCheck(app, fastmcp, demands, max_body)
+    if fastmcp is not None:
+        from .fastmcp_inner_calls import watch
+
+        watch(fastmcp)
+    checked = _CallCheck(app, server, fastmcp, demands, max_body)
     with_user = _SDKUser(AuthContextMiddleware(checked), _user_class(fastmcp), resource.identifier)
     return JWTMiddleware(with_user, resource=resource, close_streams_on_expiry=True, **options)
 
@@ -94,9 +103,11 @@ def protect(
 def require_scopes(*scopes: str) -> Callable[[Function], Function]:
     """A decorator for the functions of tools, resources and prompts: each call needs all of ``scopes``.
 
-    It stands below ``@server.tool()``; above it, it guards nothing. A call without them fails with an error that names
-    the scopes. By then the response may have begun: name them in ``protect(tools=...)`` as well, which answers a 403
-    that clients understand.
+    ``protect(server)`` answers a call without them with a 403 that clients understand. The function checks them again,
+    and a call that comes by another way fails with an error that names them.
+
+    It stands below ``@server.tool()``. Above it, the server calls the unguarded function, and only ``protect`` checks,
+    if it gets the server itself and not an app that serves it.
     """
     needed = check_strings("scopes", scopes)
 
@@ -125,6 +136,8 @@ def require_scopes(*scopes: str) -> Callable[[Function], Function]:
             guarded = guarded_sync
         # The SDK reads parameters from the signature, not through wrappers.
         guarded.__signature__ = signature(function)
+        for one in (function, guarded):
+            remember_scopes(one, needed)
         return cast(Function, guarded)
 
     return decorate
@@ -231,8 +244,11 @@ class _SDKUser:
 class _CallCheck:
     """Refuses calls whose scopes the token does not have, before they are dispatched."""
 
-    def __init__(self, app: ASGIApp, fastmcp: Any, demands: Mapping[Kind, CallDemands], max_body: int) -> None:
+    def __init__(
+        self, app: ASGIApp, server: Any, fastmcp: Any, demands: Mapping[Kind, CallDemands], max_body: int
+    ) -> None:
         self._app = app
+        self._server = server
         self._fastmcp = fastmcp
         self._demands = demands
         self._max_body = max_body
@@ -256,13 +272,15 @@ class _CallCheck:
             return
         needed: dict[str, None] = {}
         for call in calls:
-            needed.update(dict.fromkeys(await self._needed(call)))
-        credentials: JWTCredentials = scope["auth"]
-        if not set(needed) <= set(credentials.scopes):
-            token = credentials.token
-            refusal = MissingToken() if token is None else InsufficientScope(needed).about(token)
-            await credentials.refuser(refusal, scope, receive, send)
+            needed.update(dict.fromkeys(await self._find_needed(call)))
+        refusal = Demand(tuple(needed)).refusal(scope) if needed else None
+        if refusal is not None:
+            await scope["auth"].refuser(refusal, scope, receive, send)
             return
+        if self._fastmcp is not None:
+            from .fastmcp_inner_calls import KEY, CheckedCalls
+
+            scope[KEY] = CheckedCalls(self._fastmcp, frozenset(calls), self._find_needed_inside)
         await self._app(scope, _replay(body, receive), send)
 
     async def _read(self, receive: Receive) -> bytes | None:
@@ -281,7 +299,7 @@ class _CallCheck:
             more = message.get("more_body", False)
         return b"".join(chunks)
 
-    async def _needed(self, call: Call) -> list[str]:
+    async def _find_needed(self, call: Call) -> list[str]:
         """The scopes that ``call`` needs; some may come twice."""
         demands = self._demands[call.kind]
         needed = [*demands.scopes_for(call.name)]
@@ -289,8 +307,21 @@ class _CallCheck:
             from .fastmcp_demands import find_demands
 
             listed, scopes = await find_demands(self._fastmcp, call)
-            needed += [*(demands.scopes_for(listed) if listed is not None else ()), *scopes]
-        return needed
+            return [*needed, *(demands.scopes_for(listed) if listed is not None else ()), *scopes]
+        return [*needed, *CallDemands(call.kind, scopes_of_functions(self._server, call.kind)).scopes_for(call.name)]
+
+    async def _find_needed_inside(self, server: Any, call: Call) -> tuple[str, ...]:
+        """The scopes that ``call`` needs if a tool of the FastMCP ``server`` makes it."""
+        if server is self._fastmcp:
+            needed = await self._find_needed(call)
+        else:
+            # A mounted server does not know by which name clients call what it has. So the call needs the scopes of
+            # every name that it may have.
+            from .fastmcp_demands import find_demands
+
+            _, scopes = await find_demands(server, call)
+            needed = [*self._demands[call.kind].all_scopes(), *scopes]
+        return tuple(dict.fromkeys(needed))
 
 
 def _is_form(scope: Scope) -> bool:

@@ -113,6 +113,11 @@ class CallDemands:
             for spelling in {name, unquote(name)}:
                 self._exact[spelling] = (*self._exact.get(spelling, ()), *needed)
 
+    def all_scopes(self) -> Iterator[str]:
+        """Every scope that any call of this kind needs; some may come twice."""
+        for scopes in self._exact.values():
+            yield from scopes
+
     def scopes_for(self, name: str) -> Iterator[str]:
         """The scopes that a call of ``name`` needs; some may come twice."""
         texts = _readings(name) if self._kind == "resources" else (name,)

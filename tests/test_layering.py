@@ -29,6 +29,7 @@ INTEGRATIONS = {
     "jwt_middleware.django": {"asgiref", "django"},
     "jwt_middleware.fastapi": {"fastapi", "pydantic", "typing_extensions"},
     "jwt_middleware.fastmcp_demands": {"fastmcp"},
+    "jwt_middleware.fastmcp_inner_calls": {"fastmcp"},
     "jwt_middleware.issuing.stores.sql_tables": {"sqlalchemy"},
     "jwt_middleware.issuing.testing": {"pytest"},
     "jwt_middleware.litestar": {"litestar"},
