@@ -69,7 +69,7 @@ def admin(server: RedisServer) -> Iterator[Any]:
     ],
 )
 def test_an_error_says_what_to_do_and_nothing_of_a_session(error: Exception, said: str) -> None:
-    text = explain(error, "{jwt}:")
+    text = explain(error, "{jwt}:", 2)
     assert said in text
     assert "session-7" not in text
 

@@ -151,6 +151,7 @@ async def test_a_clock_that_jumps_ahead_by_a_day_deletes_nothing_that_is_needed(
         "session:s",
         "subject:ada",
         "clock",
+        "layout",
         "revoked:" + '["jwt",null,"sid","t"]',
         "head",
         "log",

@@ -3,7 +3,7 @@
 import sys
 import time
 from collections.abc import AsyncIterator
-from contextlib import suppress
+from contextlib import ExitStack, asynccontextmanager, suppress
 from functools import partial
 from secrets import token_hex
 from typing import Any
@@ -25,6 +25,7 @@ from jwt_middleware.issuing import SQLStore
 from jwt_middleware.issuing.rotation import Outcome, Realm
 from jwt_middleware.issuing.session_store import SESSION_RETENTION
 from jwt_middleware.issuing.stores import sql_connections
+from jwt_middleware.issuing.stores.sql_connections import MOST_TRIES
 from jwt_middleware.issuing.stores.sql_errors import explain
 from jwt_middleware.issuing.stores.sql_statements import SWEEP
 from jwt_middleware.testing.store_contract import REALM, opening, revocation_request
@@ -294,36 +295,106 @@ async def test_steps_are_read_committed_whatever_the_role_is_set_to(
     await store.aclose()
 
 
-async def test_a_step_that_the_server_rolled_back_to_break_a_deadlock_is_done_again(
-    store: SQLStore, postgres: PostgresServer, prefix: str
+def rolled_back(postgres: PostgresServer, reason: str) -> int:
+    """How many statements the server has rolled back for ``reason``, according to its log."""
+    return (postgres.data.parent / f"postgres-{postgres.port}.log").read_text().count(f"ERROR:  {reason}")
+
+
+@pytest.fixture
+def role(change: Any) -> str:
+    """The name of a new superuser."""
+    name = f"role{token_hex(4)}"
+    change(f"CREATE ROLE {name} LOGIN SUPERUSER")
+    return name
+
+
+@asynccontextmanager
+async def connected_as(role: str, postgres: PostgresServer, prefix: str, driver: str) -> AsyncIterator[SQLStore]:
+    store = SQLStore(postgres.url(driver).replace(USER, role), prefix=prefix)
+    await store.create_tables()
+    yield store
+    await store.aclose()
+
+
+def in_the_way(admin: Any, role: str) -> list[int]:
+    """The processes of the server that hold a lock for which a step of ``role`` waits."""
+    query = f"SELECT unnest(pg_blocking_pids(pid)) FROM pg_stat_activity WHERE usename = '{role}'"
+    return [pid for (pid,) in admin.execute(query).fetchall()]
+
+
+@pytest.mark.parametrize("deadlocks", [1, MOST_TRIES])
+@pytest.mark.parametrize("driver", ["asyncpg", "psycopg"])
+async def test_a_step_that_the_server_rolls_back_to_break_a_deadlock_is_done_again_so_many_times(
+    postgres: PostgresServer, prefix: str, role: str, change: Any, driver: str, deadlocks: int
 ) -> None:
     """A migration of the app may lock our rows in another order."""
-    for id in "ab":
-        await opened(store, id)
-    with postgres.connect() as other, postgres.connect() as observer:
-        # The step finds the deadlock first, after a second, and so it is rolled back.
-        other.execute("SET deadlock_timeout = '60s'")
-        other.execute("BEGIN")
-        other.execute(f"SELECT FROM {prefix}sessions WHERE id = 'b' FOR UPDATE")
-        ended: list[Any] = []
+    before = rolled_back(postgres, "deadlock detected")
+    # The step, and not the other transaction, is the one that the server rolls back.
+    change(f"ALTER ROLE {role} SET deadlock_timeout = '50ms'")
+    ended: list[Any] = []
+    async with connected_as(role, postgres, prefix, driver) as store:
 
         async def end() -> None:
-            ended.extend(await store.revoke_subject("ada", REALM))
+            try:
+                ended.extend(one.value for one in await store.revoke_subject("ada", REALM))
+            except StoreUnavailable as error:
+                ended.append(str(error))
 
-        def waits() -> bool:
-            query = f"wait_event_type = 'Lock' AND query LIKE '%{prefix}sessions%'"
-            return bool(observer.execute(f"SELECT FROM pg_stat_activity WHERE {query}").fetchall())
+        for id in "ab":
+            await opened(store, id)
+        with ExitStack() as stack:
+            admin = stack.enter_context(postgres.connect())
+            others = {}
+            for _ in range(deadlocks):
+                other = stack.enter_context(postgres.connect())
+                other.execute("SET deadlock_timeout = '60s'")
+                other.execute("BEGIN")
+                other.execute(f"SELECT FROM {prefix}sessions WHERE id = 'b' FOR SHARE")
+                others[other.info.backend_pid] = other
+            async with anyio.create_task_group() as together:
+                together.start_soon(end)
+                while others:
+                    # The step has locked a, and waits until one of the others lets go of b.
+                    await until(lambda: others.keys() & in_the_way(admin, role))
+                    (pid,) = in_the_way(admin, role)
+                    lock = f"SELECT FROM {prefix}sessions WHERE id = 'a' FOR SHARE"
+                    await to_thread.run_sync(others[pid].execute, lock)
+                    # The step has let go of a.
+                    others.pop(pid).execute("ROLLBACK")
+        assert rolled_back(postgres, "deadlock detected") == before + deadlocks
+        if deadlocks < MOST_TRIES:
+            assert sorted(ended) == ["a", "b"]
+        else:
+            assert ended == ["40P01: other transactions were in the way again and again"]
+            assert len(await store.sessions("ada", REALM)) == 2
 
-        async with anyio.create_task_group() as together:
-            together.start_soon(end)
-            # It holds a and waits for b.
-            await until(waits)
-            lock = f"SELECT FROM {prefix}sessions WHERE id = 'a' FOR UPDATE"
-            await to_thread.run_sync(other.execute, lock)
-            # The step has let go of a, and is not done.
-            assert ended == []
-            other.execute("ROLLBACK")
-    assert sorted(one.value for one in ended) == ["a", "b"]
+
+@pytest.mark.parametrize("driver", ["asyncpg", "psycopg"])
+async def test_a_step_that_the_server_cannot_serialize_is_done_again_as_read_committed(
+    postgres: PostgresServer, prefix: str, role: str, change: Any, driver: str
+) -> None:
+    """The role is set to another isolation level while the app runs; new connections have it."""
+    before = rolled_back(postgres, "could not serialize access")
+    answers: list[tuple[Outcome, int | None]] = []
+    async with connected_as(role, postgres, prefix, driver) as store:
+
+        async def refresh(generation: int) -> None:
+            answers.append(await rotated_by(store, generation, grace=0))
+
+        await opened(store)
+        change(f"ALTER ROLE {role} SET default_transaction_isolation = 'serializable'")
+        change(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = '{role}'")
+        with postgres.connect() as admin, postgres.connect() as other:
+            for generation in (1, 2):
+                other.execute("BEGIN")
+                other.execute(f"UPDATE {prefix}sessions SET is_used = is_used")
+                async with anyio.create_task_group() as together:
+                    together.start_soon(refresh, generation)
+                    await until(lambda: in_the_way(admin, role) == [other.info.backend_pid])
+                    other.execute("COMMIT")
+        assert answers == [(Outcome.NEXT, 2), (Outcome.NEXT, 3)]
+        # The second time, the step is read committed from its start.
+        assert rolled_back(postgres, "could not serialize access") == before + 1
 
 
 async def test_a_subject_that_logs_in_many_times_at_once_has_no_more_sessions_than_it_may(store: SQLStore) -> None:
@@ -412,11 +483,22 @@ async def test_tables_of_a_later_layout_are_used_if_they_only_have_more(
 async def test_tables_of_a_layout_that_is_too_late_are_refused(
     store: SQLStore, postgres: PostgresServer, change: Any, prefix: str
 ) -> None:
+    await opened(store)
     change(f"UPDATE {prefix}head SET layout = 3, oldest = 2")
     old = SQLStore(postgres.url("asyncpg"), prefix=prefix)
-    for step in (old.create_tables, partial(old.read, "s", REALM)):
-        with pytest.raises(StoreUnavailable, match="the tables have layout 3, and this version of the package works"):
+    # A worker that is running finds out with the next poll of the log.
+    await store.revocations("", 9)
+    for step in (
+        old.create_tables,
+        partial(old.read, "s", REALM),
+        partial(rotated_by, store, 1),
+        partial(store.revocations, "", 9),
+    ):
+        with pytest.raises(StoreUnavailable, match="the tables have layout 3, for workers of layout 2 or later, and"):
             await step()
+    assert change(f"SELECT generation FROM {prefix}sessions") == [(1,)]
+    change(f"UPDATE {prefix}head SET oldest = 1")
+    assert await rotated_by(store, 1, grace=0) == (Outcome.NEXT, 2)
     await old.aclose()
 
 

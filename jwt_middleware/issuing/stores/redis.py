@@ -25,6 +25,12 @@ from ..session_store import SESSION_RETENTION
 from ..steady import SET_BACK, UNKNOWN
 from .redis_errors import explain
 
+LAYOUT = 2
+"""The layout of what this code writes. Each session begins with it, and the key ``layout`` names it."""
+
+OLDEST = 2
+"""The oldest layout whose workers can use that."""
+
 SOCKET_SECONDS = 0.9
 """Seconds that a step waits for the server: less than a caller waits for the step."""
 
@@ -214,7 +220,7 @@ class RedisStore:
             yield
         except self._errors as error:
             # Without the cause: an error of the server repeats the arguments of the command.
-            raise StoreUnavailable(explain(error, self._prefix)) from None
+            raise StoreUnavailable(explain(error, self._prefix, LAYOUT)) from None
 
 
 class _Place:
@@ -299,7 +305,8 @@ def _scripts() -> dict[str, str]:
         "SET_BACK": SET_BACK,
         "UNKNOWN": UNKNOWN,
     }
-    constants = (f"local {name} = {_milliseconds(value)}\n" for name, value in seconds.items())
+    numbers = {"LAYOUT": LAYOUT, "OLDEST": OLDEST} | {name: _milliseconds(value) for name, value in seconds.items()}
+    constants = (f"local {name} = {value}\n" for name, value in numbers.items())
     common = "".join(constants) + texts.pop("common")
     return {name: common + text for name, text in texts.items()}
 
@@ -327,7 +334,8 @@ def _text(answer: bytes | str) -> str:
 
 
 def _session(id: str, row: bytes | str) -> Session:
-    _, realm, subject, generation, parent, is_used, *moments, granted, _ = json.loads(row)
+    # A later layout may have more.
+    _, realm, subject, generation, parent, is_used, *moments, granted, _ = json.loads(row)[:14]
     opened_at, rotated_at, used_at, ends_at, expires_at, access_until = (moment / 1000 for moment in moments)
     given = json.loads(granted)
     return Session(

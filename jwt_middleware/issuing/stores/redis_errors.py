@@ -1,5 +1,9 @@
 """What does an error of Redis mean, and what should the operator do? Pure."""
 
+import re
+
+from .layouts import explain_later
+
 COMMANDS = (
     "+evalsha +script|load +time +get +set +del +pttl +pexpireat +zadd +zrem +zrange +zcard +zrangebyscore +zscore "
     "+hincrby +hset +hmget +info"
@@ -7,14 +11,18 @@ COMMANDS = (
 """The commands that the ACL of a strict server must allow."""
 
 
-def explain(error: BaseException, prefix: str) -> str:
-    """A text about ``error`` for the log; ``prefix`` is what the names of all keys begin with.
+def explain(error: BaseException, prefix: str, layout: int) -> str:
+    """A text about ``error`` for the log; ``prefix`` is what the names of all keys begin with, ``layout`` is ours.
 
     An error reply repeats the arguments of the command, with the id of a session in them. Only the first word of
     a reply, the error code, is repeated.
     """
     name = type(error).__name__
     reply = str(error)
+    # From our scripts. A pipeline puts the error of a command into a text of its own.
+    later = re.search(r"LAYOUT (\d+) (\d+)\W*$", reply)
+    if later is not None:
+        return explain_later("the keys have", int(later[1]), int(later[2]), layout)
     if name in _CLUSTER or reply.startswith(("MOVED", "ASK ")):
         return (
             f"{name}: this server is part of a cluster; give the store a function that makes its client: "

@@ -11,6 +11,7 @@ from ...errors import ConfigurationError, StoreUnavailable
 from ...revocation.log import RevocationPage
 from ...revocation.revoked import Revocation
 from ..rotation import Opening, Outcome, Realm, RevocationRequest, Rotation, Session
+from .layouts import explain_later
 from .sql_connections import READ_SECONDS, Attempt, Connections
 from .sql_engines import engine_maker
 from .sql_rows import (
@@ -203,6 +204,9 @@ class SQLStore:
         )
         self._sweep_soon(reads_log=True)
         last, found = rows[-1], [row for row in rows if row.number is not None]
+        if last.oldest > LAYOUT:
+            # The tables were migrated while this worker was running. From now on, its steps are refused.
+            self._connections.check_again()
         position = f"{last.last}.{last.last_mark}"
         if len(found) == limit:
             position = f"{last.number}.{last.mark}"
@@ -237,8 +241,5 @@ class SQLStore:
         if row.layout is None:
             await attempt.query(self._statements.begin, mark=token_hex(8))
         elif row.oldest > LAYOUT:
-            raise StoreUnavailable(
-                f"the tables have layout {row.layout}, and this version of the package works with {LAYOUT}: install "
-                "the newer version everywhere before you migrate the tables"
-            )
+            raise StoreUnavailable(explain_later("the tables have", row.layout, row.oldest, LAYOUT))
         return str(row.isolation)

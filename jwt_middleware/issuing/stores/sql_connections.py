@@ -119,6 +119,10 @@ class Connections:
 
         place.start(work())
 
+    def check_again(self) -> None:
+        """Look at the tables again in the next step on the running event loop."""
+        self._places.get().isolation = None
+
     async def aclose(self) -> None:
         """Close the connections of the running event loop that are the store's own."""
         await self._places.get().close()

@@ -6,8 +6,9 @@ REPEATABLE = frozenset({"40001", "40P01"})
 UNPREPARED = frozenset({"26000", "42P05"})
 """The states of a statement that was not run because a pooler has mixed up prepared statements."""
 
-OUTDATED = frozenset({"42P01", "42703"})
-"""The states of a statement that names a table or a column that is not there."""
+OUTDATED = frozenset({"40001", "42P01", "42703"})
+"""The states of a statement whose session or tables are not as they were: a table or a column is not there, or the
+session is not READ COMMITTED any more, because its role or its database was set to another isolation level."""
 
 
 def state(error: BaseException) -> str | None:

@@ -86,7 +86,7 @@ class Statements:
             ), {_logged(revocations)}
             SELECT value, until FROM logged"""
         self.revocations = f"""
-            SELECT h.number AS last, h.mark AS last_mark, now, r.*
+            SELECT h.oldest, h.number AS last, h.mark AS last_mark, now, r.*
             FROM {head} AS h CROSS JOIN (SELECT {NOW} AS now OFFSET 0) AS moment LEFT JOIN LATERAL (
                 SELECT number, mark, realm, claim, value, until FROM {revocations}
                 WHERE until > now AND number > CASE

@@ -220,6 +220,7 @@ class _Connection:
                 db.execute("BEGIN IMMEDIATE" if self._writes else "BEGIN")
                 # Read only now: the transaction may have waited for another process.
                 now = self._clock()
+                tables.check_layout(db)
                 if self._writes:
                     tables.sweep(db, now)
                 for step in steps:

@@ -22,7 +22,7 @@ from typing import TypeAlias
 from ...errors import StoreUnavailable
 from ...events import Advice
 from ...telling import Events
-from .sqlite_tables import PREVIOUS, SCHEMA, create
+from .sqlite_tables import prepare
 
 BUSY_SECONDS = 0.8
 """Seconds that a transaction waits for other processes: less than a caller waits for it."""
@@ -143,7 +143,7 @@ class DatabaseFile:
             try:
                 # SQLite has opened the file, and looks for a log only with its first statement.
                 identity = self._check_unchanged(found)
-                _prepare(db)
+                _set_up(db)
                 # From now on, the log is the one of this file, whatever stands at its path.
                 self._claim_log(identity)
                 return db, self._check_unchanged(identity)
@@ -183,14 +183,10 @@ def _code(error: BaseException) -> int:
     return getattr(error, "sqlite_errorcode", 0) & 0xFF
 
 
-def _prepare(db: sqlite3.Connection) -> None:
+def _set_up(db: sqlite3.Connection) -> None:
     db.execute("PRAGMA journal_mode = WAL")
     db.execute("PRAGMA synchronous = FULL")
-    (version,) = db.execute("PRAGMA user_version").fetchone()
-    if version not in (0, PREVIOUS, SCHEMA):
-        raise StoreUnavailable(f"the tables are of version {version}, not {SCHEMA}: another release made them")
-    if version != SCHEMA:
-        create(db, version)
+    prepare(db)
     db.execute(f"PRAGMA busy_timeout = {int(BUSY_SECONDS * 1000)}")
 
 

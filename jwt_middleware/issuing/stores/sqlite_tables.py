@@ -14,12 +14,13 @@ from ...revocation.revoked import Revocation
 from ..rotation import Realm, Session, revoke_session
 from ..session_store import SESSION_RETENTION
 from ..steady import SteadyTime
+from .layouts import explain_later
 
-SCHEMA = 3
-"""The version of the layout."""
+LAYOUT = 4
+"""The layout of the tables that this code makes. The table ``head`` names it."""
 
-PREVIOUS = 1
-"""The version of the previous layout; 2 was never in use."""
+OLDEST = 3
+"""The oldest layout whose workers can use these tables. It is SQLite's ``user_version``."""
 
 SWEEP = 20
 """How many rows of each table that are over are removed with each transaction that writes."""
@@ -57,11 +58,18 @@ CREATE TABLE revocations (
 CREATE INDEX revocations_by_end ON revocations (until);
 -- The last row that was written, even if it was swept away since. The mark tells it from one that was written in its
 -- place after the file was put back. `seen` and `offset` belong to steady time.
-CREATE TABLE head (number INTEGER NOT NULL, mark TEXT NOT NULL, seen REAL NOT NULL, offset REAL NOT NULL);
-PRAGMA user_version = {SCHEMA};
+CREATE TABLE head (
+    number INTEGER NOT NULL,
+    mark TEXT NOT NULL,
+    seen REAL NOT NULL,
+    offset REAL NOT NULL,
+    layout INTEGER NOT NULL
+);
+PRAGMA user_version = {OLDEST};
 """
 
-UPGRADE = f"""
+# Sessions had no realm; they belong to whoever asks.
+_FROM_1 = f"""
 DROP INDEX sessions_by_subject;
 DROP INDEX sessions_by_end;
 DROP INDEX revocations_by_end;
@@ -72,18 +80,52 @@ ALTER TABLE head RENAME TO old_head;
 INSERT INTO sessions SELECT id, '', '', subject, generation, generation - 1, 1, opened_at, rotated_at, used_at, ends_at,
     expires_at, access_until, granted FROM old_sessions;
 INSERT INTO revocations SELECT number, mark, provider, '', ends, value, until FROM old_revocations;
-INSERT INTO head SELECT number, mark, 0, 0 FROM old_head;
+INSERT INTO head SELECT number, mark, 0, 0, {LAYOUT} FROM old_head;
 DROP TABLE old_sessions;
 DROP TABLE old_revocations;
 DROP TABLE old_head;
 """
-"""From the previous layout. Sessions had no realm there; they belong to whoever asks."""
+
+_FROM_3 = f"ALTER TABLE head ADD COLUMN layout INTEGER NOT NULL DEFAULT {LAYOUT};"
+
+UPGRADES = {1: _FROM_1, 3: _FROM_3}
+"""What brings each earlier layout up to date; 2 was never in use."""
 
 
-def create(db: sqlite3.Connection, version: int) -> None:
-    """Make the tables, or bring those of the previous layout up to date, in one transaction."""
-    text = UPGRADE if version == PREVIOUS else f"{TABLES}INSERT INTO head VALUES (0, '{token_hex(8)}', 0, 0);"
-    db.executescript(f"BEGIN IMMEDIATE;{text}COMMIT;")
+def prepare(db: sqlite3.Connection) -> None:
+    """Make the tables, or bring those of an earlier layout up to date, in one transaction.
+
+    Raises ``StoreUnavailable`` if they have a layout that this code cannot use.
+    """
+    layout, oldest = _read_layout(db)
+    _check(layout, oldest, "the tables have")
+    text = UPGRADES.get(layout)
+    if layout == 0:
+        text = f"{TABLES}INSERT INTO head VALUES (0, '{token_hex(8)}', 0, 0, {LAYOUT});"
+    if text is not None:
+        db.executescript(f"BEGIN IMMEDIATE;{text}COMMIT;")
+
+
+def check_layout(db: sqlite3.Connection) -> None:
+    """Raise ``StoreUnavailable`` if a newer worker has brought the tables up to a layout that this code cannot use."""
+    (oldest,) = db.execute("PRAGMA user_version").fetchone()
+    if oldest > LAYOUT:
+        _check(*_read_layout(db), "the tables have")
+
+
+def _read_layout(db: sqlite3.Connection) -> tuple[int, int]:
+    """The layout of the tables, and the oldest one whose workers can use them. Both are 0 if there are no tables."""
+    (oldest,) = db.execute("PRAGMA user_version").fetchone()
+    if not any(name == "layout" for _, name, *_ in db.execute("PRAGMA table_info(head)")):
+        # Layouts 1 to 3 were for workers of the same layout alone.
+        return oldest, oldest
+    (layout,) = db.execute("SELECT layout FROM head").fetchone()
+    return layout, oldest
+
+
+def _check(layout: int, oldest: int, stored: str) -> None:
+    if oldest > LAYOUT:
+        raise StoreUnavailable(explain_later(stored, layout, oldest, LAYOUT))
 
 
 _NUMBERS = ("opened_at", "rotated_at", "used_at", "ends_at", "expires_at", "access_until")
@@ -213,15 +255,25 @@ def sweep(db: sqlite3.Connection, now: float) -> None:
 
 def restore(db: sqlite3.Connection, source: Path) -> None:
     """Replace the sessions by those in the database at ``source``, without those that are revoked by now."""
-    with closing(sqlite3.connect(f"file:{quote(str(source.absolute()))}?mode=ro", uri=True)) as backup:
-        (version,) = backup.execute("PRAGMA user_version").fetchone()
-        if version != SCHEMA:
-            raise StoreUnavailable(f"the backup is of version {version}, not {SCHEMA}")
+    with (
+        closing(sqlite3.connect(f"file:{quote(str(source.absolute()))}?mode=ro", uri=True)) as backup,
+        # A temporary file.
+        closing(sqlite3.connect("")) as upgraded,
+    ):
+        layout, oldest = _read_layout(backup)
+        _check(layout, oldest, "the backup has")
+        if layout == 0:
+            raise StoreUnavailable("this file is no backup: it has no tables of SQLiteStore")
+        found = backup
+        if layout in UPGRADES:
+            backup.backup(upgraded)
+            prepare(upgraded)
+            found = upgraded
         db.execute("DELETE FROM sessions")
         places = ", ".join("?" for _ in _COLUMNS)
-        rows = backup.execute(f"SELECT {', '.join(_COLUMNS)} FROM sessions")
+        rows = found.execute(f"SELECT {', '.join(_COLUMNS)} FROM sessions")
         db.executemany(f"INSERT INTO sessions ({', '.join(_COLUMNS)}) VALUES ({places})", rows)
-        for row in backup.execute(f"SELECT {_REVOCATION} FROM revocations"):
+        for row in found.execute(f"SELECT {_REVOCATION} FROM revocations"):
             write_revocation(db, Revocation._make(row))
     db.execute("DELETE FROM sessions WHERE id IN (SELECT value FROM revocations WHERE claim = 'sid')")
 

@@ -8,12 +8,19 @@
 --   ends            the same, by when they are over
 --   revoked:NAME    until when it is revoked
 --   clock           what steady time needs, see steady.py
+--   layout          the latest layout that a worker has written, and the oldest one whose workers can use it
 --   answer:MARK     an answer that would be another one if its step were done twice
 --
 -- A name is the JSON array [provider, issuer, claim, value]. A realm is the beginning of one: ["provider","issuer".
 -- Moments are whole milliseconds, which cjson keeps exactly.
 local prefix, time = KEYS[1], redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
+
+local stored = redis.call('HMGET', prefix .. 'layout', 'layout', 'oldest')
+local layout, oldest = tonumber(stored[1] or 0), tonumber(stored[2] or 0)
+if oldest > LAYOUT then return redis.error_reply('LAYOUT ' .. layout .. ' ' .. oldest) end
+
+-- The places of a session. A later layout may have more, which stay as they are.
 local VERSION, REALM, SUBJECT, GENERATION, PARENT, USED_UP, OPENED, ROTATED, USED, ENDS, EXPIRES, ACCESS, GRANTED, ATTEMPT =
     1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14
 
@@ -25,8 +32,8 @@ local function read_row(row, realm)
     local session = cjson.decode(row)
     if type(session[1]) == 'number' then return session end
     return {
-        2, realm, session[1], session[2], session[2] - 1, 1, session[3], session[4], session[5], session[6], session[7],
-        session[8] * 1000, session[9], '',
+        LAYOUT, realm, session[1], session[2], session[2] - 1, 1, session[3], session[4], session[5], session[6],
+        session[7], session[8] * 1000, session[9], '',
     }
 end
 
@@ -43,6 +50,14 @@ end
 local function keep(name, over)
     local left = redis.call('PTTL', name)
     if left == -1 or left < over - now then redis.call('PEXPIREAT', name, text(over)) end
+end
+
+-- What is written from now on has our layout, or a later one that a newer worker has noted.
+local function note_layout(over)
+    if layout < LAYOUT or oldest < OLDEST then
+        redis.call('HSET', prefix .. 'layout', 'layout', math.max(layout, LAYOUT), 'oldest', math.max(oldest, OLDEST))
+    end
+    keep(prefix .. 'layout', over)
 end
 
 local function save(id, session)
@@ -66,6 +81,7 @@ end
 local function save_steady(offset, over)
     redis.call('HSET', prefix .. 'clock', 'seen', text(now), 'offset', text(offset))
     keep(prefix .. 'clock', over + SESSION_RETENTION)
+    note_layout(over + SESSION_RETENTION)
 end
 
 -- An answer is remembered for a client that sends its step again because the connection broke.
@@ -95,6 +111,7 @@ local function revoke(name, over, mark)
         redis.call('ZREM', prefix .. 'ends', unpack(swept))
     end
     for _, kept in ipairs({'head', 'log', 'ends'}) do keep(prefix .. kept, over) end
+    note_layout(over)
     return over
 end
 

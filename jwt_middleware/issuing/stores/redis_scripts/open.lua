@@ -14,7 +14,7 @@ end
 local rotated, offset = steady(latest)
 local ends = now + lifetime
 local row = save(id, {
-    2, realm, subject, 1, 0, 0, now, rotated, now, ends, math.min(now + idle, ends), now + access, granted, '',
+    LAYOUT, realm, subject, 1, 0, 0, now, rotated, now, ends, math.min(now + idle, ends), now + access, granted, '',
 })
 save_steady(offset, ends)
 return {row, unpack(evicted)}
