@@ -23,8 +23,9 @@ from unittest.mock import patch
 import jwt
 import redis
 from cryptography.hazmat.primitives.asymmetric import ec
-from harness import bare_app, publish, redis_server, table
+from harness import bare_app, publish, table
 from jwt.algorithms import ECAlgorithm
+from servers import redis_server
 
 from jwt_middleware import JWTMiddleware, Provider, RevocationView, Verifier, cookie
 from jwt_middleware.errors import Refusal, StoreUnavailable

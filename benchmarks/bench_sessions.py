@@ -1,27 +1,22 @@
-"""Does a refresh cost the same with a million sessions? What if many come at once, or Redis stalls?"""
+"""Does a refresh cost the same with a million sessions, in SQLite and in Redis? What if Redis stalls?"""
 
 import asyncio
-import json
 import shutil
 import signal
 import sqlite3
 import time
 from argparse import ArgumentParser
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack, closing
 from dataclasses import replace
-from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 from random import Random
 from statistics import quantiles
 from tempfile import TemporaryDirectory
-from typing import Any, cast
+from typing import Any
 
-import jwt
-import redis
-from harness import Server, publish, redis_server, table
+from harness import publish, table
+from servers import Server, redis_server
 
 from jwt_middleware.errors import StoreUnavailable
 from jwt_middleware.issuing import RedisStore, Sessions, SessionStore, SQLiteStore, TokenIssuer
@@ -115,72 +110,6 @@ async def refresh_latency(stores: dict[int, SessionStore], rounds: int, each: in
     return taken
 
 
-ROUNDS = 200
-CLIENTS = 64
-PROCESSES = 2
-
-
-def store_at(where: str) -> SessionStore:
-    return RedisStore(where) if "://" in where else SQLiteStore(where)
-
-
-async def opened_long_ago(where: str) -> list[str]:
-    """The refresh tokens of sessions that are older than any grace."""
-    here = sessions(store_at(where))
-    tokens = [(await here.open(f"user {number}")).refresh_token for number in range(ROUNDS)]
-    await here.stop()
-    if "://" in where:
-        with closing(redis.Redis.from_url(where)) as client:
-            for key in client.scan_iter("{jwt}:session:*"):
-                row: list[Any] = json.loads(cast("bytes", client.get(key)))
-                row[7] -= 3_600_000
-                client.set(key, json.dumps(row), keepttl=True)
-    else:
-        with closing(sqlite3.connect(where)) as db, db:
-            db.execute("UPDATE sessions SET rotated_at = rotated_at - 3600")
-    return tokens
-
-
-def refresh_together(where: str, tokens: Sequence[str]) -> tuple[list[list[int]], int, list[float]]:
-    """For each token, the generations that its refreshes gave; how many failed; seconds that each took."""
-
-    async def run() -> tuple[list[list[int]], int, list[float]]:
-        here = sessions(store_at(where), grace=60)
-        given: list[list[int]] = []
-        taken: list[float] = []
-        failed = 0
-
-        async def refresh(token: str, generations: set[int]) -> None:
-            nonlocal failed
-            began = time.perf_counter()
-            try:
-                grant = await here.refresh(token)
-            except StoreUnavailable:
-                failed += 1
-                return
-            taken.append(time.perf_counter() - began)
-            generations.add(jwt.decode(grant.refresh_token, options={"verify_signature": False})["gen"])
-
-        for token in tokens:
-            generations: set[int] = set()
-            await asyncio.gather(*(refresh(token, generations) for _ in range(CLIENTS // PROCESSES)))
-            given.append(sorted(generations))
-        await here.stop()
-        return given, failed, taken
-
-    return asyncio.run(run())
-
-
-def together(where: str) -> tuple[int, int, list[float]]:
-    """Rounds that gave one successor in all processes, refreshes that failed, and seconds that one took."""
-    tokens = asyncio.run(opened_long_ago(where))
-    with ProcessPoolExecutor(PROCESSES, mp_context=get_context("spawn")) as pool:
-        outcomes = list(pool.map(partial(refresh_together, where), [tokens] * PROCESSES))
-    rounds = zip(*(given for given, _, _ in outcomes), strict=True)
-    one = sum({generation for given in several for generation in given} == {2} for several in rounds)
-    return one, sum(failed for _, failed, _ in outcomes), [second for _, _, taken in outcomes for second in taken]
-
-
 async def stalled(server: Server) -> dict[str, float]:
     """What becomes of refreshes and logouts while the server stops in its tracks."""
     here = sessions(RedisStore(server.url), grace=60)
@@ -244,7 +173,7 @@ def main() -> None:
     if shutil.which("redis-server") is None:
         raise SystemExit("redis-server is not installed: there is nothing to compare with")
     many = options.sessions
-    figures: dict[str, Any] = {"latency": [], "together": [], "stalled": {}}
+    figures: dict[str, Any] = {"latency": [], "stalled": {}}
     with TemporaryDirectory() as name, ExitStack() as stack:
         directory = Path(name)
         servers = {count: stack.enter_context(redis_server(directory)) for count in (FEW, many)}
@@ -268,20 +197,7 @@ def main() -> None:
                         "bytes a session": sizes[kind, count],
                     }
                 )
-        fresh = stack.enter_context(redis_server(directory))
-        for kind, where in (("SQLite", str(directory / "together.db")), ("Redis", fresh.url)):
-            one, failed, taken = together(where)
-            figures["together"].append(
-                {
-                    "store": kind,
-                    "rounds": ROUNDS,
-                    "with one successor": one,
-                    "failed": failed,
-                    "p50": percentile(taken, 50),
-                    "p99": percentile(taken, 99),
-                }
-            )
-        figures["stalled"] = asyncio.run(stalled(fresh))
+        figures["stalled"] = asyncio.run(stalled(stack.enter_context(redis_server(directory))))
     publish("sessions", report(figures), figures, ["redis", "anyio"])
 
 
@@ -290,19 +206,10 @@ def report(figures: dict[str, Any]) -> str:
         [one["store"], f"{one['sessions']:,}", *_milliseconds_of(one), f"{one['bytes a session']:.0f}"]
         for one in figures["latency"]
     ]
-    parallel = [
-        [one["store"], f"{one['rounds']}", f"{one['with one successor']}", f"{one['failed']}", *_milliseconds_of(one)]
-        for one in figures["together"]
-    ]
     stall = [[what, f"{value:.0f}"] for what, value in figures["stalled"].items()]
     return "\n".join(
         (
             table("A refresh, one at a time", ["store", "sessions", "p50, ms", "p99, ms", "bytes a session"], latency),
-            table(
-                f"{CLIENTS} refreshes of one token at once, from {PROCESSES} processes",
-                ["store", "rounds", "with one successor", "failed", "p50, ms", "p99, ms"],
-                parallel,
-            ),
             table("While Redis stalls: 500 refreshes and logouts, 100 a second", ["", ""], stall),
         )
     )

@@ -3,14 +3,15 @@
 import asyncio
 import time
 from argparse import ArgumentParser
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Iterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from functools import partial
 from random import Random
 from statistics import quantiles
 from typing import Any
 
 from harness import publish, table
+from servers import Postgres, postgres_server
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
@@ -18,28 +19,31 @@ from jwt_middleware.issuing import SQLStore
 from jwt_middleware.issuing.rotation import Opening, Realm, RevocationRequest, Rotation
 
 JWT = Realm("jwt")
-PREFIX = "bench_"
-LATER = 4e9
+DAY = 24 * 3600
 REFRESHES = 10
+EACH = 20
+"""Steps of a kind that follow one another, before those of the next kind and store."""
 TOGETHER = 500
-"""Refreshes in one transaction while tables are measured: to send each alone would take hours."""
+"""Refreshes in one transaction while the growth is measured: to send each alone would take hours."""
 
-FILL = f"""
-INSERT INTO {PREFIX}sessions (id, layout, realm, owner, generation, is_used, opened_at, rotated_at, used_at, ends_at,
+FILL = """
+INSERT INTO {sessions} (id, layout, realm, owner, generation, is_used, opened_at, rotated_at, used_at, ends_at,
     expires_at, access_until, over_day, attempt, granted)
-SELECT 'session-' || lpad(n::text, 14, '0'), 1, '["jwt", null]', substr(sha256(n::text::bytea), 1, 16), 1, false, now,
-    now - 60, now, now + 7776000, now + 1209600, now + 900, (now + 1209600) / 86400, '', json_build_object('subject',
-    'user ' || n, 'scopes', json_build_array('orders:read'), 'claims', json_build_object(), 'device', 'a browser')
-FROM generate_series(CAST(:first AS int), CAST(:last AS int)) AS n,
-    (SELECT extract(epoch FROM clock_timestamp())::float8 AS now OFFSET 0) AS moment"""
+SELECT 'session-' || lpad(n::text, 14, '0'), 1, '["jwt", null]', substr(sha256(n::text::bytea), 1, 16), 1, false,
+    used, used, used, used + 90 * 86400, used + 14 * 86400, used + 900, floor((used + 14 * 86400) / 86400), '',
+    json_build_object('subject', 'user ' || n, 'scopes', json_build_array('orders:read', 'orders:write'),
+    'claims', json_build_object('tenant', 7),
+    'device', 'Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0')
+FROM (SELECT n, extract(epoch FROM now())::float8 - random() * 86400 AS used FROM generate_series(1, {count}) AS n) AS s
+"""
+"""Sessions that were opened during the last day."""
 
-REFRESH = f"""
-UPDATE {PREFIX}sessions SET generation = generation + 1, parent = generation,
-    rotated_at = rotated_at + 1, used_at = used_at + 1,
-    expires_at = expires_at + 1, access_until = access_until + 1, attempt = substr(md5(id), 1, 16) || 'next'
+REFRESH = """
+UPDATE {sessions} SET generation = generation + 1, parent = generation, rotated_at = rotated_at + :later,
+    used_at = used_at + :later, expires_at = expires_at + :later, access_until = access_until + :later,
+    over_day = floor((expires_at + :later) / 86400), attempt = substr(md5(id || generation), 1, 16) || 'next'
 WHERE id = ANY (CAST(:ids AS text[]))"""
-
-SIZE = f"SELECT pg_table_size('{PREFIX}sessions'), pg_indexes_size('{PREFIX}sessions')"
+"""It makes the row versions that ``rotate`` makes."""
 
 
 @dataclass(frozen=True)
@@ -51,121 +55,191 @@ class Latency:
     p95: float
 
 
+@dataclass(frozen=True)
+class Growth:
+    sessions: int
+    every: str
+    before: tuple[int, int]
+    """Bytes of the table and of its indexes."""
+    after: tuple[int, int]
+    hot: float
+    """The part of the updates that wrote no index."""
+    seconds: float
+
+    @property
+    def times(self) -> float:
+        return sum(self.after) / sum(self.before)
+
+
+@dataclass(frozen=True)
+class Filled:
+    """A store with many sessions."""
+
+    store: SQLStore
+    engine: AsyncEngine
+    server: Postgres
+    count: int
+
+    @property
+    def table(self) -> str:
+        return self.store.names.of("sessions")
+
+    def size(self) -> tuple[int, int]:
+        heap, indexes = self.server.ask(f"SELECT pg_table_size('{self.table}'), pg_indexes_size('{self.table}')")
+        return heap, indexes
+
+
+@asynccontextmanager
+async def filled(server: Postgres, prefix: str, count: int) -> AsyncIterator[Filled]:
+    engine = create_async_engine(server.url())
+    store = SQLStore(engine, prefix=prefix)
+    await store.create_tables()
+    there = Filled(store, engine, server, count)
+    with server.client() as client:
+        client.execute(FILL.format(sessions=there.table, count=count))
+        client.execute(f"VACUUM ANALYZE {there.table}")
+        client.execute("CHECKPOINT")
+    yield there
+    await store.aclose()
+    await engine.dispose()
+
+
 def session_id(number: int) -> str:
     return f"session-{number:014}"
 
 
-async def measure(what: str, sessions: int, steps: list[Callable[[], Awaitable[Any]]]) -> Latency:
-    taken = []
-    for step in steps:
-        began = time.perf_counter()
-        await step()
-        taken.append((time.perf_counter() - began) * 1000)
-    cuts = quantiles(taken, n=20)
-    return Latency(what, sessions, cuts[9], cuts[18])
+async def latencies(stores: list[Filled], count: int) -> list[Latency]:
+    """``count`` steps of each kind, one after the other, in the stores in turn."""
+    random = Random(1)
+    taken: dict[tuple[str, int], list[float]] = {}
+    for number in range(-1, count // EACH):
+        for there in stores:
+            store = there.store
+            ids = [session_id(random.randint(1, there.count)) for _ in range(EACH)]
+            subjects = [f"subject {number} {one}" for one in range(EACH)]
+            steps: dict[str, Iterator[Awaitable[Any]]] = {
+                "refresh": (refresh(store, id) for id in ids),
+                "login": (log_in(store, subject) for subject in subjects),
+                "list": (store.sessions(subject, JWT) for subject in subjects),
+                "logout": (log_out(store, subject) for subject in subjects),
+            }
+            for what, those in steps.items():
+                for step in those:
+                    began = time.perf_counter()
+                    await step
+                    # In the first round, statements are prepared and caches are filled.
+                    if number >= 0:
+                        taken.setdefault((what, there.count), []).append((time.perf_counter() - began) * 1000)
+    cuts = {each: quantiles(seconds, n=20) for each, seconds in taken.items()}
+    return [Latency(what, sessions, found[9], found[18]) for (what, sessions), found in sorted(cuts.items())]
 
 
-async def latencies(store: SQLStore, sessions: int, count: int) -> list[Latency]:
-    """Of steps that come one after the other."""
-    random = Random(sessions)
-    chosen = random.sample(range(1, sessions + 1), count)
-    terms = partial(Rotation, grace=10, idle_lifetime=1209600, access_lifetime=900, deadline=LATER)
-
-    async def refresh(number: int) -> None:
-        await store.read(session_id(number), JWT)
-        await store.rotate(terms(id=session_id(number), realm=JWT, generation=1))
-
-    def log_in(number: int) -> Callable[[], Awaitable[Any]]:
-        opening = Opening(
-            id=f"new-{sessions}-{number}",
+async def refresh(store: SQLStore, id: str) -> None:
+    """A read and a rotation, as ``Sessions.refresh`` does it."""
+    session, now = await store.read(id, JWT)
+    assert session is not None
+    await store.rotate(
+        Rotation(
+            id=id,
             realm=JWT,
-            subject=f"new user {number}",
-            idle_lifetime=1209600,
-            session_lifetime=7776000,
+            generation=session.generation,
+            grace=0,
+            idle_lifetime=14 * DAY,
             access_lifetime=900,
+            deadline=now + 1,
         )
-        return partial(store.open, opening, max_sessions=100)
-
-    def log_out(number: int) -> Callable[[], Awaitable[Any]]:
-        request = RevocationRequest(realm=JWT, claim="sid", value=f"new-{sessions}-{number}", lifetime=900)
-        return partial(store.revoke, request)
-
-    # Prepared, and in the caches, as in a server that has run for a while.
-    await measure("", sessions, [partial(refresh, number) for number in chosen[:20]])
-    return [
-        await measure("refresh", sessions, [partial(refresh, number) for number in chosen[20:]]),
-        await measure("login", sessions, [log_in(number) for number in range(count)]),
-        await measure("list", sessions, [partial(store.sessions, f"new user {n}", JWT) for n in range(count)]),
-        await measure("logout", sessions, [log_out(number) for number in range(count)]),
-    ]
+    )
 
 
-async def size(engine: AsyncEngine) -> tuple[int, int]:
-    async with engine.connect() as connection:
-        heap, indexes = (await connection.execute(text(SIZE))).one()
-    return heap, indexes
+async def log_in(store: SQLStore, subject: str) -> None:
+    opening = Opening(
+        id=f"of {subject}",
+        realm=JWT,
+        subject=subject,
+        idle_lifetime=14 * DAY,
+        session_lifetime=90 * DAY,
+        access_lifetime=900,
+    )
+    await store.open(opening, max_sessions=100)
 
 
-async def refresh_all(engine: AsyncEngine, sessions: int) -> None:
-    """Refresh each session once, in a random order."""
-    numbers = list(range(1, sessions + 1))
-    Random(1).shuffle(numbers)
-    for first in range(0, sessions, TOGETHER):
-        async with engine.begin() as connection:
+async def log_out(store: SQLStore, subject: str) -> None:
+    await store.revoke(RevocationRequest(realm=JWT, claim="sid", value=f"of {subject}", lifetime=900))
+
+
+async def grow(there: Filled, every: str, later: int) -> Growth:
+    """Refresh each session ten times, in a random order each time."""
+    updates = f"SELECT n_tup_upd, n_tup_hot_upd FROM pg_stat_user_tables WHERE relid = '{there.table}'::regclass"
+    before, began, numbers, random = there.size(), time.monotonic(), list(range(1, there.count + 1)), Random(1)
+    for _ in range(REFRESHES):
+        random.shuffle(numbers)
+        for first in range(0, there.count, TOGETHER):
             ids = [session_id(number) for number in numbers[first : first + TOGETHER]]
-            await connection.execute(text(REFRESH), {"ids": ids})
+            async with there.engine.begin() as connection:
+                await connection.execute(text(REFRESH.format(sessions=there.table)), {"ids": ids, "later": later})
+    seconds = time.monotonic() - began
+    await there.engine.dispose()
+    # A connection reports what it has done when it ends.
+    await asyncio.sleep(1)
+    all_updates, hot = there.server.ask(updates)
+    return Growth(there.count, every, before, there.size(), hot / all_updates, seconds)
 
 
-async def main(address: str, few: int, many: int, grown: int, count: int) -> None:
-    engine = create_async_engine(address)
-    store = SQLStore(engine, prefix=PREFIX)
-    async with engine.begin() as connection:
-        await connection.run_sync(store.metadata.drop_all)
-    await store.create_tables()
-    rows: list[Latency] = []
-    filled = 0
-    growth: tuple[float, float] = (0, 0)
-    for wanted in sorted({few, grown, many}):
-        async with engine.begin() as connection:
-            await connection.execute(text(FILL), {"first": filled + 1, "last": wanted})
-        async with engine.connect() as connection:
-            await connection.execution_options(isolation_level="AUTOCOMMIT")
-            await connection.execute(text(f"VACUUM ANALYZE {PREFIX}sessions"))
-        filled = wanted
-        if wanted == grown:
-            before = await size(engine)
-            for _ in range(REFRESHES):
-                await refresh_all(engine, grown)
-            after = await size(engine)
-            growth = (sum(after) / sum(before), after[0] / before[0])
-            async with engine.begin() as connection:
-                await connection.execute(text(f"UPDATE {PREFIX}sessions SET generation = 1, attempt = ''"))
-        if wanted in (few, many):
-            rows += await latencies(store, wanted, min(count, wanted))
-    heap, indexes = await size(engine)
-    await store.aclose()
-    await engine.dispose()
-    report = table(
-        "Milliseconds of a step, one after the other",
-        ("step", "sessions", "median", "95 %"),
-        [(row.what, f"{row.sessions:,}", f"{row.median:.2f}", f"{row.p95:.2f}") for row in rows],
-    )
-    per_session = (heap + indexes) / filled
-    report += (
-        f"\nBytes a session, indexes included: {per_session:.0f} (heap {heap / filled:.0f})\n"
-        f"Size of the tables after {REFRESHES} refreshes of each of {grown:,} sessions, {TOGETHER} in a transaction: "
-        f"{growth[0]:.2f} times (heap {growth[1]:.2f})\n"
-    )
-    figures = {"latencies": rows, "bytes": per_session, "growth": growth}
-    publish("sql", report, figures, ("sqlalchemy", "asyncpg"))
+async def measure(server: Postgres, few: int, many: int, grown: int, count: int) -> dict[str, Any]:
+    figures: dict[str, Any] = {"growth": []}
+    if count:
+        async with filled(server, "few_", few) as small, filled(server, "many_", many) as large:
+            heap, indexes = large.size()
+            figures["bytes a session"] = {"table": heap / many, "indexes": indexes / many}
+            figures["latencies"] = await latencies([small, large], count)
+    if grown:
+        for prefix, every, later in (("often_", "15 minutes", 900), ("daily_", "day", DAY)):
+            async with filled(server, prefix, grown) as there:
+                figures["growth"].append(await grow(there, every, later))
+                print(figures["growth"][-1], flush=True)
+    return figures
+
+
+def report(figures: dict[str, Any]) -> str:
+    parts = []
+    if "latencies" in figures:
+        steps = [(row.what, f"{row.sessions:,}", f"{row.median:.2f}", f"{row.p95:.2f}") for row in figures["latencies"]]
+        parts.append(table("Milliseconds of a step, one by one", ("step", "sessions", "median", "95 %"), steps))
+        each = figures["bytes a session"]
+        parts.append(f"Bytes a session: {sum(each.values()):.0f}, of which indexes {each['indexes']:.0f}\n")
+    if figures["growth"]:
+        rows = [
+            (
+                f"every {row.every}",
+                f"{row.sessions:,}",
+                f"{sum(row.before) / 1e6:.0f}",
+                f"{sum(row.after) / 1e6:.0f}",
+                f"{row.times:.2f}",
+                f"{row.after[0] / row.before[0]:.2f}",
+                f"{row.after[1] / row.before[1]:.2f}",
+                f"{100 * row.hot:.0f}",
+                f"{row.seconds:.0f}",
+            )
+            for row in figures["growth"]
+        ]
+        head = ("a refresh", "sessions", "MB before", "MB after", "times", "table", "indexes", "HOT, %", "taking, s")
+        title = f"After {REFRESHES} refreshes of each session, {TOGETHER} in a transaction, with autovacuum as it comes"
+        parts.append(table(title, head, rows))
+    return "\n".join(parts)
+
+
+def main() -> None:
+    parser = ArgumentParser(description=__doc__)
+    parser.add_argument("--few", type=int, default=1000)
+    parser.add_argument("--many", type=int, default=1_000_000)
+    parser.add_argument("--grown", type=int, default=100_000, help="sessions that are refreshed ten times; 0: none")
+    parser.add_argument("--count", type=int, default=400, help="steps of each kind; 0: none")
+    parser.add_argument("--publish", default="sql", help="the name of the results")
+    given = parser.parse_args()
+    with postgres_server() as server:
+        figures = asyncio.run(measure(server, given.few, given.many, given.grown, given.count))
+    publish(given.publish, report(figures), figures, ("sqlalchemy", "asyncpg"))
 
 
 if __name__ == "__main__":
-    parser = ArgumentParser(description=__doc__)
-    parser.add_argument("address", help="postgresql+asyncpg://... of an empty database")
-    parser.add_argument("--few", type=int, default=1000)
-    parser.add_argument("--many", type=int, default=1_000_000)
-    parser.add_argument("--grown", type=int, default=100_000, help="sessions that are refreshed ten times each")
-    parser.add_argument("--count", type=int, default=300, help="steps of each kind")
-    given = parser.parse_args()
-    asyncio.run(main(given.address, given.few, given.many, given.grown, given.count))
+    main()

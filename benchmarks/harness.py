@@ -5,13 +5,11 @@ import gc
 import json
 import os
 import platform
-import signal
-import socket
 import subprocess
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, closing, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from itertools import product
@@ -185,10 +183,14 @@ def quietest(samples: Sequence[tuple[float, T]], *, of: int) -> list[T]:
 def publish(name: str, report: str, figures: dict[str, Any], packages: Iterable[str]) -> None:
     """Prints ``report`` and keeps it as ``results/<name>.txt``, with ``figures`` beside it as JSON.
 
-    Both say when, on what machine, and with which versions of ``packages`` and of what all benchmarks use.
+    Both say when, of which commit and on what machine, and with which versions of ``packages`` and of what all
+    benchmarks use.
     """
-    about = (
-        f"{time.strftime('%Y-%m-%d')}, {_processor()}, {os.cpu_count()} processors, Python {platform.python_version()}"
+    about = ", ".join(
+        (
+            f"{time.strftime('%Y-%m-%d')}, commit {_commit()}",
+            f"{_processor()}, {os.cpu_count()} processors, Python {platform.python_version()}",
+        )
     )
     versions = {
         package: installed_version(package) for package in (OURS, "starlette", "PyJWT", "cryptography", *packages)
@@ -208,54 +210,17 @@ def installed_version(package: str) -> str | None:
         return None
 
 
+def _commit() -> str:
+    asked = ["git", "rev-parse", "--short", "HEAD"]
+    return subprocess.run(asked, cwd=RESULTS.parent, capture_output=True, text=True, check=False).stdout.strip()
+
+
 def _processor() -> str:
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
         return next(line.partition(": ")[2] for line in lines if line.startswith("model name"))
     except (OSError, StopIteration):
         return platform.processor() or platform.machine()
-
-
-@dataclass(frozen=True)
-class Server:
-    """A redis-server of the benchmark's own."""
-
-    port: int
-    process: subprocess.Popen[bytes]
-
-    @property
-    def url(self) -> str:
-        return f"redis://127.0.0.1:{self.port}/0"
-
-    def client(self) -> Any:
-        import redis
-
-        return redis.Redis(port=self.port)
-
-
-@contextmanager
-def redis_server(directory: Path) -> Iterator[Server]:
-    """A Redis on loopback that keeps nothing on the disk."""
-    import redis
-
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    options = ["--bind", "127.0.0.1", "--port", str(port), "--save", "", "--appendonly", "no", "--dir", str(directory)]
-    process = subprocess.Popen(["redis-server", *options], stdout=subprocess.DEVNULL)
-    try:
-        server = Server(port, process)
-        with closing(server.client()) as client:
-            while True:
-                try:
-                    client.ping()
-                    break
-                except redis.ConnectionError:
-                    time.sleep(0.05)
-        yield server
-    finally:
-        process.send_signal(signal.SIGCONT)
-        process.terminate()
-        process.wait()
 
 
 def table(title: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
