@@ -12,6 +12,7 @@ from .errors import Refusal
 from .explaining.case import Case, ProviderFacts
 from .explaining.loose import LooseToken, list_facts
 from .explaining.words import find_words
+from .verifying.token import Token
 
 STEPS: Final = (
     ("size", "the token is not too large"),
@@ -25,6 +26,9 @@ STEPS: Final = (
     ("user", "load_user() gives a user"),
 )
 """The decisions about a token in their order, each with what it asks for."""
+
+ENDPOINT: Final = ("endpoint", "the endpoint's requirements are met")
+"""The decision after these, which is not about the token alone."""
 
 Outcome: TypeAlias = Literal["passed", "stopped", "not reached", "not checked"]
 
@@ -49,15 +53,19 @@ class Explanation:
     """A sentence or two about what is wrong."""
     cure: str
     """What would pass. Empty for a good token."""
+    verified: Token | None
+    """The token, if the verifier accepted it, whatever an endpoint says of it."""
     facts: tuple[tuple[str, str], ...]
     """What the token says, verified or not: names and values."""
 
     def as_json(self) -> dict[str, Any]:
         """The same as plain JSON."""
+        verified = self.verified
         return {
             "code": self.code,
             "cause": self.cause,
             "cure": self.cure,
+            "verified": None if verified is None else {name: getattr(verified, name) for name in _SEEN},
             "steps": [{"name": step.name, "outcome": step.outcome} for step in self.steps],
             "token": dict(self.facts),
         }
@@ -71,15 +79,16 @@ def explain(
     *,
     max_token_size: int,
     unchecked: Collection[str] = (),
+    verified: Token | None = None,
 ) -> Explanation:
-    """Explain the verifier's verdict on ``token``: ``refusal``, or None if the verifier accepted it.
+    """Explain the verdict on ``token``: ``refusal``, or None if it was accepted.
 
-    ``now`` is the Unix time of the verdict, ``unchecked`` names the steps that were left out.
+    ``now`` is the Unix time of the verdict, ``unchecked`` names the steps that were left out. ``verified`` is the token
+    that the verifier accepted, if it did: an endpoint may still refuse it.
     """
     facts = tuple(list_facts(token, now))
     if refusal is None:
-        steps = tuple(Step(name, asks, "not checked" if name in unchecked else "passed") for name, asks in STEPS)
-        return Explanation("accepted", steps, "The token is good.", "", facts)
+        return Explanation("accepted", _steps(None, unchecked), "The token is good.", "", verified, facts)
     at = _STEP_OF.get(refusal.code, "claims")
     if at == "claims" and refusal.code in ("missing_claim", "invalid_claim") and refusal.claim == "iss":
         at = "provider"
@@ -88,20 +97,18 @@ def explain(
     asked = [provider for provider in providers if provider.name == refusal.provider] or list(providers)
     case = Case(token, token.header or {}, token.claims or {}, refusal, asked, list(providers), now, max_token_size)
     cause, cure = find_words(case)
-    return Explanation(refusal.code, _steps(at), cause, cure, facts)
+    return Explanation(refusal.code, _steps(at, unchecked), cause, cure, verified, facts)
 
 
-def _steps(stopped_at: str) -> tuple[Step, ...]:
-    # The list has no steps for what happens before the token is looked at, nor for what comes after.
-    if stopped_at == "endpoint":
-        return tuple(Step(name, asks, "passed") for name, asks in STEPS)
-    steps, outcome = [], "not reached" if stopped_at == "presented" else "passed"
-    for name, asks in STEPS:
+def _steps(stopped_at: str | None, unchecked: Collection[str]) -> tuple[Step, ...]:
+    # The list has no steps for what happens before the token is looked at.
+    is_over = stopped_at == "presented"
+    steps: list[Step] = []
+    for name, asks in STEPS if stopped_at != ENDPOINT[0] else (*STEPS, ENDPOINT):
+        outcome: Outcome = "not reached" if is_over else "not checked" if name in unchecked else "passed"
         if name == stopped_at:
-            steps.append(Step(name, asks, "stopped"))
-            outcome = "not reached"
-        else:
-            steps.append(Step(name, asks, "passed" if outcome == "passed" else "not reached"))
+            outcome, is_over = "stopped", True
+        steps.append(Step(name, asks, outcome))
     return tuple(steps)
 
 
@@ -124,3 +131,5 @@ _STEP_OF: Final = {
     "insufficient_scope": "endpoint",
     "insufficient_user_authentication": "endpoint",
 }
+
+_SEEN: Final = ("provider", "subject", "scopes")

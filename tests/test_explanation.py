@@ -362,6 +362,12 @@ def test_the_steps_before_the_stop_have_passed_and_those_after_it_were_not_reach
     assert outcomes == ["passed"] * 5 + ["stopped"] + ["not reached"] * 3
 
 
+def test_a_step_that_was_left_out_before_the_stop_has_not_passed() -> None:
+    refusal = errors.InvalidClaim(expected="validate returns True", found="False")
+    steps = explain(read_loosely(GOOD), refusal, [], NOW, max_token_size=1, unchecked={"revocation", "user"}).steps
+    assert [step.outcome for step in steps[-3:]] == ["not checked", "stopped", "not reached"]
+
+
 def test_a_good_token_passes_every_step_that_was_taken() -> None:
     explanation = explained(GOOD)
     assert (explanation.code, explanation.cure) == ("accepted", "")
@@ -443,15 +449,19 @@ def test_an_address_that_is_no_issuer_is_recognised(configured: str) -> None:
         (errors.MissingToken(), "not reached", "no token", "Bearer"),
         (errors.AmbiguousToken(), "not reached", "more than one", "one Authorization"),
         (errors.CrossSite(), "not reached", "cookie", "origins="),
-        (errors.InsufficientScope(["a"], expected="a"), "passed", "needs a; the token grants nothing", "scope_claim"),
-        (errors.InsufficientUserAuthentication(acr_values=("x",)), "passed", "RFC 9470", "Log in again"),
+        (errors.InsufficientScope(["a"], expected="a"), "stopped", "needs a; the token grants nothing", "scope_claim"),
+        (errors.InsufficientUserAuthentication(acr_values=("x",)), "stopped", "RFC 9470", "Log in again"),
     ],
 )
 def test_what_is_decided_before_and_after_the_token_has_words_too(
     refusal: Refusal, outcome: str, cause: str, cure: str
 ) -> None:
     explanation = said(refusal)
-    assert {step.outcome for step in explanation.steps} == {outcome}
+    if outcome == "stopped":
+        assert {step.outcome for step in explanation.steps[:-1]} == {"passed"}
+        assert (explanation.steps[-1].name, explanation.steps[-1].outcome) == ("endpoint", "stopped")
+    else:
+        assert {step.outcome for step in explanation.steps} == {outcome}
     assert cause in explanation.cause
     assert cure in explanation.cure
 

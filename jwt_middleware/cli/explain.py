@@ -4,17 +4,20 @@ import re
 import time
 from argparse import Namespace
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass
 
 import anyio
 
 from ..debugging import describe_provider
+from ..demand import lack_of_scopes
 from ..errors import ConfigurationError, Refusal
 from ..explaining.loose import read_loosely
 from ..explanation import Explanation, explain
 from ..provider import ANY, Provider
 from ..resolver import ProviderResolver
 from ..revocation.revoked import Revocations
+from ..verifying.token import Token
 from ..verifying.verifier import MAX_TOKEN_SIZE, Verifier
 from .apps import find_middleware, import_app, run_app_code
 from .inputs import UsageError, read_key, read_text
@@ -27,23 +30,28 @@ _MARKS = {
     "not checked": ("?", "yellow"),
 }
 
+_NO_ENDPOINTS = (
+    "An endpoint that answers insufficient_scope needs another scope: its challenge and its log line say which. "
+    "--scope asks for one."
+)
+
 _HEADER = re.compile(r"(authorization:\s*)?bearer\s+", re.IGNORECASE)
 
 
 def run(arguments: Namespace) -> int:
     """Explain the token. Return 0 for a good one, 1 for a refused one."""
-    settings = _settings(arguments)
+    settings = _read_settings(arguments)
     # People paste what they find in a request: the header, or its value.
     token = _HEADER.sub("", read_text(arguments.token, "token").strip(), count=1)
     now = time.time() if arguments.at is None else arguments.at
     if arguments.app is None:
-        explanation = anyio.run(_explained, token, settings, now)
+        explanation = anyio.run(_explain, token, settings, now)
     else:
-        explanation = run_app_code("judging the token", anyio.run, _explained, token, settings, now)
+        explanation = run_app_code("judging the token", anyio.run, _explain, token, settings, now)
     if arguments.json:
         show_json(explanation.as_json())
     else:
-        _show(explanation)
+        _show(explanation, asked=bool(settings.scopes))
     return 0 if explanation.code == "accepted" else 1
 
 
@@ -55,9 +63,11 @@ class _Settings:
     resolver: ProviderResolver | None = None
     revocations: Revocations | None = None
     max_token_size: int = MAX_TOKEN_SIZE
+    scopes: tuple[str, ...] = ()
+    """Those that an endpoint needs."""
 
 
-async def _explained(token: str, settings: _Settings, now: float) -> Explanation:
+async def _explain(token: str, settings: _Settings, now: float) -> Explanation:
     providers = list(settings.providers)
     several: list[Provider | ProviderResolver] = list(providers)
     if settings.resolver is not None:
@@ -74,9 +84,10 @@ async def _explained(token: str, settings: _Settings, now: float) -> Explanation
     if settings.revocations is None or getattr(settings.revocations, "is_in_memory", False):
         unchecked.add("revocation")
     refusal: Refusal | None = None
+    verified: Token | None = None
     try:
         await verifier.start()
-        await verifier.verify(token)
+        verified = await verifier.verify(token)
     except Refusal as raised:
         refusal = raised
     except Exception:
@@ -84,11 +95,17 @@ async def _explained(token: str, settings: _Settings, now: float) -> Explanation
             raise
         # A validate() that looks at the request finds none here. What is before it has passed.
         unchecked |= {"revocation", "validate"}
+        several = [_without_validate(provider) for provider in providers]
+        verified = await Verifier(several, cache_size=0, clock=lambda: now).verify(token)
     finally:
         await verifier.stop()
+    if verified is not None and not set(settings.scopes) <= set(verified.scopes):
+        refusal = lack_of_scopes(settings.scopes, (), verified.scopes).about(verified)
     facts = [describe_provider(provider) for provider in providers]
     size = verifier.max_token_size
-    return explain(read_loosely(token), refusal, facts, now, max_token_size=size, unchecked=unchecked)
+    return explain(
+        read_loosely(token), refusal, facts, now, max_token_size=size, unchecked=unchecked, verified=verified
+    )
 
 
 def _recording(resolver: ProviderResolver, providers: list[Provider]) -> ProviderResolver:
@@ -103,7 +120,14 @@ def _recording(resolver: ProviderResolver, providers: list[Provider]) -> Provide
     return ProviderResolver(resolve, allow_hosts=resolver.hosts)
 
 
-def _settings(arguments: Namespace) -> _Settings:
+def _without_validate(provider: Provider) -> Provider:
+    found = copy(provider)
+    found.validators = ()
+    return found
+
+
+def _read_settings(arguments: Namespace) -> _Settings:
+    scopes = tuple(arguments.scope)
     if arguments.app is not None:
         if arguments.issuer or arguments.audience or arguments.key or arguments.jwks:
             raise UsageError("--app brings its own settings; leave --issuer, --audience, --key and --jwks out")
@@ -114,7 +138,7 @@ def _settings(arguments: Namespace) -> _Settings:
                 "used; for another one, name its app with --app"
             )
         verifier = middlewares[0].verifier
-        return _Settings(verifier.providers, verifier.resolver, verifier.revocations, verifier.max_token_size)
+        return _Settings(verifier.providers, verifier.resolver, verifier.revocations, verifier.max_token_size, scopes)
     if not (arguments.issuer or arguments.key or arguments.jwks):
         raise UsageError("say what the token is checked against: --app main:app, or --issuer, --key or --jwks")
     try:
@@ -126,10 +150,10 @@ def _settings(arguments: Namespace) -> _Settings:
         )
     except ConfigurationError as error:
         raise UsageError(str(error)) from None
-    return _Settings([provider])
+    return _Settings([provider], scopes=scopes)
 
 
-def _show(explanation: Explanation) -> None:
+def _show(explanation: Explanation, *, asked: bool) -> None:
     good = explanation.code == "accepted"
     show(paint(explanation.code, "green" if good else "red"), "")
     for step in explanation.steps:
@@ -138,6 +162,13 @@ def _show(explanation: Explanation) -> None:
     show("", explanation.cause)
     if explanation.cure:
         show(explanation.cure)
+    token = explanation.verified
+    if token is not None:
+        show("", "The app sees:")
+        seen = {"provider": token.provider, "subject": token.subject, "scopes": ", ".join(token.scopes)}
+        show_table((name, value or "none") for name, value in seen.items())
+        if not asked:
+            show("", _NO_ENDPOINTS)
     if explanation.facts:
         show("", "The token says" + (":" if good else ", verified or not:"))
         show_table(explanation.facts)

@@ -16,19 +16,12 @@ class UsageError(Exception):
 def read_text(value: str | None, what: str) -> str:
     """The text that ``value`` names: ``-`` or None is standard input, ``@PATH`` a file, anything else the text itself.
 
-    Raises ``UsageError`` if it cannot be read.
+    Raises ``UsageError`` if it cannot be read, and if nothing but white space is there.
     """
-    if value is None or value == "-":
-        if sys.stdin.isatty():
-            print(f"Paste the {what}, then press Ctrl-D:", file=sys.stderr)  # noqa: T201  # a prompt
-        return _decode(sys.stdin.buffer.read(MAX_BYTES + 1), what)
-    if not value.startswith("@"):
-        return value
-    try:
-        with open(value[1:], "rb") as file:
-            return _decode(file.read(MAX_BYTES + 1), what)
-    except OSError as error:
-        raise UsageError(f"cannot read the {what}: {error.strerror}: {value[1:]}") from None
+    text = _read(value, what)
+    if not text.strip():
+        raise UsageError(f"there is no {what}: give it on standard input or as @FILE")
+    return text
 
 
 def read_key(value: str) -> Any:
@@ -48,6 +41,20 @@ def read_object(text: str, what: str) -> Mapping[str, Any]:
     if not isinstance(found, dict):
         raise UsageError(f"the {what} is not a JSON object")
     return found
+
+
+def _read(value: str | None, what: str) -> str:
+    if value is None or value == "-":
+        if sys.stdin.isatty():
+            print(f"Paste the {what}, then press Ctrl-D:", file=sys.stderr)  # noqa: T201  # a prompt
+        return _decode(sys.stdin.buffer.read(MAX_BYTES + 1), what)
+    if not value.startswith("@"):
+        return value
+    try:
+        with open(value[1:], "rb") as file:
+            return _decode(file.read(MAX_BYTES + 1), what)
+    except OSError as error:
+        raise UsageError(f"cannot read the {what}: {error.strerror}: {value[1:]}") from None
 
 
 def _decode(data: bytes, what: str) -> str:

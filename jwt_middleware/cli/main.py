@@ -77,6 +77,7 @@ def _add_explain(commands: _Commands) -> None:
     explain.add_argument("--audience", action="append", default=[], help="the audience that is accepted; repeatable")
     explain.add_argument("--key", help="the key that verifies: @FILE with a secret, a PEM, a JWK or a JWK Set")
     explain.add_argument("--jwks", help="the address or the file of a JWK Set")
+    explain.add_argument("--scope", action="append", default=[], help="a scope that the endpoint needs; repeatable")
     explain.add_argument(
         "--at", type=_moment, metavar="TIME", help="judge it at this time: Unix time, or 2030-01-31T12:00:00Z"
     )
@@ -104,6 +105,12 @@ def _seconds(text: str) -> float:
     if 0 <= seconds <= TIMEOUT_MAX:
         return seconds
     raise ArgumentTypeError(f"{text!r} is no number of seconds; write 60, for instance")
+
+
+def _port(text: str) -> int:
+    if text.isdecimal() and int(text) < 65_536:
+        return int(text)
+    raise ArgumentTypeError(f"{text!r} is no port; write 9000, for instance")
 
 
 _YEAR_10000 = 253_402_300_800
@@ -151,4 +158,5 @@ def _add_serve_idp(commands: _Commands) -> None:
     serve.add_argument("--subject", default="ada", help="its sub claim")
     serve.add_argument("--scope", action="append", default=[], help="a scope of it; repeatable")
     serve.add_argument("--algorithm", choices=("ES256", "RS256", "EdDSA"), default="ES256")
+    serve.add_argument("--port", type=_port, default=0, help="where to serve; default: any free port")
     serve.add_argument("--seconds", type=_seconds, help="stop by itself after this time")

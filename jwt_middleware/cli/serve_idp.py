@@ -6,12 +6,17 @@ from contextlib import suppress
 from threading import Event
 
 from ..testing import IdentityProvider
+from .inputs import UsageError
 from .output import show, show_json
 
 
 def run(arguments: Namespace) -> int:
     """Serve until interrupted; print the settings and a token."""
-    with IdentityProvider(algorithm=arguments.algorithm) as provider:
+    try:
+        serving = IdentityProvider(algorithm=arguments.algorithm, port=arguments.port)
+    except OSError as error:
+        raise UsageError(f"cannot serve at port {arguments.port}: {error.strerror}") from None
+    with serving as provider:
         token = provider.mint(aud=arguments.audience, sub=arguments.subject, scope=" ".join(arguments.scope) or None)
         if arguments.json:
             show_json({"issuer": provider.issuer, "audience": arguments.audience, "access_token": token})

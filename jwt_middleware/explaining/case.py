@@ -19,6 +19,15 @@ class Rules(Protocol):
     def max_token_age(self) -> float | None: ...
     @property
     def types(self) -> Collection[str] | None: ...
+    @property
+    def scopes(self) -> "Scopes": ...
+
+
+class Scopes(Protocol):
+    """What this file reads of the rules for scopes."""
+
+    @property
+    def may_grant(self) -> Collection[str] | None: ...
 
 
 class Key(Protocol):

@@ -25,7 +25,7 @@ from .about_keys import (
     explain_unavailable,
     explain_unknown_key,
 )
-from .case import Case, Words
+from .case import Case, Words, list_quoted
 
 
 def find_words(case: Case) -> Words:
@@ -66,10 +66,15 @@ def _cross_site(case: Case) -> Words:
 
 
 def _scope(case: Case) -> Words:
-    return (
-        f"The endpoint needs {case.refusal.expected}; the token grants {case.refusal.found or 'nothing'}.",
-        "Ask the provider for these scopes; if the token has them under another name, set scope_claim=.",
-    )
+    cause = f"The endpoint needs {case.refusal.expected}; the token grants {case.refusal.found or 'nothing'}."
+    allowed, needed = case.rules.scopes.may_grant, (case.refusal.expected or "").split(" ")
+    forbidden = [name for name in needed if allowed is not None and name not in allowed]
+    if forbidden:
+        return cause, (
+            f"Add {list_quoted(forbidden)} to may_grant of the provider {case.asked[0].name!r} if its tokens may grant "
+            "that."
+        )
+    return cause, "Ask the provider for these scopes; if the token has them under another name, set scope_claim=."
 
 
 def _login(case: Case) -> Words:

@@ -57,6 +57,8 @@ class IdentityProvider:
         The part of ``issuer`` after the host: ``/tenant``, or ``/``. Default: nothing.
     ``algorithm``
         The algorithm of the first key and of those that ``rotate`` makes: ``ES256`` (default), ``RS256`` or ``EdDSA``.
+    ``port``
+        Where it listens, on 127.0.0.1. Default: any free port.
     ``tls``
         A server's ``SSLContext``, to serve https. Default None.
 
@@ -74,7 +76,9 @@ class IdentityProvider:
     The methods from ``fail`` to ``refuse`` make it misbehave until ``recover``, at both documents, or ``at`` one.
     """
 
-    def __init__(self, *, path: str = "", algorithm: str = "ES256", tls: ssl.SSLContext | None = None) -> None:
+    def __init__(
+        self, *, path: str = "", algorithm: str = "ES256", port: int = 0, tls: ssl.SSLContext | None = None
+    ) -> None:
         if path and not path.startswith("/"):
             raise ValueError(f"path must start with '/', not {path!r}")
         self.algorithm = algorithm
@@ -91,7 +95,7 @@ class IdentityProvider:
         self._fault: tuple[Target | None, _Behaviour] | None = None
         self._recovered = Event()
         self._server: _Server | None = None
-        self._port = 0
+        self._port = port
         self._closed = False
         self._listen()
 

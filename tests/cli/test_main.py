@@ -91,6 +91,8 @@ def broken():
     raise LookupError("DATABASE_URL is not set")
 def several():
     raise ExceptionGroup("settings", [ValueError("DATABASE_URL is not set")])
+nameless = JWTMiddleware(inner, subject_claim=None, **SETTINGS)
+limited = JWTMiddleware(inner, may_grant=["orders:read"], **SETTINGS)
 small = JWTMiddleware(inner, max_token_size=100, **SETTINGS)
 async def resolve(issuer):
     return Provider(issuer=issuer, name="tenant", **SETTINGS) if issuer == "https://t1.example" else None
@@ -132,6 +134,58 @@ def test_a_good_token_is_explained_with_status_0(run: Run, secret: str) -> None:
     assert (result.status, result.err) == (0, "")
     assert result.out.startswith("accepted\n")
     assert 'sub    "ada"' in result.out
+
+
+@pytest.mark.parametrize(
+    ("scope", "granted", "said"),
+    [
+        pytest.param("orders:read stats", ["orders:read", "stats"], "orders:read, stats", id="scopes"),
+        pytest.param(None, [], "none", id="no scopes"),
+    ],
+)
+def test_what_a_good_token_grants_is_said(
+    run: Run, secret: str, scope: str | None, granted: list[str], said: str
+) -> None:
+    """An endpoint may refuse a good token, and this command knows no endpoints."""
+    arguments = ("explain", "--key", secret, "--audience", "orders", "--at", str(NOW))
+    result = run(*arguments, stdin=token(scope=scope))
+    assert f"The token is good.\n\nThe app sees:\n  provider  jwt\n  subject   ada\n  scopes    {said}\n" in result.out
+    assert "insufficient_scope" in result.out
+    found = json.loads(run(*arguments, "--json", stdin=token(scope=scope)).out)
+    assert found["verified"] == {"provider": "jwt", "subject": "ada", "scopes": granted}
+    assert json.loads(run(*arguments, "--json", stdin=token(aud="x")).out)["verified"] is None
+
+
+def test_a_token_without_a_subject_is_good_where_there_are_none(run: Run, app: str) -> None:
+    result = run("explain", "--app", f"{app}:nameless", "--at", str(NOW), stdin=token(sub=None, scope=None))
+    assert "  subject   none\n" in result.out
+
+
+@pytest.mark.parametrize("name", ["app", "tenants"])
+def test_whether_a_token_grants_a_scope_can_be_asked(run: Run, app: str, name: str) -> None:
+    arguments = ("explain", "--app", f"{app}:{name}", "--at", str(NOW), "--scope")
+    good = run(*arguments, "orders:read", "--scope", "orders:write", stdin=token())
+    assert good.status == 0
+    assert "insufficient_scope" not in good.out
+    result = run(*arguments, "orders:read", "--scope", "admin", stdin=token())
+    assert result.status == 1
+    assert result.out.startswith("insufficient_scope\n")
+    assert "STOP  endpoint " in result.out
+    assert "   ?  user " in result.out
+    assert "needs orders:read admin; the token grants orders:read orders:write." in result.out
+
+
+def test_a_scope_that_the_provider_may_not_grant_is_a_setting_to_change(run: Run, app: str) -> None:
+    result = run("explain", "--app", f"{app}:limited", "--at", str(NOW), "--scope", "orders:write", stdin=token())
+    assert "Add 'orders:write' to may_grant of the provider 'jwt'" in result.out
+
+
+@pytest.mark.parametrize("stdin", ["", " \n"])
+@pytest.mark.parametrize("command", [["explain", "--key", SECRET], ["inspect"]])
+def test_no_token_at_all_is_wrong_usage(run: Run, command: list[str], stdin: str) -> None:
+    result = run(*command, stdin=stdin)
+    assert (result.status, result.out) == (2, "")
+    assert "there is no token" in result.err
 
 
 def test_a_refused_token_is_explained_with_status_1(run: Run, secret: str) -> None:
@@ -183,6 +237,7 @@ def test_an_app_brings_its_own_settings(run: Run, app: str, name: str) -> None:
         pytest.param([], "--app main:app", id="nothing"),
         pytest.param(["--key", "short"], "32", id="a weak key"),
         pytest.param(["--key", "@/no/such/file"], "cannot read the key", id="no file"),
+        pytest.param(["--key", "@/dev/null"], "there is no key", id="an empty file"),
         pytest.param(["--key", "{{}"], "not a JSON object", id="no JSON"),
     ],
 )
@@ -399,6 +454,22 @@ def test_the_fake_provider_needs_a_time_that_passes(run: Run, seconds: str) -> N
     assert "is no number of seconds" in result.err
 
 
+def test_the_fake_provider_serves_at_the_port_that_is_asked_for(run: Run) -> None:
+    with IdentityProvider() as provider:
+        taken = provider.issuer.rpartition(":")[2]
+        result = run("serve-idp", "--seconds", "0", "--port", taken)
+        assert result.status == 2
+        assert f"cannot serve at port {taken}: Address already in use" in result.err
+    assert f"http://127.0.0.1:{taken}" in run("serve-idp", "--seconds", "0", "--port", taken).out
+
+
+@pytest.mark.parametrize("port", ["65536", "-1", "http", "1.5"])
+def test_a_port_is_a_number_that_can_be_one(run: Run, port: str) -> None:
+    result = run("serve-idp", "--seconds", "0", "--port", port)
+    assert result.status == 2
+    assert "is no port" in result.err
+
+
 def test_colours_are_for_terminals_that_want_them(monkeypatch: pytest.MonkeyPatch) -> None:
     class Terminal(io.StringIO):
         def isatty(self) -> bool:
@@ -421,6 +492,13 @@ def test_a_person_is_asked_to_paste(
     monkeypatch.setattr(sys, "stdin", Terminal(io.BytesIO(token().encode())))
     assert main(["inspect"]) == 0
     assert "Paste the token" in capsys.readouterr().err
+
+
+def test_output_may_go_into_a_text_of_the_caller(monkeypatch: pytest.MonkeyPatch) -> None:
+    written = io.StringIO()
+    monkeypatch.setattr(sys, "stdout", written)
+    assert main(["keygen", "secret"]) == 0
+    assert len(written.getvalue()) > 64
 
 
 def test_a_reader_that_goes_away_is_no_error() -> None:

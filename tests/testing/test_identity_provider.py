@@ -32,6 +32,16 @@ def test_it_publishes_metadata_and_the_keys_that_its_tokens_verify_with(identity
     assert get(f"{identity_provider.issuer}/elsewhere").status_code == 404
 
 
+def test_it_serves_at_the_port_that_is_asked_for() -> None:
+    with IdentityProvider() as first:
+        port = int(first.issuer.rpartition(":")[2])
+    with IdentityProvider(port=port) as second:
+        assert second.issuer == first.issuer
+        assert get(second.jwks_uri).status_code == 200
+        with pytest.raises(OSError, match="in use"):
+            IdentityProvider(port=port)
+
+
 @pytest.mark.parametrize("algorithm", ["ES256", "RS256", "EdDSA"])
 def test_it_rotates_its_keys(algorithm: str) -> None:
     with IdentityProvider(algorithm=algorithm) as provider:
