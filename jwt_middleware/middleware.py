@@ -100,7 +100,8 @@ class JWTMiddleware:
         where to get a token and for which scopes. It is the default of ``audience``. Default None.
     ``on_event``
         A plain function that gets every event, for instance to count refusals, or several such functions. They run on
-        the event loop. See ``jwt_middleware.events``. Default None: events are only logged.
+        the event loop. See ``jwt_middleware.events``. Default None: events are only logged. Middlewares that are given
+        the same ``Events`` share it, so that what is said once is said once by all of them.
     ``tell_accepted``
         True: each request with a good token is an event, too, ``RequestAccepted``. Default False.
     ``debug``
@@ -131,7 +132,7 @@ class JWTMiddleware:
         websocket_refusals: WebSocketRefusals = "deny",
         challenge: Mapping[str, str] | None = None,
         resource: ProtectedResource | None = None,
-        on_event: Handlers | None = None,
+        on_event: Handlers | Events | None = None,
         tell_accepted: bool = False,
         debug: bool = False,
         max_token_size: int = MAX_TOKEN_SIZE,
@@ -151,7 +152,7 @@ class JWTMiddleware:
         user_sees_connection = load_user is not None and check_token_hook("load_user", load_user)
         if isinstance(resource, ProtectedResource) and providers is None:
             provider.setdefault("audience", resource.identifier)
-        self.events = Events(on_event)
+        self.events = on_event if isinstance(on_event, Events) else Events(on_event)
         self.verifier = Verifier(
             make_providers(providers, provider, JWTMiddleware),
             max_token_size=max_token_size,
@@ -160,12 +161,11 @@ class JWTMiddleware:
             clock=clock,
             events=self.events,
         )
-        if on_event is not None:
-            # Keys and revocations may be shared with other middlewares, and tell all of them.
-            for part in (*self.verifier.remote, revocations):
-                events = getattr(part, "events", None)
-                if isinstance(events, Events):
-                    events.add_handlers(on_event)
+        # Keys and revocations may be shared with other middlewares, and tell all of them.
+        for part in (*self.verifier.remote, revocations):
+            events = getattr(part, "events", None)
+            if isinstance(events, Events):
+                events.add_handlers(self.events.handlers)
         # Looked up once instead of with each request.
         self._recall = self.verifier.recall
         self._sees_connection = self.verifier.sees_connection
@@ -187,7 +187,8 @@ class JWTMiddleware:
         if debug:
             if refusal_response is not None:
                 raise ConfigurationError("debug: leave it out, or refusal_response: both make the body of a refusal")
-            self.events.tell(Advice(text="debug=True: refusals explain themselves to clients on this machine"))
+            text = "debug=True: refusals explain themselves to clients on this machine"
+            self.events.tell(Advice(text=text), once="debug")
             from .debugging import ExplainedRefusals
 
             refusal_response = ExplainedRefusals(self.verifier, self._sources, clock)

@@ -116,6 +116,7 @@ class Auth(Guard):
         self.options: dict[str, Any] = {
             **{name: value for name, value in given.items() if name not in ProviderOptions.__optional_keys__},
             "providers": (*self.providers, *_find_resolver(given.get("providers"))),
+            "on_event": self.events,
         }
         """The keywords of the middleware that ``install`` adds."""
         self.clock: Clock = given.get("clock", time.time)

@@ -15,9 +15,11 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.middleware.gzip import GZipMiddleware
 from starlette.routing import Route
 
-from jwt_middleware import ConfigurationError, JWTUser, requires
+from jwt_middleware import ConfigurationError, JWTUser, Provider, requires
+from jwt_middleware.events import Event, RequestRefused
+from jwt_middleware.fastapi import Auth
 
-from ..support import bare_client, bearer
+from ..support import SECRET, bare_client, bearer
 from .apps import READER, WRITER, make_auth
 
 auth = make_auth()
@@ -314,3 +316,17 @@ def test_without_fastapi_the_import_names_the_extra(monkeypatch: pytest.MonkeyPa
     monkeypatch.setitem(sys.modules, "fastapi", None)
     with pytest.raises(ImportError, match=r"pip install 'asgi-jwt-middleware\[fastapi\]'"):
         importlib.import_module("jwt_middleware.fastapi")
+
+
+def test_advice_is_given_once_however_many_apps_there_are() -> None:
+    heard: list[Event] = []
+    providers = [Provider(name=name, key=SECRET, audience=name, issuer=f"https://{name}.example") for name in "ab"]
+    auth = Auth(providers=providers, debug=True, on_event=heard.append)
+    before = list(heard)
+    assert ["may_grant" in str(event) for event in before] == [True, False]
+    assert "debug=True" in str(before[1])
+    for _ in range(2):
+        app = FastAPI()
+        auth.install(app)
+        assert bare_client(app).get("/").status_code == 401
+    assert [type(event) for event in heard[2:]] == [RequestRefused, RequestRefused]
