@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from itertools import product
 from typing import Any, TypeAlias
 
 from fastapi import FastAPI
@@ -100,10 +99,9 @@ class _Documentation:
         # What a function of the app will say is not known here: an optional guard tells what is meant.
         may_be_anonymous = is_public or (bool(needs) if callable(anonymous) else anonymous)
         completed = {**operation, "responses": dict(operation.get("responses") or {})}
+        alternatives, too_many = _find_alternatives(needs)
         ours = (
-            [{scheme: list(scopes)} for scopes in _alternatives(needs) for scheme in schemes]
-            if needs or not is_public
-            else []
+            [{scheme: list(scopes)} for scopes in alternatives for scheme in schemes] if needs or not is_public else []
         )
         if ours and may_be_anonymous and not needs_token:
             ours.insert(0, {})
@@ -116,10 +114,10 @@ class _Documentation:
             completed.pop("security", None)
         for status in self._statuses(needs, method, is_public=is_public, needs_token=needs_token):
             documented = completed["responses"].get(status) or {}
-            completed["responses"][status] = {
-                **self._response(status, reads_body=context.body_field is not None),
-                **documented,
-            }
+            answer = self._response(status, reads_body=context.body_field is not None)
+            if status == "403":
+                answer["description"] += "".join(f" It also needs one of: {', '.join(names)}." for names in too_many)
+            completed["responses"][status] = {**answer, **documented}
         return completed
 
     def _scope(self, context: RouteContext, method: str) -> Scope:
@@ -228,12 +226,27 @@ _ANSWERS = {
 }
 
 
-def _alternatives(needs: Iterable[_Need]) -> Iterator[tuple[str, ...]]:
-    """The sets of scopes each of which satisfies all ``needs``."""
+MAX_ALTERNATIVES = 64
+"""Alternatives that the schema lists for one route. Several ``any_of`` multiply them."""
+
+
+def _find_alternatives(needs: Iterable[_Need]) -> tuple[list[tuple[str, ...]], list[tuple[str, ...]]]:
+    """The smallest sets of scopes that satisfy ``needs``, and each ``any_of`` that would make too many of them."""
     several = tuple(needs)
-    all_of = [scope for need in several for scope in need.scopes]
-    for chosen in product(*dict.fromkeys(need.any_of for need in several if need.any_of)):
-        yield tuple(dict.fromkeys([*all_of, *chosen]))
+    alternatives = [tuple(dict.fromkeys(scope for need in several for scope in need.scopes))]
+    too_many: list[tuple[str, ...]] = []
+    for any_of in dict.fromkeys(need.any_of for need in several if need.any_of):
+        longer = [
+            (*scopes, *chosen)
+            for scopes in alternatives
+            for chosen in ([()] if set(any_of).intersection(scopes) else [(name,) for name in any_of])
+        ]
+        if len(longer) > MAX_ALTERNATIVES:
+            too_many.append(any_of)
+        else:
+            # Whoever has more scopes than another alternative needs is let in by that one.
+            alternatives = [one for one in longer if not any(set(other) < set(one) for other in longer)]
+    return alternatives, too_many
 
 
 def _discovers(auth: Authority) -> Iterator[tuple[str, str, tuple[str, str] | None]]:

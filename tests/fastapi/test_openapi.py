@@ -199,6 +199,38 @@ def test_a_function_that_says_what_is_public_is_asked_about_each_route() -> None
     assert (security(app, "/open/{id}"), security(app, "/closed")) == (None, [{"JWT": []}])
 
 
+@pytest.mark.parametrize(
+    ("scopes", "choices", "alternatives"),
+    [
+        pytest.param([], ["a b", "c d"], ["a c", "a d", "b c", "b d"], id="two choices"),
+        pytest.param([], ["a b", "b c"], ["a c", "b"], id="what is in both suffices"),
+        pytest.param(["a"], ["a b"], ["a"], id="what is needed anyway suffices"),
+        pytest.param(["x"], ["a b", "b a", "a b c"], ["x a", "x b"], id="the same choice again"),
+        pytest.param([], ["a b", "c", "b c"], ["a c", "b c"], id="a choice of one"),
+        pytest.param([], ["a b", "b c", "c a"], ["a c", "b a", "b c"], id="two of three"),
+    ],
+)
+def test_each_alternative_is_the_least_that_suffices(
+    scopes: list[str], choices: list[str], alternatives: list[str]
+) -> None:
+    app, auth = FastAPI(), make_auth()
+    auth.install(app)
+    guards = [Security(auth.any_of(*choice.split()), scopes=scopes) for choice in choices]
+    app.add_api_route("/", lambda: None, dependencies=guards)
+    assert [" ".join(one["JWT"]) for one in security(app, "/")] == alternatives
+
+
+def test_a_choice_that_would_make_too_many_alternatives_is_said_in_words() -> None:
+    app, auth = FastAPI(), make_auth()
+    auth.install(app)
+    names = [[f"{letter}{number}" for number in range(8)] for letter in "abcdefghij"]
+    app.add_api_route("/", lambda: None, dependencies=[Security(auth.any_of(*several)) for several in names])
+    assert [one["JWT"] for one in security(app, "/")] == [[a, b] for a in names[0] for b in names[1]]
+    answer = app.openapi()["paths"]["/"]["get"]["responses"]["403"]
+    assert answer["description"].endswith("It also needs one of: j0, j1, j2, j3, j4, j5, j6, j7.")
+    assert answer["description"].count("It also needs one of:") == 8
+
+
 # How to log in
 
 
