@@ -44,7 +44,7 @@ class UserMiddleware:
 
     def __call__(self, request: HttpRequest) -> HttpResponse | Awaitable[HttpResponse]:
         """Answer ``request``; the result is awaitable if the rest of Django's middleware is async."""
-        scope = _scope(request)
+        scope = scope_of(request)
         user = scope["user"]
         if self._anonymous is not None and scope["auth"].token is None:
             user = self._anonymous()
@@ -65,10 +65,10 @@ def requires(
     acr: str | Iterable[str] | None = None,
     max_age: float | None = None,
 ) -> Callable[[Guarded], Guarded]:
-    """A decorator for views: functions, sync or async, and class-based views.
+    """A decorator for views: functions, class-based views and methods of these, sync or async.
 
     The arguments are those of ``jwt_middleware.requires``. A refusal is an ``HttpResponse`` with our status, challenge
-    and JSON. Sync views stay sync.
+    and JSON. Sync views stay sync. Views of Django REST framework are guarded in the same way.
     """
     demand = Demand(scopes, any_of, provider, acr, max_age)
 
@@ -79,14 +79,17 @@ def requires(
         if iscoroutinefunction(call):
 
             @wraps(call)
-            async def guarded_async(request: HttpRequest, *args: Any, **kwargs: Any) -> Any:
-                return _refusal(demand, request) or await call(request, *args, **kwargs)
+            async def guarded_async(*args: Any, **kwargs: Any) -> Any:
+                return _refusal(demand, args) or await call(*args, **kwargs)
 
             return cast(Guarded, guarded_async)
 
         @wraps(call)
-        def guarded(request: HttpRequest, *args: Any, **kwargs: Any) -> Any:
-            return _refusal(demand, request) or call(request, *args, **kwargs)
+        def guarded(*args: Any, **kwargs: Any) -> Any:
+            refusal = _refusal(demand, args)
+            if refusal is None:
+                return call(*args, **kwargs)
+            return _awaitable(refusal) if _is_awaited(call, args) else refusal
 
         return cast(Guarded, guarded)
 
@@ -95,7 +98,7 @@ def requires(
 
 def _guarded_class(view: type[View], demand: Demand) -> type[View]:
     def dispatch(self: View, request: HttpRequest, *args: Any, **kwargs: Any) -> Any:
-        refusal = _refusal(demand, request)
+        refusal = _refusal(demand, (request,))
         if refusal is None:
             return view.dispatch(self, request, *args, **kwargs)
         return _awaitable(refusal) if self.view_is_async else refusal
@@ -113,12 +116,22 @@ def refuse(answer: Answer, request: HttpRequest) -> HttpResponse:
     return HttpResponse(answer.body, status=answer.status, content_type="application/json", headers=answer.headers)
 
 
-def _refusal(demand: Demand, request: HttpRequest) -> HttpResponse | None:
-    answer = check(demand, _scope(request))
+def _refusal(demand: Demand, args: tuple[Any, ...]) -> HttpResponse | None:
+    """The response to a view that is called with ``args``; None if the request meets ``demand``."""
+    request = args[1] if isinstance(args[0], View) else args[0]
+    answer = check(demand, scope_of(request))
     return None if answer is None else refuse(answer, request)
 
 
-def _scope(request: HttpRequest) -> Scope:
+def _is_awaited(call: Callable[..., Any], args: tuple[Any, ...]) -> bool:
+    """Whether ``call``, which is not async, is the ``dispatch`` of an async view, whose result Django awaits."""
+    # method_decorator() makes a partial of the bound method.
+    view = args[0] if isinstance(args[0], View) else getattr(getattr(call, "func", None), "__self__", None)
+    return isinstance(view, View) and view.view_is_async and getattr(call, "__name__", "") == "dispatch"
+
+
+def scope_of(request: Any) -> Scope:
+    """The ASGI scope of a request of Django, or of Django REST framework; raises ``RuntimeError`` without one."""
     scope: Scope | None = getattr(request, "scope", None)
     if scope is None:
         raise RuntimeError("this request has no ASGI scope: put JWTMiddleware around get_asgi_application()")

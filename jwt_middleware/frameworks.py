@@ -64,6 +64,9 @@ def takes_foreign_request(function: Callable[..., Any]) -> bool:
     around = {_package(value) for value in list(names.values())}
     if around & {"fastapi", "starlette"}:
         around = set()
+    # Its sync views cannot await us, and neither can what method_decorator() makes; it tries a decorator on a dummy.
+    if "rest_framework" in annotated | around or function.__module__ == "django.utils.decorators":
+        raise TypeError("requires(...) cannot guard this view of Django: use requires of jwt_middleware.django")
     if any(map(_may_be_request, parameters)):
         if around & _PASSING:
             return True

@@ -38,6 +38,7 @@ INTEGRATIONS = {
     "jwt_middleware.metrics.prometheus": {"prometheus_client"},
     "jwt_middleware.pytest_plugin": {"pytest"},
     "jwt_middleware.quart": {"quart", "werkzeug"},
+    "jwt_middleware.rest_framework": {"rest_framework"},
     "jwt_middleware.socketio": {"socketio"},
     "jwt_middleware.strawberry": {"graphql", "strawberry"},
     "jwt_middleware.testing.store_contract": {"pytest"},

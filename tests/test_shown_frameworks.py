@@ -30,7 +30,7 @@ def on(*names: str) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("app", names, indirect=True, ids=names)
 
 
-@on("litestar", "django", "quart", "blacksheep")
+@on("litestar", "django", "rest_framework", "quart", "blacksheep")
 def test_an_author_finds_the_user_and_guards_a_handler(app: Served) -> None:
     assert app.client.get("/me", headers=READER).json() == {"user": "ada"}
     assert app.client.get("/me").json() == {"user": ""}
@@ -40,6 +40,13 @@ def test_an_author_finds_the_user_and_guards_a_handler(app: Served) -> None:
     assert (other.status_code, other.headers["www-authenticate"]) == (403, CHALLENGE)
     body = other.json()
     assert (body.get("extra") or body)["code"] == "insufficient_scope"
+
+
+@on("rest_framework")
+def test_a_permission_of_django_rest_framework_answers_with_our_challenge(app: Served) -> None:
+    assert app.client.get("/mine", headers=READER).json() == {"user": "ada"}
+    anonymous = app.client.get("/mine")
+    assert (anonymous.status_code, anonymous.headers["www-authenticate"]) == (401, 'Bearer realm="api"')
 
 
 @on("litestar", "channels", "quart", "blacksheep")
@@ -99,12 +106,15 @@ def test_a_recipe_for_ariadne(app: Served) -> None:
     assert (anonymous.status_code, anonymous.headers["www-authenticate"]) == (401, 'Bearer realm="api"')
 
 
+TITLES = {"blacksheep": "BlackSheep", "rest_framework": "REST framework", "socketio": "Socket.IO"}
+
+
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_the_lines_that_an_author_adds_are_few_and_counted(name: str) -> None:
     marked = [int(number) for number in re.findall(r"# (\d)$", PROGRAMS[name].text, re.MULTILINE)]
     assert marked == list(range(1, len(marked) + 1))
     assert len(marked) <= 5
-    title = {"litestar": "Litestar", "blacksheep": "BlackSheep", "socketio": "Socket.IO"}.get(name, name.capitalize())
+    title = TITLES.get(name, name.capitalize())
     assert f"    * - {title}\n      - {len(marked)}\n" in text(DOCUMENT)
 
 

@@ -82,12 +82,51 @@ class AsyncOrders(View):
     async def get(self, request):
         return JsonResponse(["an order"], safe=False)
 
+@method_decorator(django_requires("orders:read"), name="dispatch")
+class Decorated(View):
+    def get(self, request):
+        return JsonResponse(["an order"], safe=False)
+
+@method_decorator(django_requires("orders:read"), name="dispatch")
+class AsyncDecorated(View):
+    async def get(self, request):
+        return JsonResponse(["an order"], safe=False)
+
+class Methods(View):
+    @method_decorator(django_requires("orders:read"))
+    def get(self, request):
+        return JsonResponse(["an order"], safe=False)
+
+    @django_requires("orders:read")
+    def post(self, request):
+        return JsonResponse(["an order"], safe=False)
+
+class AsyncMethods(View):
+    @method_decorator(django_requires("orders:read"))
+    async def get(self, request):
+        return JsonResponse(["an order"], safe=False)
+
+    @django_requires("orders:read")
+    async def post(self, request):
+        return JsonResponse(["an order"], safe=False)
+
+class AsyncDispatch(View):
+    async def get(self, request):
+        return JsonResponse(["an order"], safe=False)
+
+    @django_requires("orders:read")
+    def dispatch(self, request):
+        return super().dispatch(request)
+
 async def me(request):
     return JsonResponse({"user": request.user.identity, "same": (await request.auser()) is request.user})
 
 urlpatterns = [
     path("orders", orders), path("sync", sync), path("own", own), path("me", me),
     path("class", Orders.as_view()), path("async-class", AsyncOrders.as_view()),
+    path("decorated", Decorated.as_view()), path("async-decorated", AsyncDecorated.as_view()),
+    path("methods", Methods.as_view()), path("async-methods", AsyncMethods.as_view()),
+    path("async-dispatch", AsyncDispatch.as_view()),
 ]
 app = JWTMiddleware(django_app, **options)
 """,
@@ -169,6 +208,8 @@ def app(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
     [
         *(("litestar", path) for path in ("/orders", "/sync")),
         *(("django", path) for path in ("/orders", "/sync", "/own", "/class", "/async-class")),
+        *(("django", path) for path in ("/decorated", "/async-decorated", "/methods", "/async-methods")),
+        ("django", "/async-dispatch"),
         *(("blacksheep", path) for path in ("/orders", "/sync")),
         ("quart", "/orders"),
     ],
@@ -179,6 +220,14 @@ def test_a_function_is_guarded_by_the_request_that_its_framework_passes(app: Ser
     anonymous, other = app.client.get(path), app.client.get(path, headers=OTHER)
     assert (anonymous.status_code, anonymous.headers["www-authenticate"]) == (401, 'Bearer realm="api"')
     assert (other.status_code, other.headers["www-authenticate"]) == (403, CHALLENGE)
+
+
+@pytest.mark.parametrize("app", ["django"], indirect=True)
+@pytest.mark.parametrize("path", ["/methods", "/async-methods"])
+def test_a_method_of_a_django_view_is_guarded(app: Served, path: str) -> None:
+    assert app.client.post(path, headers=READER).json() == ["an order"]
+    anonymous, other = app.client.post(path), app.client.post(path, headers=OTHER)
+    assert (anonymous.status_code, other.status_code) == (401, 403)
 
 
 @pytest.mark.parametrize("app", ["litestar", "blacksheep"], indirect=True)
@@ -298,13 +347,26 @@ def define(source: str) -> None:
             id="Falcon",
         ),
         pytest.param("import socketio\n@requires()\nasync def me(sid): ...", "get_session", id="Socket.IO"),
+        pytest.param(
+            "import rest_framework\n@requires()\ndef view(request): ...",
+            "jwt_middleware.django",
+            id="Django REST framework",
+        ),
+        pytest.param(
+            "from django.utils.decorators import method_decorator\nfrom django.views import View\n"
+            "@method_decorator(requires(), name='dispatch')\nclass Orders(View): ...",
+            "jwt_middleware.django",
+            id="Django, by method_decorator",
+        ),
         pytest.param("import sanic\n@requires()\nasync def handler(n: int): ...", "request.transport", id="Sanic"),
     ],
 )
 def test_a_function_that_gets_no_scope_says_at_decoration_what_to_write(
     source: str, instead: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(sys.modules, "sanic", ModuleType("sanic"))
+    # One is not among our test dependencies, and the other wants its settings.
+    for name in ("sanic", "rest_framework"):
+        monkeypatch.setitem(sys.modules, name, ModuleType(name))
     with pytest.raises(TypeError, match=instead):
         define(source)
 
