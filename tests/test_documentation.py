@@ -52,8 +52,12 @@ def _in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.chdir(tmp_path)
 
 
-# A call.py calls a server, and is run with it: see served().
-@pytest.mark.parametrize("block", [block for block in python_blocks() if block.caption != "call.py"], ids=str)
+def has_a_test_of_its_own(block: Block) -> bool:
+    # A call.py calls a server, and is run with it: see served(). tests/test_shown_frameworks.py serves the frameworks.
+    return block.caption == "call.py" or (block.document == "docs/frameworks.rst" and block.caption != "")
+
+
+@pytest.mark.parametrize("block", [block for block in python_blocks() if not has_a_test_of_its_own(block)], ids=str)
 def test_every_python_block_runs_alone(block: Block) -> None:
     for value in run(block).values():
         if isinstance(value, IdentityProvider):
