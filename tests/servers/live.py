@@ -15,9 +15,8 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from jwt_middleware import JWTMiddleware, Refusal, bearer_header, cookie, renew, subprotocol
 from jwt_middleware.issuing import MemoryStore, Sessions, TokenIssuer
 
-from ..support import SECRET
-
-tokens = TokenIssuer(SECRET, audience="orders")
+# Written out, because servers that import tests.support take longer to start.
+tokens = TokenIssuer("a secret of thirty-two bytes, yes", audience="orders")
 sessions = Sessions(MemoryStore(), tokens)
 
 ended: list[dict[str, Any]] = []

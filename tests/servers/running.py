@@ -45,6 +45,9 @@ SERVERS = [
     ),
 ]
 
+WITHOUT_WEBSOCKETS = [server for server in SERVERS if server.id not in ("uvicorn websockets-sansio", "uvicorn wsproto")]
+"""The same, each once where no WebSocket is opened."""
+
 
 @contextmanager
 def started(server: Server, app: str, log: Path) -> Iterator[Running]:

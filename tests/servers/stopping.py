@@ -9,8 +9,6 @@ from starlette.types import Receive, Scope, Send
 from jwt_middleware import JWTMiddleware, Provider
 from jwt_middleware.issuing import MemoryStore, Sessions, SQLiteStore, TokenIssuer
 
-from ..support import SECRET
-
 
 async def bare(scope: Scope, receive: Receive, send: Send) -> None:
     """An app without lifespan, which answers after the first message."""
@@ -34,7 +32,8 @@ def load_user(token: Any) -> str:
     return "ada"
 
 
-tokens = TokenIssuer(SECRET, audience="orders")
+# Written out, because servers that import tests.support take longer to start.
+tokens = TokenIssuer("a secret of thirty-two bytes, yes", audience="orders")
 
 
 def behind(app: Any, store: Any, *others: Provider) -> JWTMiddleware:

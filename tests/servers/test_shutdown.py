@@ -4,14 +4,13 @@ import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from jwt_middleware.testing import IdentityProvider
 
 from ..support import bearer
-from .running import SERVERS, Server, started
+from .running import WITHOUT_WEBSOCKETS, Server, started
 from .stopping import tokens
 
 STOP_SECONDS = 20
@@ -36,17 +35,25 @@ def stop(server: Server, app: str, log: Path, *raw_tokens: str) -> tuple[float, 
         return time.monotonic() - began, log.read_text()
 
 
-def bare_seconds(server: Server, folder: Path) -> float:
-    return stop(server, "bare", folder / "bare", tokens.mint("ada"))[0]
+@pytest.fixture(scope="module", params=WITHOUT_WEBSOCKETS)
+def server(request: pytest.FixtureRequest) -> Server:
+    chosen: Server = request.param
+    return chosen
+
+
+@pytest.fixture(scope="module")
+def bare_seconds(server: Server, tmp_path_factory: pytest.TempPathFactory) -> float:
+    """The seconds that ``server`` takes to stop with a bare app."""
+    return stop(server, "bare", tmp_path_factory.mktemp("bare") / "log", tokens.mint("ada"))[0]
 
 
 APPS = ["memory_and_remote", "sqlite", "sqlite_without_lifespan"]
 
 
-@pytest.mark.parametrize("server", SERVERS)
 @pytest.mark.parametrize("app", APPS)
 def test_a_server_stops_no_later_than_with_a_bare_app(
-    server: Any,
+    server: Server,
+    bare_seconds: float,
     app: str,
     identity_provider: IdentityProvider,
     tmp_path: Path,
@@ -64,5 +71,5 @@ def test_a_server_stops_no_later_than_with_a_bare_app(
         assert "Traceback" not in output
         assert "CancelledError" not in output
         assert "never awaited" not in output
-        later.append(seconds - bare_seconds(server, tmp_path))
+        later.append(seconds - bare_seconds)
     assert min(later) <= 1
