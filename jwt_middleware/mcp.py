@@ -264,7 +264,7 @@ class _CallCheck:
         try:
             calls = find_calls(body)
         except TooManyCalls:
-            text = f"The request calls more than {MAX_CALLS} tools, resources and prompts."
+            text = f"The request calls more than {MAX_CALLS} tools, resources and prompts, or by too long names."
             await JSONResponse(_rpc_error(-32600, text), 400)(scope, receive, send)
             return
         except (ValueError, RecursionError):

@@ -18,6 +18,8 @@ NamedScopes: TypeAlias = Mapping[str, Collection[str]]
 
 MAX_CALLS = 100
 """Calls in one body. A batch has fewer: the protocol has had none since its revision 2025-06-18."""
+MAX_NAMES = 64 * 1024
+"""Characters of the names of all calls in one body, which are compared in several spellings."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,21 +31,23 @@ class Call:
 
 
 class TooManyCalls(ValueError):
-    """The body calls more than ``MAX_CALLS``."""
+    """The body calls more than ``MAX_CALLS``, or by names that are longer than ``MAX_NAMES`` together."""
 
 
 def find_calls(body: bytes) -> list[Call]:
-    """The calls in ``body``, each once.
+    """The calls in ``body``, each once. A body without content has none.
 
     Raises ``ValueError`` or ``RecursionError`` if ``body`` is not JSON, or can be read in more than one way.
     """
+    if not body.strip():
+        return []
     # Integers are read as floats: another parser may read what Python refuses, such as a number of 5,000 digits.
     parsed = json.loads(body, object_pairs_hook=_check_names, parse_int=float)
     calls: dict[Call, None] = {}
     for message in parsed if isinstance(parsed, list) else [parsed]:
         if isinstance(message, dict):
             calls.update(dict.fromkeys(_calls_in(message)))
-    if len(calls) > MAX_CALLS:
+    if len(calls) > MAX_CALLS or sum(len(call.name) for call in calls) > MAX_NAMES:
         raise TooManyCalls
     return list(calls)
 
@@ -54,8 +58,7 @@ def _calls_in(message: dict[str, Any]) -> list[Call]:
         return []
     if method == "subscriptions/listen":
         wanted = parameters.get("notifications")
-        uris = wanted.get("resourceSubscriptions") if isinstance(wanted, dict) else None
-        return [Call("resources", uri) for uri in uris if isinstance(uri, str)] if isinstance(uris, list) else []
+        return [*_subscriptions(wanted)] if isinstance(wanted, dict) else []
     if method == "completion/complete":
         # The answer reveals which arguments a prompt, or a resource of a template, takes.
         parameters = parameters.get("ref")
@@ -67,6 +70,15 @@ def _calls_in(message: dict[str, Any]) -> list[Call]:
     kind, parameter = _NAMES[method]
     name = parameters.get(parameter)
     return [Call(kind, name)] if isinstance(name, str) else []
+
+
+def _subscriptions(wanted: dict[str, Any]) -> Iterator[Call]:
+    # A server that reads with the SDK's model may take the model's own name, too.
+    for name in ("resourceSubscriptions", "resource_subscriptions"):
+        uris = wanted.get(name)
+        for uri in uris if isinstance(uris, list) else ():
+            if isinstance(uri, str):
+                yield Call("resources", uri)
 
 
 _NAMES: Final[dict[str, tuple[Kind, str]]] = {
@@ -120,7 +132,7 @@ class CallDemands:
 
     def scopes_for(self, name: str) -> Iterator[str]:
         """The scopes that a call of ``name`` needs; some may come twice."""
-        texts = _readings(name) if self._kind == "resources" else (name,)
+        texts = dict.fromkeys(_readings(name) if self._kind == "resources" else (name,))
         for spelling in dict.fromkeys(spelling for text in texts for spelling in (text, unquote(text))):
             yield from self._exact.get(spelling, ())
             for parts, scopes in self._patterns:

@@ -1,6 +1,7 @@
 """How does a client find out who issues tokens for this service? Protected-resource metadata (RFC 9728)."""
 
 import json
+import re
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -225,7 +226,7 @@ class Document:
 
 def _parse(identifier: object) -> tuple[str, str, str]:
     """The identifier, its origin, and its path as it is inserted behind the well-known path."""
-    if not isinstance(identifier, str) or not _is_address(identifier) or not {"#", "?"}.isdisjoint(identifier):
+    if not isinstance(identifier, str) or not _is_address(identifier) or not _is_plain(identifier):
         raise ConfigurationError(
             "resource must be the https URL of this service as its clients write it, without query and fragment, for "
             "instance https://api.example/mcp; http is for loopback only (RFC 9728 section 1.2)"
@@ -233,6 +234,16 @@ def _parse(identifier: object) -> tuple[str, str, str]:
     parts = urlsplit(identifier)
     # RFC 9728 section 3.1: a terminating slash after the host is not a path.
     return identifier, f"{parts.scheme}://{parts.netloc}", "" if parts.path == "/" else parts.path
+
+
+def _is_plain(address: str) -> bool:
+    """Whether clients use ``address`` as it stands: with no query or fragment, and nothing that they would rewrite."""
+    # RFC 3986 sections 2 and 5.2.4.
+    segments = unquote(address).split("/")
+    return _PLAIN.fullmatch(address) is not None and {".", ".."}.isdisjoint(segments)
+
+
+_PLAIN = re.compile(r"(?:[A-Za-z0-9._~:/\[\]@!$&'()*+,;=-]|%[0-9A-Fa-f]{2})+")
 
 
 def _is_address(value: str) -> bool:

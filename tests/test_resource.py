@@ -41,6 +41,11 @@ MCP = "https://api.example/mcp"
             "/.well-known/oauth-protected-resource/a/b/",
             "http://127.0.0.1:8000/.well-known/oauth-protected-resource/a/b/",
         ),
+        (
+            "https://[::1]/a%20b/.c/d..;e=1,(2)",
+            "/.well-known/oauth-protected-resource/a%20b/.c/d..;e=1,(2)",
+            "https://[::1]/.well-known/oauth-protected-resource/a%20b/.c/d..;e=1,(2)",
+        ),
     ],
 )
 def test_the_address_of_the_document_has_the_well_known_path_behind_the_host(
@@ -71,6 +76,13 @@ def test_the_root_has_the_document_too_where_it_is_asked_for() -> None:
         pytest.param("https://api.example:x/", id="broken port"),
         pytest.param("https://api.example/m cp", id="space"),
         pytest.param("https://api.example/ü", id="not ASCII"),
+        pytest.param('https://api.example/m"cp', id="quotation mark"),
+        pytest.param("https://api.example/m\\cp", id="backslash"),
+        pytest.param("https://api.example/<mcp>", id="angle brackets"),
+        pytest.param("https://api.example/100%", id="broken percent-encoding"),
+        pytest.param("https://api.example/a/../mcp", id="dot segment"),
+        pytest.param("https://api.example/./mcp", id="single dot segment"),
+        pytest.param("https://api.example/a/%2e%2E/mcp", id="encoded dot segment"),
         pytest.param("urn:api", id="no URL"),
         pytest.param("", id="empty"),
         pytest.param(None, id="nothing"),

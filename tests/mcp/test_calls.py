@@ -72,6 +72,13 @@ HIDDEN: dict[str, Any] = {
     "a template, percent-encoded": call("resources/read", uri="notes://ada/pr%69vate/diary"),
     "a subscription": call("resources/subscribe", uri="files://private/x"),
     "a listening stream": listen("files://open", "files://secret"),
+    "a listening stream, by the SDK's own name": call(
+        "subscriptions/listen", notifications={"resource_subscriptions": ["files://secret"]}
+    ),
+    "a listening stream, by both names": call(
+        "subscriptions/listen",
+        notifications={"resourceSubscriptions": ["files://open"], "resource_subscriptions": ["files://secret"]},
+    ),
     "a completion for a prompt": completion(type="ref/prompt", name="greet"),
     "a completion for a resource": completion(type="ref/resource", uri="files://secret"),
     "a completion for a template": completion(type="ref/resource", uri="notes://{user}/private/{name}"),
@@ -165,6 +172,20 @@ def test_more_calls_than_anybody_needs_are_refused(plain: TestClient) -> None:
     assert plain.post("/mcp", json=batch[:100], headers=reading()).text == "reached"
     response = plain.post("/mcp", json=batch, headers=reading())
     assert (response.status_code, response.json()["error"]["code"]) == (400, -32600)
+
+
+def test_names_that_take_long_to_compare_are_refused(plain: TestClient) -> None:
+    names = ["files://" + "%" * 65_528, "files://" + "%" * 65_529]
+    assert plain.post("/mcp", json=call("resources/read", uri=names[0]), headers=reading()).text == "reached"
+    for body in (call("resources/read", uri=names[1]), [call("prompts/get", name=name * 40_000) for name in "ab"]):
+        response = plain.post("/mcp", json=body, headers=reading())
+        assert (response.status_code, response.json()["error"]["code"]) == (400, -32600)
+
+
+@pytest.mark.parametrize("body", [b"", b" \n"])
+def test_a_body_without_content_calls_nothing(plain: TestClient, body: bytes) -> None:
+    assert plain.post("/logout", content=body, headers=reading()).text == "reached"
+    assert plain.post("/logout", content=body).status_code == 401
 
 
 @pytest.mark.parametrize("method", ["GET", "DELETE", "PUT", "HEAD"])
