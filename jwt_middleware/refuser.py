@@ -1,4 +1,7 @@
-"""How is a refusal answered? A response over HTTP; over WebSocket a denial, or a close if the server has none."""
+"""How is a refusal answered, and how is an operator told of it?
+
+Over HTTP the answer is a response; over WebSocket it is a denial, or a close if the server has none.
+"""
 
 import logging
 import re

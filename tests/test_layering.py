@@ -1,14 +1,17 @@
 """Dependencies point one way, a file that says it is pure is, and optional packages stay optional."""
 
 import ast
+import re
 import sys
 from collections.abc import Iterator
 from functools import cache
+from inspect import isclass
 from pathlib import Path
 
 import pytest
 
 import jwt_middleware
+from jwt_middleware import errors
 
 ROOT = Path(jwt_middleware.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
@@ -214,3 +217,18 @@ def test_events_alone_are_logged(name: str) -> None:
 @pytest.mark.parametrize("name", sorted(MODULES.keys() - CATALOGUES))
 def test_a_file_can_be_read_in_one_sitting(name: str) -> None:
     assert len(MODULES[name].read_text("utf-8").splitlines()) <= MAX_LINES
+
+
+def test_contributors_learn_which_file_makes_which_refusal() -> None:
+    """CONTRIBUTING leads from the code in a log line to the file that raises it. Each code is there."""
+    text = (ROOT.parent / "CONTRIBUTING.rst").read_text("utf-8")
+    named: set[str] = set()
+    for file, codes in re.findall(r"^``(\S+\.py)`` +(``\w+``.*(?:\n {30}.*)*)", text, re.MULTILINE):
+        source = (ROOT / file).read_text("utf-8")
+        for code in set(re.findall(r"``(\w+)``", codes)) & CLASSES.keys():
+            assert re.search(rf"\b{CLASSES[code]}\b(?=[(.]|$|\))", source.partition("\n\n\n")[2], re.MULTILINE), code
+            named.add(code)
+    assert named == CLASSES.keys() - {"invalid_request", "invalid_token", "refused", "unavailable"}
+
+
+CLASSES = {kind.code: name for name, kind in vars(errors).items() if isclass(kind) and issubclass(kind, errors.Refusal)}
