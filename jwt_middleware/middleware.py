@@ -11,7 +11,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from ._support.arguments import check_bool, check_callable, check_seconds, check_token_hook
 from ._support.hooks import Hook
 from .accepted import hear_accepted, tell_of_accepted
-from .errors import ConfigurationError, CrossSite, MissingToken, Refusal, UserRefused
+from .errors import ConfigurationError, MissingToken, Refusal, UserRefused
 from .events import Advice
 from .identity import JWTCredentials, JWTUser
 from .live.connections import Connections
@@ -252,7 +252,7 @@ class JWTMiddleware:
     def check_origin(self, scope: Scope) -> None:
         """Raise ``CrossSite`` unless the request of ``scope`` comes from an allowed origin, whatever its method."""
         if not self._origins.vouched_for(scope):
-            raise self._cross_site(scope)
+            raise self._origins.refusal(scope)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         kind, app = scope["type"], self.app
@@ -345,14 +345,10 @@ class JWTMiddleware:
         if presented is None:
             return None
         if presented.is_ambient and not self._origins.admit(scope):
-            raise self._cross_site(scope)
+            raise self._origins.refusal(scope)
         if presented.scheme is not None:
             return self._judge_by(presented.scheme, presented, scope)
         return self.verifier.judge(presented.raw, presented.key, self._connection(scope))
-
-    def _cross_site(self, scope: Scope) -> CrossSite:
-        expected, found = self._origins.describe(scope)
-        return CrossSite(expected=expected, found=found)
 
     async def _judge_by(self, scheme: Scheme, presented: Presented, scope: Scope) -> Token:
         """Judge a token of another scheme than Bearer, and ask the scheme whether its sender may use it."""

@@ -810,6 +810,7 @@ async def test_an_attackers_kid_cannot_forge_a_log_line(caplog: pytest.LogCaptur
         pytest.param(
             {"load_users": None}, "load_users is not an argument of JWTMiddleware; load_user is", id="another"
         ),
+        pytest.param({"secret": SECRET}, "secret is not an argument of JWTMiddleware; key is", id="a name of others"),
         pytest.param({"allow_http": ["keycloak"]}, r"allow_http .* jwks=RemoteKeys\(", id="an argument of RemoteKeys"),
         pytest.param({"frobnicate": 1}, "frobnicate is not an argument of JWTMiddleware$", id="like nothing we know"),
         pytest.param({"key": None}, "key is required", id="no key"),

@@ -1,6 +1,6 @@
 """Can this argument work? Checks that constructors share. Pure."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from inspect import Parameter, isasyncgenfunction, iscoroutinefunction, isgeneratorfunction, signature
 from typing import Any
 
@@ -44,6 +44,25 @@ def check_count(name: str, value: object, *, minimum: int = 0) -> int:
     if type(value) is not int or value < minimum:
         raise ConfigurationError(f"{name} must be a whole number, {minimum} or more, not {show(value)}")
     return value
+
+
+def check_takes(name: str, value: object, *arguments: str, also: Iterable[str] = ()) -> None:
+    """Raise ``ConfigurationError`` unless ``value`` can be called with exactly these positional ``arguments``.
+
+    ``also`` are the names of keyword arguments that it gets besides.
+    """
+    check_callable(name, value, *arguments)
+    try:
+        taken = signature(value)  # type: ignore[arg-type]  # it is callable
+    except (TypeError, ValueError):
+        # Some builtins do not say what they take.
+        return
+    try:
+        taken.bind(*arguments, **dict.fromkeys(also))
+    except TypeError:
+        raise ConfigurationError(
+            f"{name} must be callable as ({', '.join(arguments)}), with no other argument that it needs"
+        ) from None
 
 
 def check_callable(name: str, value: object, *arguments: str) -> None:

@@ -7,7 +7,7 @@ from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Scope
 from starlette.websockets import WebSocket, WebSocketState
 
-from ..errors import Refusal, UserRefused
+from ..errors import Refusal
 from ..identity import JWTCredentials
 
 # Where Starlette's ExceptionMiddleware keeps the handlers that routes look their exceptions up in.
@@ -30,8 +30,8 @@ async def answer(connection: HTTPConnection, exception: Exception) -> ASGIApp | 
     credentials = connection.scope.get("auth")
     if not isinstance(refusal, Refusal) or not isinstance(credentials, JWTCredentials):
         raise exception
-    if isinstance(refusal, UserRefused) and credentials.token is not None:
-        # An app's own dependency raised it, and knows nothing of what an operator wants to read.
+    if refusal.provider is None and credentials.token is not None:
+        # An app's own code raised it, and knows nothing of what an operator wants to read.
         refusal.about(credentials.token)
     if isinstance(connection, WebSocket) and connection.application_state is not WebSocketState.CONNECTING:
         if connection.application_state is WebSocketState.CONNECTED:

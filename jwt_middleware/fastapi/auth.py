@@ -22,6 +22,7 @@ from ..resolver import ProviderResolver
 from ..resource import ProtectedResource
 from ..revocation.revoked import Revocations
 from ..telling import Handlers
+from ..verifying.configuration import check_names
 from ..verifying.verifier import Clock
 from .dependencies import AnyOfGuard, Guard, OptionalGuard, TokenGuard, check_scopes
 from .install import install
@@ -95,6 +96,7 @@ class Auth(Guard):
         docs_client_id: str | None = None,
         **options: Unpack[MiddlewareOptions],
     ) -> None:
+        check_names(options, MiddlewareOptions.__optional_keys__, Auth)
         self.auth = self
         self.scopes = _check_scopes(scopes)
         self.docs_client_id = check_client_id(docs_client_id)

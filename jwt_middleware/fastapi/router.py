@@ -13,10 +13,11 @@ from pydantic.fields import FieldInfo
 from starlette.background import BackgroundTasks
 from starlette.requests import HTTPConnection, Request
 
-from .._support.arguments import check_callable, is_async
+from .._support.arguments import check_callable, check_takes, is_async
 from ..errors import ConfigurationError
 from ..issuing import Sessions, Throttle, TokenIssuer, auth_routes
 from ..issuing.cookies import CookieMode, Cookies
+from ..issuing.routes import read_cookies
 from ..issuing.session_endpoints import ChooseLifetime, NoteDevice
 from ..refuser import RefusalResponse
 from ..telling import Handlers
@@ -65,22 +66,22 @@ def auth_router(
     """
     check_callable("authenticate", authenticate, "username", "password")
     injected = _injected_parameters(authenticate)
+    check_takes("authenticate", authenticate, "username", "password", also=[each.name for each in injected])
     _check_user(authenticate)
+    settings = read_cookies(cookies, cookie_path, origins)
     routes = auth_routes(
         sessions,
         authenticate=_with_injected(authenticate) if injected else authenticate,
         throttle=throttle,
         device=device,
         lifetime=lifetime,
-        cookies=cookies,
-        cookie_path=cookie_path,
-        origins=origins,
+        cookies=settings,
         realm=realm,
         refusal_response=refusal_response,
         on_event=on_event,
     )
     is_stateless = isinstance(sessions, TokenIssuer)
-    mode = cookies.mode if isinstance(cookies, Cookies) else cookies
+    mode = None if settings is None else settings.mode
     router = APIRouter(tags=["auth"])
     for route in routes:
         described = _describe(route.name, mode, is_stateless, throttle is not None)
@@ -92,6 +93,7 @@ def auth_router(
                 route.endpoint,
                 injected if route.name == "login" else (),
                 is_open=not (is_stateless and route.name == "refresh"),
+                access_cookie=settings.access_name if settings is not None and mode == "all" else None,
             ),
             methods=["GET" if route.name == "jwks" else "POST"],
             name=route.name,
@@ -114,11 +116,14 @@ class Endpoint:
         injected: tuple[inspect.Parameter, ...],
         *,
         is_open: bool,
+        access_cookie: str | None = None,
     ) -> None:
         self.name = name
         """``login``, ``refresh``, ``logout`` or ``jwks``."""
         self.is_open = is_open
         """Whether it needs no token of the middleware's."""
+        self.access_cookie = access_cookie
+        """The cookie into which a login puts the access token, if it does."""
         self.__name__, self.__doc__ = name, None
         self._path = path
         self._respond = respond
@@ -179,17 +184,26 @@ def _injected_parameters(authenticate: Callable[..., Any]) -> tuple[inspect.Para
         signature = inspect.signature(authenticate)
     except ValueError:
         return ()
-    parameters = list(signature.parameters.values())[2:]
-    return tuple(parameter for parameter in parameters if _is_injected(parameter))
+    parameters = list(signature.parameters.values())
+    if any(map(_is_declared, parameters[:2])):
+        raise ConfigurationError(
+            "authenticate must be callable as (username, password, ...): its first two arguments are the texts of the "
+            "form, so FastAPI's OAuth2PasswordRequestForm is not needed; put dependencies behind them"
+        )
+    return tuple(parameter for parameter in parameters[2:] if _is_injected(parameter))
+
+
+def _is_declared(parameter: inspect.Parameter) -> bool:
+    """Whether FastAPI is to find the value of ``parameter``."""
+    annotation = parameter.annotation
+    markers = [*(get_args(annotation)[1:] if get_origin(annotation) is Annotated else ()), parameter.default]
+    return any(isinstance(marker, params.Depends | FieldInfo) for marker in markers) or _is_a(annotation, *_GIVEN)
 
 
 def _is_injected(parameter: inspect.Parameter) -> bool:
     if parameter.kind in (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD):
         return False
-    annotation = parameter.annotation
-    markers = [*(get_args(annotation)[1:] if get_origin(annotation) is Annotated else ()), parameter.default]
-    is_declared = any(isinstance(marker, params.Depends | FieldInfo) for marker in markers)
-    if is_declared or _is_a(annotation, *_GIVEN):
+    if _is_declared(parameter):
         if parameter.kind is inspect.Parameter.POSITIONAL_ONLY:
             raise ConfigurationError(f"authenticate: {parameter.name} must not be positional-only")
         return True

@@ -10,7 +10,7 @@ from starlette.responses import Response
 from starlette.types import Scope
 
 from .._support.arguments import check_bool, show
-from ..errors import ConfigurationError, CrossSite
+from ..errors import ConfigurationError
 from ..events import Advice
 from ..reading.cookies import cookie_values, read_cookie
 from ..reading.origins import Origins
@@ -129,7 +129,7 @@ class Cookies:
     def check(self, scope: Scope) -> None:
         """Raise ``CrossSite`` unless the request comes from an allowed origin: these routes work by cookies alone."""
         if not self._origins.vouched_for(scope):
-            raise CrossSite
+            raise self._origins.refusal(scope)
 
     def read_refresh_token(self, scope: Scope) -> str | None:
         """The refresh token in the cookies of the request. Raises ``AmbiguousToken`` and ``TokenTooLarge``."""

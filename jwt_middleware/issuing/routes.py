@@ -7,7 +7,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from .._support.arguments import check_callable, check_plain_function
+from .._support.arguments import check_plain_function, check_takes
 from ..errors import ConfigurationError
 from ..refuser import RefusalResponse, Refuser
 from ..telling import Events, Handlers
@@ -94,7 +94,7 @@ def auth_routes(
     """
     if not isinstance(sessions, Sessions | TokenIssuer):
         raise ConfigurationError(f"auth_routes() needs Sessions or a TokenIssuer, not {type(sessions).__name__}")
-    check_callable("authenticate", authenticate, "username", "password")
+    check_takes("authenticate", authenticate, "username", "password")
     if throttle is not None and not isinstance(throttle, Throttle):
         raise ConfigurationError(f"throttle must be a Throttle(...), not {type(throttle).__name__}")
     if device is not None:
@@ -103,10 +103,10 @@ def auth_routes(
         raise ConfigurationError("lifetime must be a function; for all sessions, set Sessions(session_lifetime=...)")
     if lifetime is not None:
         check_plain_function("lifetime", lifetime, "parameters")
-    refuser = Refuser(realm, refusal_response)
     tokens = sessions.tokens if isinstance(sessions, Sessions) else sessions
-    settings = _read_cookies(cookies, cookie_path, origins)
+    settings = read_cookies(cookies, cookie_path, origins)
     events = _connect_events(on_event, throttle, settings)
+    refuser = Refuser(realm, refusal_response, events=events)
     login = Login(authenticate, throttle, tokens.derived_keys("login throttle")[0], events)
     if isinstance(sessions, Sessions):
         endpoints = SessionEndpoints(sessions, login, device, lifetime, settings, refuser, events)
@@ -127,9 +127,10 @@ def auth_routes(
     ]
 
 
-def _read_cookies(
+def read_cookies(
     cookies: CookieMode | Cookies | None, cookie_path: str | None, origins: Iterable[str]
 ) -> Cookies | None:
+    """The settings that these arguments make; None without cookies. Raises ``ConfigurationError``."""
     has_settings = cookie_path is not None or bool(origins)
     if isinstance(cookies, Cookies) and has_settings:
         raise ConfigurationError("cookie_path and origins: give them to Cookies(..., path=..., origins=...)")

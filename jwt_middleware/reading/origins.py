@@ -6,7 +6,7 @@ from typing import Any
 
 from .._support.arguments import show
 from .._support.listing import list_names
-from ..errors import ConfigurationError
+from ..errors import ConfigurationError, CrossSite
 
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 
@@ -55,12 +55,12 @@ class Origins:
         own = _normal(f"{_scheme(scope)}://{hosts[0]}") if len(hosts) == 1 else None
         return origin is not None and origin == own
 
-    def describe(self, scope: Mapping[str, Any]) -> tuple[str, str]:
-        """Return the origins that would have been trusted, and what the request says instead."""
+    def refusal(self, scope: Mapping[str, Any]) -> CrossSite:
+        """The refusal of a request from elsewhere: the origins that are trusted, and what the request says instead."""
         sites, origins, hosts = (_lines(scope, name) for name in (b"sec-fetch-site", b"origin", b"host"))
         own = [f"{_scheme(scope)}://{host}" for host in hosts]
         found = [f"Origin {origin}" for origin in origins] + [f"Sec-Fetch-Site {site}" for site in sites]
-        return list_names({*self._trusted, *own}), ", ".join(found) or "no Origin"
+        return CrossSite(expected=list_names({*self._trusted, *own}), found=", ".join(found) or "no Origin")
 
     def is_foreign(self, scope: Mapping[str, Any]) -> bool:
         """Whether the request comes from a page of another origin, which is not trusted either.

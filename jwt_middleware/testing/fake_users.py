@@ -68,6 +68,12 @@ def headers_for(
     several; default: the first. The token is good for 15 minutes. Raises ``ConfigurationError`` if the provider's rules
     refuse such a token.
     """
+    from ..fastapi import Auth
+
+    if not isinstance(auth, Auth):
+        raise ConfigurationError(
+            f"headers_for() needs the Auth that is installed on the app, not {type(auth).__name__}"
+        )
     names, claims = _check(subject, scopes, claims)
     chosen = _choose(auth, provider)
     now = auth.clock()

@@ -1,7 +1,8 @@
 """Can these providers and revocations work together? Checked when a verifier is made."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from inspect import signature
+from typing import Any
 
 from .._support.listing import list_names
 from ..errors import ConfigurationError
@@ -22,16 +23,7 @@ def make_providers(
 
     Raises ``ConfigurationError`` if both are given, and for an option that ``Provider`` does not take.
     """
-    known = ProviderOptions.__optional_keys__
-    for name in options:
-        if name not in known:
-            from difflib import get_close_matches
-
-            close = get_close_matches(name, [*known, *signature(taker).parameters], 1)
-            hint = f"; {close[0]} is" if close else ""
-            if name in signature(RemoteKeys).parameters:
-                hint = f"; it is one of RemoteKeys: jwks=RemoteKeys(..., {name}=...)"
-            raise ConfigurationError(f"{name} is not an argument of {taker.__name__}{hint}")
+    check_names(options, ProviderOptions.__optional_keys__, taker)
     if providers is None:
         return Provider(**options)
     if options:
@@ -39,6 +31,25 @@ def make_providers(
             f"{', '.join(options)} cannot be combined with providers=; give it to the Provider that it is meant for"
         )
     return providers
+
+
+def check_names(options: Mapping[str, Any], known: Collection[str], taker: Callable[..., object]) -> None:
+    """Raise ``ConfigurationError`` for the first of ``options`` that is not ``known`` to ``taker``."""
+    for name in options:
+        if name in known:
+            continue
+        from difflib import get_close_matches
+
+        close = [_OTHER_NAMES[name]] if name in _OTHER_NAMES else []
+        close += get_close_matches(name, [*known, *signature(taker).parameters], 1)
+        hint = f"; {close[0]} is" if close else ""
+        if name in signature(RemoteKeys).parameters:
+            hint = f"; it is one of RemoteKeys: jwks=RemoteKeys(..., {name}=...)"
+        raise ConfigurationError(f"{name} is not an argument of {taker.__name__}{hint}")
+
+
+_OTHER_NAMES = {"secret": "key", "secret_key": "key", "public_key": "key"}
+"""What other packages call an argument."""
 
 
 def split_providers(

@@ -10,6 +10,7 @@ from jwt_middleware._support.arguments import (
     check_count,
     check_seconds,
     check_strings,
+    check_takes,
     check_token_hook,
     show,
 )
@@ -106,6 +107,32 @@ def test_a_function_can_be_called() -> None:
 def test_what_cannot_be_called_is_refused_with_how_it_would_be(value: Any) -> None:
     with pytest.raises(ConfigurationError, match=r"^authenticate must be callable as \(username, password\), not "):
         check_callable("authenticate", value, "username", "password")
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        pytest.param(lambda name, password: None, id="two arguments"),
+        pytest.param(lambda name, password, pepper="": None, id="a third with a default"),
+        pytest.param(lambda *arguments: None, id="any number"),
+        pytest.param(max, id="a builtin that does not say what it takes"),
+    ],
+)
+def test_a_function_takes_what_it_is_called_with(function: Any) -> None:
+    check_takes("authenticate", function, "name", "password")
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        pytest.param(lambda name: None, id="one argument"),
+        pytest.param(lambda name, password, pepper: None, id="a third without a default"),
+        pytest.param(lambda name, password, *, pepper: None, id="a keyword without a default"),
+    ],
+)
+def test_a_function_that_takes_anything_else_is_refused(function: Any) -> None:
+    with pytest.raises(ConfigurationError, match=r"authenticate must be callable as \(name, password\), with no other"):
+        check_takes("authenticate", function, "name", "password")
 
 
 @pytest.mark.parametrize("value", [True, False])

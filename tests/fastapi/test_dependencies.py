@@ -241,8 +241,9 @@ def test_a_refusal_of_an_apps_own_dependency_is_answered_as_the_middlewares(capl
     refused = service.get("/", headers=READER)
     assert (refused.status_code, refused.json()["code"]) == (401, "user_refused")
     assert refused.headers["www-authenticate"].startswith('Bearer realm="api", error="invalid_token"')
-    assert "'ada'" in caplog.text or "subject=ada" in caplog.text
     assert service.get("/suspended", headers=READER).json()["code"] == "suspended"
+    for code in ("user_refused", "suspended"):
+        assert f"{code} (provider=jwt, subject=ada)" in caplog.text
 
 
 def test_refusals_are_answered_as_configured() -> None:
@@ -692,6 +693,8 @@ def test_it_takes_every_keyword_of_the_middleware() -> None:
         pytest.param({"scopes": ["orders:write"]}, "scopes must say", id="scopes without descriptions"),
         pytest.param({"scopes": {"orders:write": None}}, "scopes must say", id="a scope without description"),
         pytest.param({"docs_client_id": ""}, "docs_client_id must be", id="docs_client_id"),
+        pytest.param({"secret_key": SECRET}, "secret_key is not an argument of Auth; key is", id="a name of others"),
+        pytest.param({"session": None}, "session is not an argument of Auth; sessions is", id="a typo"),
     ],
 )
 def test_an_argument_that_cannot_work_is_refused_at_construction(options: dict[str, Any], message: str) -> None:

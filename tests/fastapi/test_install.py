@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from typing import Annotated, Any
 
 import pytest
-from fastapi import APIRouter, Depends, FastAPI, Request
+from fastapi import APIRouter, Depends, FastAPI, Request, Security
 from fastapi.responses import PlainTextResponse
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
@@ -15,9 +15,10 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.middleware.gzip import GZipMiddleware
 from starlette.routing import Route
 
-from jwt_middleware import ConfigurationError, JWTUser, Provider, requires
-from jwt_middleware.events import Event, RequestRefused
-from jwt_middleware.fastapi import Auth
+from jwt_middleware import ConfigurationError, JWTUser, Provider, bearer_header, cookie, requires
+from jwt_middleware.events import Advice, Event, RequestRefused
+from jwt_middleware.fastapi import Auth, auth_router
+from jwt_middleware.issuing import Cookies, MemoryStore, Sessions, TokenIssuer
 
 from ..support import SECRET, bare_client, bearer
 from .apps import READER, WRITER, make_auth
@@ -316,6 +317,76 @@ def test_without_fastapi_the_import_names_the_extra(monkeypatch: pytest.MonkeyPa
     monkeypatch.setitem(sys.modules, "fastapi", None)
     with pytest.raises(ImportError, match=r"pip install 'asgi-jwt-middleware\[fastapi\]'"):
         importlib.import_module("jwt_middleware.fastapi")
+
+
+@pytest.mark.parametrize(
+    ("guard", "message"),
+    [
+        pytest.param(lambda auth: auth.any_of, r"Depends\(auth.any_of\) .* Depends\(auth.any_of\(", id="any_of"),
+        pytest.param(lambda auth: auth.credentials, r"Depends\(auth.credentials\)", id="another method"),
+        pytest.param(lambda auth: requires, r"Depends\(requires\) .* Depends\(requires\(", id="requires"),
+    ],
+)
+@pytest.mark.parametrize("place", ["route", "router", "mounted", "nested"])
+def test_a_guard_that_was_not_called_is_an_error_at_startup(guard: Any, message: str, place: str) -> None:
+    """FastAPI would take its arguments from the query, and answer 422."""
+    auth, app, router, child = make_auth(), FastAPI(), APIRouter(), FastAPI()
+    auth.install(app)
+    wrong = Depends(guard(auth))
+
+    def around(found: Annotated[Any, wrong]) -> None: ...
+
+    depends = {"route": wrong, "mounted": wrong, "nested": Depends(around), "router": wrong}[place]
+    if place == "router":
+        router.add_api_route("/here", lambda: None)
+        app.include_router(router, dependencies=[depends])
+    else:
+        (child if place == "mounted" else app).add_api_route("/here", lambda: None, dependencies=[depends])
+        app.mount("/below", child)
+    path = "/below/here" if place == "mounted" else "/here"
+    with pytest.raises(RuntimeError, match=f"^{path}: .*{message}"), bare_client(app):
+        pass
+
+
+def test_scopes_that_were_given_as_one_text_are_advice() -> None:
+    heard: list[Event] = []
+    auth, app = make_auth(on_event=heard.append), FastAPI()
+    auth.install(app)
+    app.add_api_route("/", lambda: None, dependencies=[Security(auth, scopes="orders:read")])
+    app.add_api_route("/fine", lambda: None, dependencies=[Security(auth, scopes=["x"]), Depends(auth)])
+    service = bare_client(app)
+    assert [service.get("/", headers=READER).status_code for _ in range(2)] == [403, 403]
+    (advice,) = [event for event in heard if isinstance(event, Advice)]
+    assert str(advice) == (
+        "/: a guard demands the scopes 'o', 'r', 'd', 'e', 'r', 's', ':', 'r', ...: give Security(scopes=) a list, "
+        "because a text is taken for its letters (said once)"
+    )
+
+
+def find_nobody(username: str, password: str) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("cookies", "sources", "advised"),
+    [
+        pytest.param("all", [bearer_header()], True, id="not among the sources"),
+        pytest.param(Cookies("all", access_name="other"), [cookie("__Host-access")], True, id="another name"),
+        pytest.param("all", [bearer_header(), cookie("__Host-access")], False, id="among the sources"),
+        pytest.param("refresh", [bearer_header()], False, id="no access token in it"),
+        pytest.param(None, [bearer_header()], False, id="no cookies"),
+    ],
+)
+def test_a_login_whose_cookie_is_never_read_is_advice(cookies: Any, sources: list[Any], advised: bool) -> None:
+    heard: list[Event] = []
+    sessions = Sessions(MemoryStore(), TokenIssuer(SECRET, "orders"))
+    auth, app = Auth(sessions=sessions, sources=sources, on_event=heard.append), FastAPI()
+    auth.install(app)
+    app.include_router(auth_router(sessions, authenticate=find_nobody, cookies=cookies))
+    for _ in range(2):
+        with bare_client(app):
+            pass
+    advice = [str(event) for event in heard if isinstance(event, Advice)]
+    assert ["does not read it: add cookie(" in text for text in advice] == [True] * advised
 
 
 def test_advice_is_given_once_however_many_apps_there_are() -> None:

@@ -10,6 +10,7 @@ import anyio
 import pytest
 from fastapi import APIRouter, Body, Depends, FastAPI, Form, Header, Request
 from fastapi.routing import iter_route_contexts
+from fastapi.security import OAuth2PasswordRequestForm
 from starlette.testclient import TestClient
 
 from jwt_middleware import ConfigurationError, JWTUser
@@ -300,6 +301,14 @@ def test_no_parameter_of_authenticate_can_be_chosen_by_a_request() -> None:
     assert "is_admin" not in service.app.openapi().__str__()  # type: ignore[attr-defined]  # the app is FastAPI's
 
 
+def form_alone(form: Annotated[OAuth2PasswordRequestForm, Depends()]) -> User:
+    raise AssertionError
+
+
+def form_and_db(form: Annotated[OAuth2PasswordRequestForm, Depends()], db: Annotated[str, Depends(get_db)]) -> User:
+    raise AssertionError
+
+
 def unknown_parameter(username: str, password: str, is_admin: bool) -> User:
     raise AssertionError
 
@@ -338,6 +347,9 @@ def without_identity(username: str, password: str) -> Nobody | None:
     ("authenticate", "message"),
     [
         pytest.param("secret", "authenticate must be callable", id="a text"),
+        pytest.param(form_alone, r"\(username, password, \.\.\.\)", id="FastAPI's form"),
+        pytest.param(form_and_db, r"\(username, password, \.\.\.\)", id="FastAPI's form and a dependency"),
+        pytest.param(lambda username: None, r"\(username, password\)", id="a name alone"),
         pytest.param(unknown_parameter, "is_admin is no dependency", id="a parameter that is no dependency"),
         pytest.param(positional, "db must not be positional-only", id="a positional-only dependency"),
         pytest.param(reading_a_form, "cannot read the body", id="a form"),

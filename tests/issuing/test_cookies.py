@@ -14,6 +14,7 @@ from starlette.types import Message
 
 from jwt_middleware import ConfigurationError, JWTMiddleware, bearer_header, cookie
 from jwt_middleware.errors import StoreUnavailable
+from jwt_middleware.events import Event, RequestRefused
 from jwt_middleware.issuing import MemoryStore, Sessions, TokenIssuer, auth_routes
 
 from ..support import SECRET, bearer, http
@@ -310,6 +311,18 @@ def test_another_sites_page_can_neither_log_in_nor_refresh_nor_log_out(name: str
     assert "set-cookie" not in response.headers
     assert "www-authenticate" not in response.headers
     assert site.browser.get("/me").json() == {"user": "ada"}
+
+
+@pytest.mark.parametrize("name", ["login", "refresh", "logout"])
+def test_an_operator_is_told_from_where_a_page_of_another_site_came(name: str) -> None:
+    heard: list[Event] = []
+    site = Site("all", origins=["https://pages.example"], on_event=heard.append)
+    site.post(name, FOREIGN, data=GOOD)
+    (event,) = heard
+    assert isinstance(event, RequestRefused)
+    assert (event.code, event.path) == ("cross_site", f"/auth/{name}")
+    assert event.expected == "https://pages.example, https://testserver"
+    assert event.found == "Origin https://evil.example, Sec-Fetch-Site cross-site"
 
 
 @pytest.mark.parametrize("headers", [OWN, SAME_SITE, {"origin": "https://pages.example"}], ids=str)

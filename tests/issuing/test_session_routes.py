@@ -488,6 +488,12 @@ async def too_late(argument: Any) -> Any: ...
         pytest.param({"lifetime": DAY}, r"Sessions\(session_lifetime=...\)", id="one lifetime for all"),
         pytest.param({"lifetime": too_late}, "lifetime must be a plain function", id="a lifetime that waits"),
         pytest.param({"authenticate": None}, "authenticate must be callable", id="no authenticate"),
+        pytest.param(
+            {"authenticate": lambda form: None}, r"\(username, password\)", id="an authenticate that takes one"
+        ),
+        pytest.param(
+            {"authenticate": lambda username, password, db: None}, r"\(username, password\)", id="one that takes three"
+        ),
         pytest.param({"throttle": 5}, r"throttle must be a Throttle", id="a number for a throttle"),
     ],
 )

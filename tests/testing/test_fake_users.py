@@ -349,6 +349,14 @@ def test_the_headers_are_those_that_the_middleware_reads() -> None:
         headers_for(make_auth(sources=[subprotocol("bearer")]), "ada")
 
 
+def test_the_headers_are_those_of_an_auth() -> None:
+    app: Any = FastAPI()
+    with pytest.raises(
+        ConfigurationError, match="headers_for\\(\\) needs the Auth that is installed on the app, not FastAPI"
+    ):
+        headers_for(app, "ada")
+
+
 @pytest.mark.parametrize("make", [as_user, lambda **each: headers_for(make_auth(), **each)])
 @pytest.mark.parametrize(
     ("arguments", "message"),
