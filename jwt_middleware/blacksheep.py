@@ -9,7 +9,7 @@ from blacksheep import Content, Request, Response, WebSocket
 from guardpost import AuthenticationHandler, Identity
 
 from .demand import Demand
-from .frameworks import check_is_no_class
+from .frameworks import check_is_no_class, check_is_not_routed
 from .glue import Answer, check
 from .identity import JWTCredentials
 
@@ -54,6 +54,7 @@ def requires(
     def decorate(handler: Handler) -> Handler:
         # BlackSheep has found the handlers of a controller before its class is decorated.
         check_is_no_class(handler)
+        check_is_not_routed(handler)
         signed, hints = signature(handler), get_type_hints(handler)
         parameters = list(signed.parameters.values())
         known = [n for n, p in enumerate(parameters) if _is_connection(p.name, hints.get(p.name, p.annotation))]

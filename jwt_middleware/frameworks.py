@@ -49,6 +49,23 @@ def check_is_no_class(endpoint: object) -> None:
         raise TypeError(f"requires(...) decorates endpoints, and {endpoint!r} is not one")
 
 
+def check_is_not_routed(function: Callable[..., Any]) -> None:
+    """Raise ``TypeError`` if a router has taken ``function``: then a guard around it would guard nothing.
+
+    The routers of BlackSheep mark what they take. An app of Quart is found among the names of the function's module.
+    """
+    is_taken = getattr(function, "route_handler", None) is True
+    for value in list(getattr(function, "__globals__", {}).values()):
+        if any(_package(kind) == "quart" for kind in type(value).__mro__):
+            views = getattr(value, "view_functions", {}).values()
+            is_taken = is_taken or any(view is function for view in views)
+    if is_taken:
+        raise TypeError(
+            "requires(...) above the decorator of a router guards nothing, because the router calls "
+            f"{getattr(function, '__qualname__', function)!r} itself; place it below"
+        )
+
+
 def takes_foreign_request(function: Callable[..., Any]) -> bool:
     """Whether ``function`` asks a framework other than Starlette for its request.
 

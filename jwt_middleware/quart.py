@@ -9,7 +9,7 @@ from starlette.types import Scope
 from werkzeug.local import LocalProxy
 
 from .demand import Demand
-from .frameworks import check_is_no_class
+from .frameworks import check_is_no_class, check_is_not_routed
 from .glue import check
 
 Parameters = ParamSpec("Parameters")
@@ -41,6 +41,7 @@ def requires(
 
     def decorate(view: Callable[Parameters, Any]) -> Callable[Parameters, Awaitable[Any]]:
         check_is_no_class(view)
+        check_is_not_routed(view)
 
         @wraps(view)
         async def guarded(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Any:

@@ -27,6 +27,7 @@ from .demand import Demand, middleware_of
 from .frameworks import (
     call_in_framework,
     check_is_no_class,
+    check_is_not_routed,
     find_foreign_request,
     refuse_in_framework,
     takes_foreign_request,
@@ -185,6 +186,7 @@ def _guarded_function(function: Callable[..., Any], demand: Demand) -> Callable[
     original = _unwrapped(function)
     if isgeneratorfunction(original) or isasyncgenfunction(original):
         raise TypeError("requires(...) cannot answer for a generator; return a StreamingResponse, or guard its router")
+    check_is_not_routed(original)
     is_async = iscoroutinefunction(original)
 
     @wraps(function)

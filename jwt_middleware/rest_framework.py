@@ -24,7 +24,7 @@ class JWTAuthentication(BaseAuthentication):  # type: ignore[misc]  # it has no 
         token: Token | None = scope["auth"].token
         return None if token is None else (scope["user"], token)
 
-    def authenticate_header(self, request: Any) -> str:
+    def authenticate_header(self, request: Any) -> str:  # pyright: ignore[reportIncompatibleMethodOverride]
         """The challenge for an anonymous request, which is refused."""
         scope = scope_of(request)
         _, headers, _ = scope["auth"].refuser.plain(MissingToken(), scope)

@@ -421,3 +421,21 @@ def test_a_class_is_no_handler() -> None:
         blacksheep.requires("orders:read")(Orders)
     with pytest.raises(TypeError, match=r"decorators = \[requires"):
         quart.requires("orders:read")(Order)
+
+
+@pytest.mark.parametrize("guard", ["jwt_middleware", "jwt_middleware.blacksheep"])
+@pytest.mark.parametrize("route", ["Router().get('/orders')", "Router().ws('/orders')"])
+def test_a_guard_above_the_decorator_of_blacksheep_says_that_it_guards_nothing(guard: str, route: str) -> None:
+    head = f"from blacksheep import Request, Router\nfrom {guard} import requires\n"
+    with pytest.raises(TypeError, match="place it below"):
+        define(f"{head}@requires()\n@{route}\nasync def orders(request: Request): ...")
+    define(f"{head}@{route}\n@requires()\nasync def others(request: Request): ...")
+
+
+@pytest.mark.parametrize("route", ["get('/orders')", "websocket('/orders')"])
+def test_a_guard_above_the_decorator_of_quart_says_that_it_guards_nothing(route: str) -> None:
+    head = "from quart import Quart, request\nfrom jwt_middleware.quart import requires\nclass App(Quart): ...\n"
+    head += "other, app = Quart('other'), App('app')\n"
+    with pytest.raises(TypeError, match="place it below"):
+        define(f"{head}@requires()\n@app.{route}\nasync def orders(): ...")
+    define(f"{head}@app.{route}\n@requires()\nasync def orders(): ...")
