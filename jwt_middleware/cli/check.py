@@ -26,7 +26,7 @@ def run(arguments: Namespace) -> int:
         if middleware.debug:
             findings.append("debug=True: refusals explain themselves to clients on this machine; for development only")
         findings += run_app_code("asking the providers", anyio.run, _check_providers, middleware.verifier)
-    findings += _check_guards(app)
+    findings += _check_guards(app, middlewares)
     if arguments.json:
         show_json({"findings": findings})
     else:
@@ -52,7 +52,7 @@ def _check_public(app: Any, middleware: JWTMiddleware) -> Iterator[str]:
         return
     for entry in middleware.public_entries:
         method, _, path = entry.rpartition(" ")
-        if not any(_may_match(full, route, path, method or "GET") for full, route in routes):
+        if not any(_may_match(full, route, path, method) for full, route in routes):
             yield f"public: no route matches {entry!r}"
 
 
@@ -82,8 +82,15 @@ async def _check_providers(verifier: Verifier) -> list[str]:
     return findings
 
 
-def _check_guards(app: Any) -> Iterator[str]:
-    for path, route in _routes(app):
+def _check_guards(app: Any, middlewares: Iterable[JWTMiddleware]) -> Iterator[str]:
+    # An ``Auth`` of FastAPI looks for these mistakes itself, at start-up.
+    checks = [middleware.check_routes for middleware in middlewares if hasattr(middleware, "check_routes")]
+    for check in checks:
+        try:
+            check()
+        except RuntimeError as error:
+            yield str(error)
+    for path, route in () if checks else _routes(app):
         if is_bypassed(getattr(route, "endpoint", None)):
             yield f"{path}: @requires stands above the decorator of the route, which registered the unguarded function"
 
@@ -110,6 +117,9 @@ def _may_match(full: str, route: Any, entry: str, method: str) -> bool:
     prefix = full[: len(full) - len(getattr(route, "path", ""))]
     if not path.startswith(prefix) or isinstance(route, Mount):
         return False
-    scope = {"type": "http", "path": path[len(prefix) :], "method": method, "headers": [], "root_path": ""}
+    scope = {"type": "http", "path": path[len(prefix) :], "method": method or "GET", "headers": [], "root_path": ""}
     matched, _ = route.matches(scope)
-    return bool(matched is not Match.NONE)
+    if method:
+        return bool(matched is Match.FULL)
+    # An entry without a method is for all methods, and for WebSockets.
+    return bool(matched is not Match.NONE or route.matches({**scope, "type": "websocket"})[0] is not Match.NONE)

@@ -51,6 +51,13 @@ class _Installed(JWTMiddleware):
         super().__init__(_Inside(app, gate), **options)
         # All apps of this Auth share one, so that its dependencies also know the credentials of another app.
         self.refuser = gate.auth.refuser
+        self.check_routes = gate.check_routes
+        """For the command ``check``, which looks for mistakes before an app starts."""
+        self._named = gate.named
+
+    @property
+    def public_entries(self) -> tuple[str, ...]:
+        return self._named
 
 
 def _is_ours(entry: Middleware) -> bool:
@@ -67,6 +74,8 @@ class _Gate:
         also: Any = auth.options.get("public", ())
         more = PublicRequests(also) if callable(also) else PublicPaths(also)  # pyright: ignore[reportArgumentType]
         self._public = (public, more)
+        self.named = (*public.entries, *(more.entries if isinstance(more, PublicPaths) else ()))
+        """The public paths, unless a function says which."""
         self._docs = docs
         self._anonymous = auth.options.get("allow_anonymous", False)
         # By path, method and endpoint: two routes can have the same path. An endpoint need not be hashable.

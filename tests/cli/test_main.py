@@ -567,7 +567,7 @@ from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import PlainTextResponse
-from starlette.routing import Mount, Route
+from starlette.routing import Mount, Route, WebSocketRoute
 from jwt_middleware import ANY, JWTMiddleware, LoadBalancerKeys, RemoteKeys, requires
 
 async def endpoint(request):
@@ -579,11 +579,14 @@ ROUTES = [
     Route("/items/{{id}}", endpoint, methods=["GET"]),
     Mount("/docs", routes=[Route("/intro", lambda request: None)]),
     Route("/health", lambda request: None),
+    Route("/login", lambda request: None, methods=["POST"]),
+    WebSocketRoute("/live", lambda socket: None),
 ]
 PUBLIC = ["/health", "GET /items/{{id}}", "/docs/*", "/docs/intro"]
-good = JWTMiddleware(Starlette(routes=ROUTES[1:]), public=["/health", "/docs/*", "/docs/intro"], **SETTINGS)
+OPEN = ["/health", "/docs/*", "/docs/intro", "/login", "POST /login", "/live"]
+good = JWTMiddleware(Starlette(routes=ROUTES[1:]), public=OPEN, **SETTINGS)
 bare = JWTMiddleware(endpoint, public=["/anything"], **SETTINGS)
-never = JWTMiddleware(Starlette(routes=ROUTES[1:]), public=["/helth", "POST /docs/other", "/old/*"], **SETTINGS)
+never = JWTMiddleware(Starlette(routes=ROUTES[1:]), public=["/helth", "POST /live", "GET /login", "/old/*"], **SETTINGS)
 bypassed = JWTMiddleware(Starlette(routes=ROUTES), public=PUBLIC, **SETTINGS)
 anybody = JWTMiddleware(endpoint, key={SECRET!r}, audience=ANY)
 ARN = "arn:aws:elasticloadbalancing:eu-central-1:123456789012:loadbalancer/app/shop/50dc6c495c0c9188"
@@ -593,6 +596,21 @@ outside = Starlette(middleware=[Middleware(CORSMiddleware), Middleware(JWTMiddle
 SET = {{"keys": [{{"kty": "oct", "k": "{"QUFB" * 16}", "kid": "a"}}, {{"kty": "oct", "k": "QUFB", "kid": "b"}}]}}
 skipped = JWTMiddleware(endpoint, key=SET, audience="orders")
 debugged = JWTMiddleware(endpoint, debug=True, **SETTINGS)
+from fastapi import APIRouter, Depends, FastAPI
+from jwt_middleware.fastapi import Auth
+def respond(): ...
+fast, mistaken, passed_by = FastAPI(), FastAPI(), FastAPI()
+router = APIRouter(prefix="/items")
+router.add_api_route("/{{id}}", respond)
+for one in (fast, mistaken):
+    one.include_router(router, prefix="/v1")
+    one.add_api_route("/health", respond, methods=["GET"])
+auth = Auth(public=["/health"], **SETTINGS)
+auth.install(fast, public=["/v1/items/{{id}}", "GET /v1/items/{{id}}"], docs=True)
+auth.install(mistaken, public=["/helth", "POST /v1/items/{{id}}"])
+mistaken.add_api_route("/users", respond, dependencies=[Depends(auth.any_of)])
+auth.install(passed_by)
+passed_by.add_api_route("/admin", endpoint)
 away = JWTMiddleware(endpoint, jwks="http://127.0.0.1:9/jwks", audience="orders")
 none = Starlette()
 """
@@ -605,12 +623,15 @@ none = Starlette()
         ("bare", []),
         ("outside", []),
         ("behind", []),
-        ("never", ["'/helth'", "'POST /docs/other'", "'/old/*'"]),
+        ("never", ["'/helth'", "'POST /live'", "'GET /login'", "'/old/*'"]),
         ("bypassed", ["/items/{id}: @requires"]),
         ("anybody", ["any audience"]),
         ("skipped", ["3 bytes"]),
         ("debugged", ["debug=True"]),
         ("inside", ["CORSMiddleware is inside"]),
+        ("fast", []),
+        ("mistaken", ["'/helth'", "'POST /v1/items/{id}'", "/users: Depends(auth.any_of) guards nothing"]),
+        ("passed_by", ["'/health'", "/admin: the route calls 'endpoint' itself"]),
         ("away", ["does not check the issuer", "cannot be reached"]),
     ],
 )
