@@ -197,9 +197,23 @@ def test_fastapi_apps_know_who_is_calling() -> None:
 
 
 def test_fastapi_apps_log_users_in() -> None:
-    client = TestClient(example("docs/fastapi.rst", "check_password")["app"])
+    client = TestClient(example("docs/fastapi.rst", "check_password", "get_users")["app"])
     answers = [client.post("/auth/login", data={"username": "ada", "password": word}) for word in ("lovelace", "x")]
     assert [answer.status_code for answer in answers] == [200, 400]
+
+
+def test_fastapi_apps_keep_tokens_in_cookies() -> None:
+    client = TestClient(example("docs/fastapi.rst", 'cookies="all"')["app"], base_url="https://shop.example")
+    assert client.get("/nothing").status_code == 401
+    form = {"username": "ada", "password": "lovelace"}
+    assert client.post("/auth/login", data=form, headers={"sec-fetch-site": "same-origin"}).status_code == 200
+    assert client.get("/nothing").status_code == 404
+
+
+def test_fastapi_apps_count_refusals() -> None:
+    client = TestClient(example("docs/fastapi.rst", "make_asgi_app")["app"])
+    assert [client.get(path).status_code for path in ("/health/live", "/health/ready", "/me")] == [200, 200, 401]
+    assert 'requests_refused_total{error_type="missing_token",provider=""} 1.0' in client.get("/metrics/").text
 
 
 def test_fastapi_apps_are_tested_with_fake_users() -> None:
