@@ -5,6 +5,7 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import ExitStack, asynccontextmanager, suppress
 from functools import partial
+from itertools import zip_longest
 from secrets import token_hex
 from typing import Any
 
@@ -316,9 +317,9 @@ async def connected_as(role: str, postgres: PostgresServer, prefix: str, driver:
     await store.aclose()
 
 
-def in_the_way(admin: Any, role: str) -> list[int]:
-    """The processes of the server that hold a lock for which a step of ``role`` waits."""
-    query = f"SELECT unnest(pg_blocking_pids(pid)) FROM pg_stat_activity WHERE usename = '{role}'"
+def in_the_way(admin: Any, waiting: str) -> list[int]:
+    """The processes of the server that hold a lock for which a session waits; ``waiting`` is a condition on it."""
+    query = f"SELECT unnest(pg_blocking_pids(pid)) FROM pg_stat_activity WHERE {waiting}"
     return [pid for (pid,) in admin.execute(query).fetchall()]
 
 
@@ -329,7 +330,7 @@ async def test_a_step_that_the_server_rolls_back_to_break_a_deadlock_is_done_aga
 ) -> None:
     """A migration of the app may lock our rows in another order."""
     before = rolled_back(postgres, "deadlock detected")
-    # The step, and not the other transaction, is the one that the server rolls back.
+    # Whoever has waited for so long looks for a deadlock, once. So it is the step that the server rolls back.
     change(f"ALTER ROLE {role} SET deadlock_timeout = '50ms'")
     ended: list[Any] = []
     async with connected_as(role, postgres, prefix, driver) as store:
@@ -340,33 +341,38 @@ async def test_a_step_that_the_server_rolls_back_to_break_a_deadlock_is_done_aga
             except StoreUnavailable as error:
                 ended.append(str(error))
 
-        for id in "ab":
+        def lock(other: Any, id: str) -> None:
+            other.execute("SET deadlock_timeout = '60s'; BEGIN")
+            other.execute(f"SELECT FROM {prefix}sessions WHERE id = '{id}' FOR SHARE")
+
+        for id in "abc":
             await opened(store, id)
-        with ExitStack() as stack:
-            admin = stack.enter_context(postgres.connect())
-            others = {}
-            for _ in range(deadlocks):
-                other = stack.enter_context(postgres.connect())
-                other.execute("SET deadlock_timeout = '60s'")
-                other.execute("BEGIN")
-                other.execute(f"SELECT FROM {prefix}sessions WHERE id = 'b' FOR SHARE")
-                others[other.info.backend_pid] = other
+        with postgres.connect() as admin, postgres.connect() as gate, ExitStack() as stack:
+            others = [stack.enter_context(postgres.connect()) for _ in range(deadlocks)]
+            lock(gate, "b")
+            lock(others[0], "c")
             async with anyio.create_task_group() as together:
                 together.start_soon(end)
-                while others:
-                    # The step has locked a, and waits until one of the others lets go of b.
-                    await until(lambda: others.keys() & in_the_way(admin, role))
-                    (pid,) = in_the_way(admin, role)
-                    lock = f"SELECT FROM {prefix}sessions WHERE id = 'a' FOR SHARE"
-                    await to_thread.run_sync(others[pid].execute, lock)
+                for other, following in zip_longest(others, others[1:]):
+                    # The step has a, and waits for b. The other transaction has c, and waits for a.
+                    await until(lambda: in_the_way(admin, f"usename = '{role}'") == [gate.info.backend_pid])
+                    async with anyio.create_task_group() as waiting:
+                        wanted = f"SELECT FROM {prefix}sessions WHERE id = 'a' FOR SHARE"
+                        waiting.start_soon(to_thread.run_sync, other.execute, wanted)
+                        await until(partial(in_the_way, admin, f"pid = {other.info.backend_pid}"))
+                        # Now the step gets b, and waits for c.
+                        gate.execute("ROLLBACK")
                     # The step has let go of a.
-                    others.pop(pid).execute("ROLLBACK")
+                    if following is not None:
+                        lock(gate, "b")
+                        lock(following, "c")
+                    other.execute("ROLLBACK")
         assert rolled_back(postgres, "deadlock detected") == before + deadlocks
         if deadlocks < MOST_TRIES:
-            assert sorted(ended) == ["a", "b"]
+            assert sorted(ended) == ["a", "b", "c"]
         else:
             assert ended == ["40P01: other transactions were in the way again and again"]
-            assert len(await store.sessions("ada", REALM)) == 2
+            assert len(await store.sessions("ada", REALM)) == 3
 
 
 @pytest.mark.parametrize("driver", ["asyncpg", "psycopg"])
@@ -390,7 +396,7 @@ async def test_a_step_that_the_server_cannot_serialize_is_done_again_as_read_com
                 other.execute(f"UPDATE {prefix}sessions SET is_used = is_used")
                 async with anyio.create_task_group() as together:
                     together.start_soon(refresh, generation)
-                    await until(lambda: in_the_way(admin, role) == [other.info.backend_pid])
+                    await until(lambda: in_the_way(admin, f"usename = '{role}'") == [other.info.backend_pid])
                     other.execute("COMMIT")
         assert answers == [(Outcome.NEXT, 2), (Outcome.NEXT, 3)]
         # The second time, the step is read committed from its start.
@@ -591,6 +597,28 @@ def test_what_cannot_work_is_said_at_construction(arguments: dict[str, Any], mes
     with pytest.raises(ConfigurationError, match=message) as refused:
         SQLStore(**{"engine": "postgresql+asyncpg://host/database", **arguments})
     assert PASSWORD not in str(refused.value)
+
+
+@pytest.mark.parametrize("server", ["an address", "an engine"])
+@pytest.mark.parametrize(("implementation", "version"), [("binary", "3.2"), ("c", "3.2"), ("python", "3.1")])
+def test_a_psycopg_that_a_hanging_server_would_stop_with_the_whole_process_is_refused(
+    monkeypatch: pytest.MonkeyPatch, server: str, implementation: str, version: str
+) -> None:
+    """libpq before 17 cancels a query only by waiting for the server."""
+    address = "postgresql+psycopg://host/database"
+    monkeypatch.setattr(psycopg.pq, "__impl__", implementation)
+    monkeypatch.setattr(psycopg.capabilities, "has_cancel_safe", lambda: False)
+    if version == "3.1":
+        monkeypatch.delattr(psycopg, "capabilities")
+    with pytest.raises(ConfigurationError, match=r"install psycopg\[binary\]>=3.2.3, or .* or use asyncpg"):
+        SQLStore(address if server == "an address" else create_async_engine(address))
+
+
+def test_a_psycopg_in_python_will_do_with_any_libpq(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It waits in a thread."""
+    monkeypatch.setattr(psycopg.pq, "__impl__", "python")
+    monkeypatch.setattr(psycopg.capabilities, "has_cancel_safe", lambda: False)
+    SQLStore("postgresql+psycopg://host/database")
 
 
 class Waiting(PGDialect):

@@ -42,6 +42,7 @@ def engine_maker(server: object) -> tuple[MakeEngine, tuple[type[Exception], ...
         url = _read_address(server)
         _check_dialect(url.get_backend_name())
         engine = _from_address(url)
+        _check_driver(engine.dialect.driver)
         return lambda: (_from_address(url), True), _errors(engine)
     if not isinstance(server, AsyncEngine):
         raise ConfigurationError(
@@ -49,6 +50,7 @@ def engine_maker(server: object) -> tuple[MakeEngine, tuple[type[Exception], ...
             f"{type(server).__name__}"
         )
     _check_dialect(server.dialect.name)
+    _check_driver(server.dialect.driver)
     return _ThatOfTheApp(server), _errors(server)
 
 
@@ -125,6 +127,24 @@ def _from_address(url: "URL") -> "AsyncEngine":
             f"engine: the driver {url.get_driver_name()} is not asynchronous; use asyncpg or psycopg, "
             "postgresql+asyncpg://... for instance"
         ) from None
+
+
+def _check_driver(name: str) -> None:
+    """Refuse a psycopg that stops the whole process while it cancels a query and the server hangs.
+
+    Only libpq 17 cancels without waiting. Before it, the compiled psycopg waits for the server without letting other
+    threads run. Before version 3.2, so does the one in Python.
+    """
+    if name != "psycopg":
+        return
+    import psycopg
+
+    capabilities = getattr(psycopg, "capabilities", None)
+    if capabilities is None or (psycopg.pq.__impl__ != "python" and not capabilities.has_cancel_safe()):
+        raise ConfigurationError(
+            "engine: a server that hangs would stop the whole process, because this psycopg waits for it when it "
+            "cancels a query; install psycopg[binary]>=3.2.3, or psycopg[c]>=3.2 with libpq 17, or use asyncpg"
+        )
 
 
 def _errors(engine: "AsyncEngine") -> tuple[type[Exception], ...]:
