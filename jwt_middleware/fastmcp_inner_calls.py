@@ -1,7 +1,7 @@
-"""Has the token the scopes of what a tool of a FastMCP server reaches, which no request names?
+"""Does a token have the scopes of what a tool of a FastMCP server reaches?
 
-A tool can call other tools, read resources and render prompts by names that the client gives to it: FastMCP's search
-transforms, ``ResourcesAsTools``, ``PromptsAsTools`` and code mode consist of such tools.
+A tool can call other tools, read resources and render prompts by names that no request states: FastMCP's search
+transforms, ``ResourcesAsTools``, ``PromptsAsTools`` and code mode consist of tools that get a name as an argument.
 """
 
 from collections.abc import Awaitable, Callable
@@ -40,7 +40,7 @@ def watch(server: Any) -> None:
 
 
 class _InnerCalls(Middleware):
-    """Refuses a call that a tool makes if the token of the request does not have the scopes that it needs.
+    """Refuses a call that a tool makes if the token of the request lacks a scope that the call needs.
 
     Without a request, as for a client in the same process, there is no token and nothing is checked.
     """

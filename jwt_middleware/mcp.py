@@ -70,9 +70,9 @@ def protect(
     completing the arguments of a prompt or a template, needs the scopes that the resource, prompt or template itself
     needs. Streams end with their token.
 
-    A tool of a FastMCP can call others, for instance for a search transform. These calls need their scopes, too: for
-    them ``server`` gets a middleware, which does nothing outside ``protect``. Of a tool of a mounted server, they need
-    every scope that ``tools``, ``resources`` or ``prompts`` names.
+    A tool of a FastMCP can call others, as a search transform does. These calls need their scopes, too: the FastMCP
+    gets a middleware for them, which does nothing outside ``protect``. If the tool is one of a mounted server, they
+    need every scope that ``tools``, ``resources`` or ``prompts`` names.
 
     An ``MCPServer`` or a ``FastMCP`` answers requests whose ``Host``, and ``Origin`` if there is one, are those of the
     resource or of loopback. If your proxy replaces ``Host``, or pages of other origins are clients, pass the ASGI app
@@ -187,9 +187,13 @@ def _fastmcp_settings() -> tuple[list[str], list[str]]:
 
 
 def _fastmcp_of(server: Any) -> Any:
-    """The ``FastMCP`` that ``server`` is, or that has made it; None if it is of another kind."""
-    made_by = getattr(getattr(server, "state", None), "fastmcp_server", server)
-    return made_by if hasattr(made_by, "http_app") else None
+    """The ``FastMCP`` that ``server`` is, or that made it or the app that it wraps; None if there is none."""
+    while server is not None:
+        made_by = getattr(getattr(server, "state", None), "fastmcp_server", server)
+        if hasattr(made_by, "http_app"):
+            return made_by
+        server = getattr(server, "app", None)
+    return None
 
 
 def _user_class(fastmcp: Any) -> type[AccessToken]:

@@ -12,6 +12,7 @@ from fastmcp.server.auth import require_scopes as fastmcp_scopes
 from fastmcp.server.transforms import ToolTransform
 from fastmcp.tools.tool_transform import ToolTransformConfig
 from mcp.server.mcpserver import MCPServer
+from starlette.middleware.gzip import GZipMiddleware
 from starlette.responses import PlainTextResponse
 from starlette.testclient import TestClient
 
@@ -269,8 +270,9 @@ def test_what_fastmcp_does_not_know_is_its_own_to_refuse(fast: TestClient, name:
     assert post(fast, call("tools/call", name=name), "r").status_code != 403
 
 
-def test_an_app_that_fastmcp_has_made_is_known_as_fastmcps() -> None:
-    with bare_client(protect(fast_server().http_app(), URL, key=SECRET)) as client:
+@pytest.mark.parametrize("wrap", [lambda app: app, GZipMiddleware], ids=["as it is", "wrapped"])
+def test_an_app_that_fastmcp_has_made_is_known_as_fastmcps(wrap: Any) -> None:
+    with bare_client(protect(wrap(fast_server().http_app()), URL, key=SECRET)) as client:
         response = post(client, call("tools/call", name="inner_delete"), "r")
     assert (response.status_code, response.json()["code"]) == (403, "insufficient_scope")
 
