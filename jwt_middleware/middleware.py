@@ -100,8 +100,8 @@ class JWTMiddleware:
         where to get a token and for which scopes. It is the default of ``audience``. Default None.
     ``on_event``
         A plain function that gets every event, for instance to count refusals, or several such functions. They run on
-        the event loop. See ``jwt_middleware.events``. Default None: events are only logged. Middlewares that are given
-        the same ``Events`` share it, so that what is said once is said once by all of them.
+        the event loop. See ``jwt_middleware.events``. Default None: events are only logged. An ``Events`` object may
+        serve several instances: advice that is given only once is then given once by all of them.
     ``tell_accepted``
         True: each request with a good token is an event, too, ``RequestAccepted``. Default False.
     ``debug``

@@ -84,7 +84,7 @@ async def _check_providers(verifier: Verifier) -> list[str]:
 
 def _check_guards(app: Any, middlewares: Iterable[JWTMiddleware]) -> Iterator[str]:
     # An ``Auth`` of FastAPI looks for these mistakes itself, at start-up.
-    checks = [middleware.check_routes for middleware in middlewares if hasattr(middleware, "check_routes")]
+    checks = [check for one in middlewares if (check := getattr(one, "check_routes", None)) is not None]
     for check in checks:
         try:
             check()
