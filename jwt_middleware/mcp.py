@@ -261,11 +261,11 @@ class _CallCheck:
         if scope["type"] != "http" or scope["method"] != "POST" or _is_form(scope):
             await self._app(scope, receive, send)
             return
-        body = await self._read(receive)
-        if body is None:
-            await JSONResponse(_rpc_error(-32600, "The request is too large."), 413)(scope, receive, send)
-            return
         try:
+            body = await self._read(receive)
+            if body is None:
+                await JSONResponse(_rpc_error(-32600, "The request is too large."), 413)(scope, receive, send)
+                return
             calls = find_calls(body)
         except TooManyCalls:
             text = f"The request calls more than {MAX_CALLS} tools, resources and prompts, or by too long names."
@@ -288,13 +288,13 @@ class _CallCheck:
         await self._app(scope, _replay(body, receive), send)
 
     async def _read(self, receive: Receive) -> bytes | None:
-        """The whole body; None if it is too large."""
+        """The whole body; None if it is too large. Raises ``ValueError`` if the client goes away before its end."""
         chunks: list[bytes] = []
         size, more = 0, True
         while more:
             message = await receive()
             if message["type"] != "http.request":
-                break
+                raise ValueError("the body has no end")
             chunk = message.get("body", b"")
             size += len(chunk)
             if size > self._max_body:

@@ -362,12 +362,14 @@ def test_a_form_is_not_read_and_the_sdk_refuses_it(provider: IdentityProvider) -
             assert response.status_code in (400, 415)
 
 
-def test_a_client_that_goes_away_while_it_sends_is_no_error(provider: IdentityProvider) -> None:
+@pytest.mark.parametrize("part", [b"", b"5"])
+def test_what_a_client_sends_before_it_goes_away_is_not_passed_on(part: bytes) -> None:
     app = protect(PlainTextResponse("ok"), "https://api.example/mcp", key="k" * 32, allow_anonymous=True)
+    messages = [{"type": "http.disconnect"}, {"type": "http.request", "body": part, "more_body": True}]
     sent: list[Any] = []
 
     async def receive() -> Any:
-        return {"type": "http.disconnect"}
+        return messages.pop()
 
     async def send(message: Any) -> None:
         sent.append(message)
