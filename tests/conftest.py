@@ -40,21 +40,21 @@ SLOW = (
     "test_demo_page.py",
     "test_session_faults.py",
     "test_shutdown.py",
+    "test_other_frameworks.py",
     "test_live_servers.py",
+    "test_examples.py",
+    "test_shown_frameworks.py",
+    "test_page_script.py",
+    "test_documentation.py",
+    "test_sql_faults.py",
     "test_outages.py",
     "test_sqlite_store.py",
-    "test_documentation.py",
-    "test_throttle_servers.py",
-    "test_other_frameworks.py",
     "test_sqlite_files.py",
-    "test_examples.py",
-    "test_protect.py",
-    "test_redis_store.py",
-    "test_shown_frameworks.py",
-    "test_loading.py",
+    "test_throttle_servers.py",
+    "test_authorize.py",
     "test_oauth_clients.py",
     "test_servers.py",
-    "test_authorize.py",
+    "test_redis_store.py",
 )
 
 
@@ -73,9 +73,12 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put the slow files first, so that no process is left alone with one of them at the end."""
+    """Mark the slow files, and put them first, so that no process is left alone with one of them at the end."""
     rank = {name: number for number, name in enumerate(SLOW)}
     items.sort(key=lambda item: rank.get(item.path.name, len(SLOW)))
+    for item in items:
+        if item.path.name in rank:
+            item.add_marker("slow")
 
 
 def pytest_collection_finish() -> None:
