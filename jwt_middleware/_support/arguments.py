@@ -53,7 +53,8 @@ def check_takes(name: str, value: object, *arguments: str, also: Iterable[str] =
     """
     check_callable(name, value, *arguments)
     try:
-        taken = signature(value)  # type: ignore[arg-type]  # it is callable
+        # Not what it wraps: a decorator may give an argument of its own.
+        taken = signature(value, follow_wrapped=False)  # type: ignore[arg-type]  # it is callable
     except (TypeError, ValueError):
         # Some builtins do not say what they take.
         return

@@ -1,5 +1,5 @@
 from collections.abc import Collection
-from functools import partial
+from functools import partial, wraps
 from typing import Any
 
 import pytest
@@ -109,6 +109,14 @@ def test_what_cannot_be_called_is_refused_with_how_it_would_be(value: Any) -> No
         check_callable("authenticate", value, "username", "password")
 
 
+def peppered(name: str, password: str, pepper: str) -> None: ...
+
+
+@wraps(peppered)
+def with_pepper(name: str, password: str) -> None:
+    peppered(name, password, "")
+
+
 @pytest.mark.parametrize(
     "function",
     [
@@ -116,6 +124,7 @@ def test_what_cannot_be_called_is_refused_with_how_it_would_be(value: Any) -> No
         pytest.param(lambda name, password, pepper="": None, id="a third with a default"),
         pytest.param(lambda *arguments: None, id="any number"),
         pytest.param(max, id="a builtin that does not say what it takes"),
+        pytest.param(with_pepper, id="a decorator that gives the third"),
     ],
 )
 def test_a_function_takes_what_it_is_called_with(function: Any) -> None:
