@@ -27,7 +27,7 @@ from jwt_middleware.errors import StoreUnavailable
 from jwt_middleware.fastapi import auth_router
 from jwt_middleware.issuing import Sessions, SQLStore, TokenIssuer
 from jwt_middleware.issuing.rotation import Outcome
-from jwt_middleware.issuing.stores import sql
+from jwt_middleware.issuing.stores import sql, sql_connections
 from jwt_middleware.issuing.stores.sql_connections import MOST_READERS
 from jwt_middleware.testing.store_contract import REALM, opening, revocation_request, rotation
 
@@ -494,8 +494,10 @@ async def test_a_token_that_64_requests_of_two_processes_present_has_one_success
     "kind", ["asyncpg as documented", "psycopg as documented", "asyncpg by address", "asyncpg, half"]
 )
 async def test_behind_a_pooler_each_transaction_may_have_another_connection(
-    postgres: PostgresServer, bouncer: int, prefix: str, kind: str
+    postgres: PostgresServer, bouncer: int, prefix: str, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # How long the two connections of the pooler take is not the question here.
+    monkeypatch.setattr(sql_connections, "STEP_SECONDS", 20)
     arguments: dict[str, Any] = {"prepare_threshold": None}
     url = postgres.url(kind.split()[0].strip(","), port=bouncer)
     if "asyncpg" in kind:

@@ -25,7 +25,7 @@ from jwt_middleware.errors import StoreUnavailable
 from jwt_middleware.issuing import SQLStore
 from jwt_middleware.issuing.rotation import Outcome, Realm
 from jwt_middleware.issuing.session_store import SESSION_RETENTION
-from jwt_middleware.issuing.stores import sql_connections
+from jwt_middleware.issuing.stores import sql_connections, sql_engines
 from jwt_middleware.issuing.stores.sql_connections import MOST_TRIES
 from jwt_middleware.issuing.stores.sql_errors import explain
 from jwt_middleware.issuing.stores.sql_statements import SWEEP
@@ -49,6 +49,7 @@ def anyio_backend() -> str:
 def patience(monkeypatch: pytest.MonkeyPatch) -> None:
     """The machine may be busy: what steps do is tested here, and one test sets back how long they may take."""
     monkeypatch.setattr(sql_connections, "STEP_SECONDS", 20)
+    monkeypatch.setattr(sql_engines, "POOL_SECONDS", 20)
 
 
 @pytest.fixture
@@ -285,9 +286,10 @@ async def test_steps_are_read_committed_whatever_the_role_is_set_to(
     answers: list[tuple[Outcome, int | None]] = []
 
     async def refresh() -> None:
-        answers.append(await rotated_by(store, 1, grace=0.5))
+        answers.append(await rotated_by(store, 1, grace=60))
 
-    await anyio.sleep(0.5)
+    # It was opened an hour ago.
+    change(f"UPDATE {prefix}sessions SET rotated_at = rotated_at - 3600")
     async with anyio.create_task_group() as together:
         for _ in range(10):
             together.start_soon(refresh)
@@ -508,6 +510,35 @@ async def test_tables_of_a_layout_that_is_too_late_are_refused(
     await old.aclose()
 
 
+@pytest.mark.parametrize("statement", ["DELETE FROM {0}head", "TRUNCATE {0}head, {0}sessions, {0}revocations"])
+async def test_tables_that_were_emptied_while_a_worker_was_running_are_used_again(
+    store: SQLStore, postgres: PostgresServer, change: Any, prefix: str, statement: str
+) -> None:
+    for id in "st":
+        await opened(store, id)
+    await store.revoke(revocation_request("before", claim="jti"))
+    position = (await store.revocations("", 9)).position
+    steps: dict[str, Any] = {
+        "open": partial(opened, store, "u"),
+        "rotate": partial(rotated_by, store, 1),
+        "revoke": partial(store.revoke, revocation_request("s")),
+        "revoke a token": partial(store.revoke, revocation_request("token", claim="jti")),
+        "revoke a subject": partial(store.revoke_subject, "ada", REALM),
+        "read the log": partial(store.revocations, position, 9),
+    }
+    count = f"SELECT count(*) FROM {prefix}sessions"
+    for step in steps.values():
+        change(statement.format(prefix))
+        before = change(count)
+        with pytest.raises(StoreUnavailable, match=f'the row of "{prefix}head" is missing; it is made again'):
+            await step()
+        assert change(count) == before
+        # The row is made by the next step, whatever it is, and then nothing is missing.
+        await step()
+    written = await store.revoke(revocation_request("after", claim="jti"))
+    assert (await store.revocations(position, 9)).revocations[-1] == written
+
+
 # Errors say what to do, and nothing of a session
 
 
@@ -554,9 +585,11 @@ async def test_a_timeout_of_the_server_and_a_server_that_only_reads_are_named(
     postgres: PostgresServer, prefix: str, change: Any, driver: str
 ) -> None:
     role = f"role{token_hex(4)}"
-    change(f"CREATE ROLE {role} LOGIN SUPERUSER; ALTER ROLE {role} SET statement_timeout = 100")
+    change(f"CREATE ROLE {role} LOGIN SUPERUSER")
     store = SQLStore(postgres.url(driver).replace(USER, role), prefix=prefix)
     await store.create_tables()
+    await store.aclose()
+    change(f"ALTER ROLE {role} SET statement_timeout = 250")
     await opened(store)
     with postgres.connect() as other:
         other.execute("BEGIN")

@@ -111,7 +111,7 @@ class SQLStore:
         async def step(attempt: Attempt) -> Any:
             await attempt.query(self._statements.lock, number=lock_number(self.names.of(""), owner))
             attempt.is_repeatable = False
-            return await attempt.query(
+            rows = await attempt.query(
                 self._statements.open,
                 id=escape(opening.id),
                 realm=realm_text(opening.realm),
@@ -124,6 +124,8 @@ class SQLStore:
                 mark=token_hex(8),
                 latest=self._latest,
             )
+            # Before the commit: the sessions that had to make room stay.
+            return self._check_head(rows)
 
         (row,) = await self._connections.run(step, is_single=False, is_repeatable=True)
         self._latest = row.used_at
@@ -137,7 +139,7 @@ class SQLStore:
 
     async def rotate(self, rotation: Rotation) -> tuple[Outcome, Session | None]:
         """See ``SessionStore``."""
-        (row,) = await self._query(
+        rows = await self._query(
             self._statements.rotate,
             id=escape(rotation.id),
             realm=realm_text(rotation.realm),
@@ -151,6 +153,7 @@ class SQLStore:
             mark=token_hex(8),
             latest=self._latest,
         )
+        (row,) = self._check_head(rows)
         self._latest = row.now
         if row.is_theft:
             # The connection broke after the session had been ended.
@@ -162,7 +165,7 @@ class SQLStore:
 
     async def revoke(self, request: RevocationRequest) -> Revocation:
         """See ``SessionStore``."""
-        (row,) = await self._query(
+        rows = await self._query(
             self._statements.revoke,
             key=revocation_key(request.realm, request.claim, request.value),
             realm=realm_text(request.realm),
@@ -171,6 +174,7 @@ class SQLStore:
             lifetime=float(request.lifetime),
             mark=token_hex(8),
         )
+        (row,) = self._check_head(rows)
         return Revocation(request.realm.provider, request.claim, request.value, row.until, request.realm.issuer)
 
     async def revoke_subject(self, subject: str, realm: Realm) -> tuple[Revocation, ...]:
@@ -178,8 +182,8 @@ class SQLStore:
         statement = self._statements.revoke_subject
         values = {"owner": owner_of(realm, subject), "realm": realm_text(realm), "mark": token_hex(8)}
         # Done twice, it would not name the sessions that it ended the first time.
-        rows = await self._connections.run(lambda attempt: attempt.query(statement, **values))
-        return read_ended(rows, realm)
+        rows = self._check_head(await self._connections.run(lambda attempt: attempt.query(statement, **values)))
+        return read_ended([row for row in rows if row.value is not None], realm)
 
     async def sessions(self, subject: str, realm: Realm) -> tuple[Session, ...]:
         """See ``SessionStore``."""
@@ -194,13 +198,15 @@ class SQLStore:
         from its beginning.
         """
         number, _, mark = after.partition(".")
-        rows = await self._connections.run(
-            lambda attempt: attempt.query(
-                self._statements.revocations, number=int(number or 0), mark=mark, limit=limit
-            ),
-            seconds=READ_SECONDS,
-            reads_log=True,
-            is_repeatable=True,
+        rows = self._check_head(
+            await self._connections.run(
+                lambda attempt: attempt.query(
+                    self._statements.revocations, number=int(number or 0), mark=mark, limit=limit
+                ),
+                seconds=READ_SECONDS,
+                reads_log=True,
+                is_repeatable=True,
+            )
         )
         self._sweep_soon(reads_log=True)
         last, found = rows[-1], [row for row in rows if row.number is not None]
@@ -223,6 +229,15 @@ class SQLStore:
     async def _query(self, statement: str, **values: Any) -> "Sequence[Row[Any]]":
         """Do a step of one statement that may be sent twice."""
         return await self._connections.run(lambda attempt: attempt.query(statement, **values), is_repeatable=True)
+
+    def _check_head(self, rows: "Sequence[Row[Any]]") -> "Sequence[Row[Any]]":
+        """Raise ``StoreUnavailable`` if there are no rows: the tables were emptied while this worker was running."""
+        if not rows:
+            self._connections.check_again()
+            raise StoreUnavailable(
+                f"the row of {self.names.of('head')} is missing; it is made again with the next step"
+            )
+        return rows
 
     def _sweep_soon(self, *, reads_log: bool) -> None:
         now = monotonic()

@@ -1,6 +1,6 @@
 """What does each step of a store say to PostgreSQL? One statement a step. Pure.
 
-Each statement is atomic by itself, under READ COMMITTED. Five rules make it so:
+Each statement is atomic by itself, under READ COMMITTED. Six rules make it so:
 
 1. A statement locks the sessions that it changes, in the order of their ids, before it reads the clock. It sees what
    the transactions that it waited for have written, and no moment is older than the lock.
@@ -8,7 +8,8 @@ Each statement is atomic by itself, under READ COMMITTED. Five rules make it so:
 3. Whoever writes revocations first updates the row of ``head``, which counts them, and so holds its lock until the
    commit. Numbers become visible in their order, so a reader that is past a number has missed none before it.
 4. ``head`` is locked after sessions. So no two steps wait for each other.
-5. Each step that writes has a mark, a random text. A step that is sent again because its connection broke finds its
+5. Without the row of ``head``, nothing is changed, and no row is returned.
+6. Each step that writes has a mark, a random text. A step that is sent again because its connection broke finds its
    mark, and answers what was answered the first time.
 """
 
@@ -60,7 +61,8 @@ class Statements:
             FROM (SELECT) AS always LEFT JOIN {head} ON id = 1"""
         self.begin = f"""
             INSERT INTO {head} (id, layout, oldest, number, mark, seen, shift)
-            VALUES (1, {LAYOUT}, {LAYOUT}, 0, :mark, 0, 0) ON CONFLICT DO NOTHING"""
+            SELECT 1, {LAYOUT}, {LAYOUT}, coalesce(max(number), 0), :mark, 0, 0 FROM {revocations}
+            ON CONFLICT DO NOTHING"""
         self.lock = "SELECT pg_advisory_xact_lock(CAST(:number AS bigint))"
         self.read = f"""
             SELECT now, found.* FROM (SELECT {NOW} AS now) AS moment
@@ -76,7 +78,7 @@ class Statements:
         self.revoke_subject = f"""
             WITH locked AS MATERIALIZED (
                 SELECT id FROM {sessions} WHERE owner = :owner AND realm = :realm AND expires_at > {NOW}
-                ORDER BY id FOR UPDATE
+                AND EXISTS (SELECT FROM {head} WHERE id = 1) ORDER BY id FOR UPDATE
             ), ended AS (
                 DELETE FROM {sessions} AS s USING locked
                 WHERE s.owner = :owner AND s.id = locked.id RETURNING s.id, s.realm, s.access_until
@@ -84,7 +86,7 @@ class Statements:
                 UPDATE {head} AS h SET number = number + count, mark = :mark
                 FROM (SELECT count(*) AS count FROM ended) AS counted WHERE h.id = 1 AND count > 0 RETURNING number
             ), {_logged(revocations)}
-            SELECT value, until FROM logged"""
+            SELECT value, until FROM {head} LEFT JOIN logged ON true WHERE id = 1"""
         self.revocations = f"""
             SELECT h.oldest, h.number AS last, h.mark AS last_mark, now, r.*
             FROM {head} AS h CROSS JOIN (SELECT {NOW} AS now OFFSET 0) AS moment LEFT JOIN LATERAL (
@@ -192,14 +194,15 @@ def _rotate(sessions: str, revocations: str, head: str) -> str:
         )
         SELECT now, result.*, result.id IS NULL AND EXISTS (
             SELECT FROM {revocations} WHERE key = :key AND mark = :mark) AS is_theft
-        FROM moment LEFT JOIN result ON true"""
+        FROM steady LEFT JOIN result ON true"""
 
 
 def _revoke(sessions: str, revocations: str, head: str) -> str:
     return f"""
         WITH locked AS MATERIALIZED (
             SELECT id, realm, access_until FROM {sessions}
-            WHERE id = :value AND realm = :realm AND CAST(:claim AS text) = 'sid' FOR UPDATE
+            WHERE id = :value AND realm = :realm AND CAST(:claim AS text) = 'sid'
+            AND EXISTS (SELECT FROM {head} WHERE id = 1) FOR UPDATE
         ), moment AS MATERIALIZED (
             SELECT {NOW} AS now, access_until FROM (SELECT max(access_until) AS access_until FROM locked) AS waited
         ), wanted AS MATERIALIZED (
