@@ -6,22 +6,20 @@ from typing import Any, TypeAlias, cast
 
 from fastapi import FastAPI
 from fastapi.dependencies.models import Dependant
-from fastapi.routing import iter_route_contexts
 from starlette.middleware import Middleware
-from starlette.routing import BaseRoute, Host, Mount
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ..errors import ConfigurationError, Refusal
-from ..events import Advice, GuardReplaced
-from ..explaining.case import list_quoted
+from ..events import GuardReplaced
 from ..middleware import JWTMiddleware
 from ..reading.access import PublicPaths, PublicRequests, ask
-from ..requires import Requirement, count_guarded, is_bypassed, requires
+from ..requires import Requirement, count_guarded
 from .answers import EarlyRefusal, answer, answer_here
+from .checks import check_routes
 from .dependencies import OPENED, Authority, Guard, demanded_scopes, unwrap
 from .openapi import document
 from .overrides import AsUser, Overrides, opens
-from .router import Endpoint, is_open
+from .router import is_open
 from .selection import Selected, select
 
 
@@ -93,42 +91,7 @@ class _Gate:
         """Raise ``RuntimeError`` if a route is not guarded as its author meant it to be."""
         if not _is_ours(self.app.user_middleware[-1]):
             raise RuntimeError("a middleware was put behind that of auth.install(app); use app.add_middleware(...)")
-        for path, endpoint, dependant in _endpoints(self.app.routes):
-            if is_bypassed(endpoint):
-                raise RuntimeError(
-                    f"{path}: the route calls {getattr(endpoint, '__qualname__', endpoint)!r} itself and not what "
-                    "@requires(...) made of it; place @requires(...) below the decorator of the route"
-                )
-            if dependant is not None:
-                self._check_guards(path, dependant)
-            if isinstance(endpoint, Endpoint) and endpoint.access_cookie not in (None, *self.auth.cookies):
-                name = endpoint.access_cookie
-                text = (
-                    f"{path}: a login puts the access token into the cookie {name}, and this Auth does not read it: "
-                    f"add cookie({name!r}) to its sources= (said once)"
-                )
-                self.auth.events.tell(Advice(text=text), once="cookie")
-
-    def _check_guards(self, path: str, dependant: Dependant) -> None:
-        """Raise ``RuntimeError`` for a guard that was not called, and tell of scopes that look like one text."""
-        for child in dependant.dependencies:
-            call = unwrap(child.call)
-            owner = getattr(call, "__self__", None)
-            if call is requires or isinstance(owner, Guard):
-                name = "requires" if owner is None else f"auth.{call.__name__}"
-                cure = f'Depends({name}("admin"))' if name in ("requires", "auth.any_of") else "Depends(auth)"
-                raise RuntimeError(
-                    f"{path}: Depends({name}) guards nothing, and FastAPI takes its arguments from the query; write "
-                    f"{cure}"
-                )
-            scopes = child.own_oauth_scopes or ()
-            if len(scopes) > 1 and all(len(scope) == 1 for scope in scopes):
-                text = (
-                    f"{path}: a guard demands the scopes {list_quoted(scopes)}: give Security(scopes=) a list, because "
-                    "a text is taken for its letters (said once)"
-                )
-                self.auth.events.tell(Advice(text=text), once=("letters", path))
-            self._check_guards(path, child)
+        check_routes(self.auth, self.app)
 
     def _is_docs(self, selected: Selected) -> bool:
         app = self.app
@@ -296,17 +259,3 @@ def _checks_that_run(dependant: Dependant, overrides: Overrides) -> Iterator[_Ch
         elif isinstance(guard, Requirement):
             yield guard.demand.refusal
         yield from _checks_that_run(child, overrides)
-
-
-def _endpoints(
-    routes: Iterable[BaseRoute], prefix: str = "", parents: tuple[BaseRoute, ...] = ()
-) -> Iterator[tuple[str, Any, Dependant | None]]:
-    """The path, the endpoint and, for FastAPI's own routes, the dependencies of each route, in mounted apps as well."""
-    for context in iter_route_contexts(list(routes)):
-        path, original = prefix + (context.path or ""), context.original_route
-        if isinstance(original, Mount | Host):
-            # An app may be mounted in itself.
-            if original not in parents:
-                yield from _endpoints(original.routes, path, (*parents, original))
-        else:
-            yield path, context.endpoint, getattr(context, "dependant", None)

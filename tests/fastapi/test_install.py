@@ -363,6 +363,32 @@ def test_scopes_that_were_given_as_one_text_are_advice() -> None:
     )
 
 
+@pytest.mark.parametrize("place", ["app", "router", "as @requires does", "optional", "nowhere"])
+def test_a_guard_in_front_of_the_login_is_advice(place: str) -> None:
+    heard: list[Event] = []
+    sessions = Sessions(MemoryStore(), TokenIssuer(SECRET, "orders"))
+    auth = Auth(sessions=sessions, on_event=heard.append)
+    around: dict[str, Any] = {
+        "app": auth,
+        "router": auth.any_of("admin"),
+        "as @requires does": requires(),
+        "optional": auth.optional,
+    }
+    dependencies = [Depends(around[place])] if place in around else []
+    app = FastAPI(dependencies=dependencies if place == "app" else [])
+    auth.install(app)
+    logins = auth_router(sessions, authenticate=find_nobody)
+    app.include_router(logins, dependencies=[] if place == "app" else dependencies)
+    with bare_client(app) as service:
+        answer = service.post("/login", data={"username": "ada", "password": "x"})
+    is_guarded = place not in ("optional", "nowhere")
+    assert answer.status_code == (401 if is_guarded else 400)
+    advice = [str(event) for event in heard if isinstance(event, Advice)]
+    assert ["/login: a guard of the app, or of a router, refuses everybody who logs in" in text for text in advice] == (
+        [True] * is_guarded
+    )
+
+
 def find_nobody(username: str, password: str) -> None: ...
 
 
