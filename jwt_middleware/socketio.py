@@ -20,6 +20,8 @@ from .verifying.token import Token
 async def authenticate(server: Any, sid: str, environ: dict[str, Any], auth: Any, *, namespace: str = "/") -> Token:
     """The verified token of a client that connects, for the ``connect`` handler of a Socket.IO server.
 
+    Every namespace needs such a handler, with its own ``namespace``: a client can connect to one of them alone.
+
     1. A header of the handshake, or any other source that the page itself fills, may have the token.
     2. Otherwise it is ``auth["token"]``, which clients send as ``auth={"token": ...}``.
     3. Otherwise it is that of a cookie. The handshake must come from an allowed origin, as that of any WebSocket, also
