@@ -309,12 +309,19 @@ async def test_a_backup_is_a_new_file_of_its_owner(store: SQLiteStore, path: Pat
         await store.restore(path.with_suffix(".none"))
 
 
-async def test_a_file_that_is_no_backup_changes_nothing(store: SQLiteStore, path: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("layout", "message"),
+    [(0, "this file is no backup"), (9, "the backup has layout 9, for workers of layout 9 or later")],
+)
+async def test_a_file_that_is_no_backup_changes_nothing(
+    store: SQLiteStore, path: Path, tmp_path: Path, layout: int, message: str
+) -> None:
     await opened(store, "kept")
     other = tmp_path / "other.db"
     with closing(sqlite3.connect(other)) as db:
-        db.execute("PRAGMA user_version = 9")
-    with pytest.raises(StoreUnavailable, match="the backup has layout 9, for workers of layout 9 or later"):
+        db.execute(f"PRAGMA user_version = {layout}")
+        db.execute("CREATE TABLE letters (text TEXT)")
+    with pytest.raises(StoreUnavailable, match=message):
         await store.restore(other)
     assert await found(store, "kept") == [True]
 
