@@ -187,13 +187,21 @@ def _fastmcp_settings() -> tuple[list[str], list[str]]:
 
 
 def _fastmcp_of(server: Any) -> Any:
-    """The ``FastMCP`` that ``server`` is, or that made it or the app that it wraps; None if there is none."""
-    while server is not None:
-        made_by = getattr(getattr(server, "state", None), "fastmcp_server", server)
+    """The ``FastMCP`` that ``server`` is, or the only one behind it if it is an app; None if there is none."""
+    found, waiting, seen = list[Any](), [server], list[Any]()
+    while waiting:
+        app = waiting.pop()
+        if any(app is one for one in seen):
+            continue
+        seen.append(app)
+        made_by = getattr(getattr(app, "state", None), "fastmcp_server", app)
         if hasattr(made_by, "http_app"):
-            return made_by
-        server = getattr(server, "app", None)
-    return None
+            found.append(made_by)
+            continue
+        # A middleware and a Mount have an app, and an app has routes.
+        routes = getattr(app, "routes", None)
+        waiting += [getattr(app, "app", None), *(routes if isinstance(routes, list) else ())]
+    return found[0] if found and all(one is found[0] for one in found) else None
 
 
 def _user_class(fastmcp: Any) -> type[AccessToken]:

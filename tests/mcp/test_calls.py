@@ -12,8 +12,10 @@ from fastmcp.server.auth import require_scopes as fastmcp_scopes
 from fastmcp.server.transforms import ToolTransform
 from fastmcp.tools.tool_transform import ToolTransformConfig
 from mcp.server.mcpserver import MCPServer
+from starlette.applications import Starlette
 from starlette.middleware.gzip import GZipMiddleware
 from starlette.responses import PlainTextResponse
+from starlette.routing import Mount, Route
 from starlette.testclient import TestClient
 
 from jwt_middleware.mcp import protect
@@ -270,11 +272,28 @@ def test_what_fastmcp_does_not_know_is_its_own_to_refuse(fast: TestClient, name:
     assert post(fast, call("tools/call", name=name), "r").status_code != 403
 
 
-@pytest.mark.parametrize("wrap", [lambda app: app, GZipMiddleware], ids=["as it is", "wrapped"])
+def mounted(app: Any) -> Starlette:
+    return Starlette(routes=[Route("/", PlainTextResponse("")), Mount("/", app)], lifespan=app.lifespan)
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [lambda app: app, GZipMiddleware, mounted, lambda app: GZipMiddleware(mounted(app))],
+    ids=["as it is", "in a middleware", "in another app", "in both"],
+)
 def test_an_app_that_fastmcp_has_made_is_known_as_fastmcps(wrap: Any) -> None:
     with bare_client(protect(wrap(fast_server().http_app()), URL, key=SECRET)) as client:
         response = post(client, call("tools/call", name="inner_delete"), "r")
-    assert (response.status_code, response.json()["code"]) == (403, "insufficient_scope")
+        assert (response.status_code, response.json()["code"]) == (403, "insufficient_scope")
+        assert post(client, call("tools/call", name="inner_delete"), "w").status_code != 403
+
+
+def test_in_an_app_with_several_fastmcp_servers_the_names_in_the_request_are_checked() -> None:
+    servers = [fast_server().http_app(), fast_server().http_app()]
+    app = Starlette(routes=[Mount(f"/{number}", server) for number, server in enumerate(servers)])
+    client = bare_client(protect(app, URL, key=SECRET, tools={"inner_delete": ["x"]}))
+    response = post(client, call("tools/call", name="inner_delete"), "r")
+    assert 'scope="x"' in response.headers["www-authenticate"]
 
 
 def test_a_version_that_the_token_may_call_is_called(fast: TestClient) -> None:
