@@ -172,12 +172,12 @@ class ServedResource:
 
     def __contains__(self, scope: Scope) -> bool:
         """Whether this request is for the document, which needs no token."""
-        if scope["type"] != "http" or scope["method"] not in _METHODS:
+        if scope["type"] != "http" or WELL_KNOWN not in scope["path"] or scope["method"] not in _METHODS:
             return False
-        # If a server is told of a prefix that its proxy strips, the path begins with that prefix.
-        prefix = _server_root(scope)
-        path: str = scope["path"]
-        return (path.removeprefix(prefix) if path.startswith(f"{prefix}/") else path) in self._paths
+        # If a server is told of a prefix that its proxy strips, the path begins with that prefix; with one that ends in
+        # a slash, some servers begin it with two slashes.
+        prefix, path = _server_root(scope), scope["path"]
+        return any(path.removeprefix(one) in self._paths for one in (prefix, prefix.rstrip("/")))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
@@ -196,7 +196,7 @@ class ServedResource:
 def _server_root(scope: Scope) -> str:
     """The prefix that the server itself was told of; a ``Mount`` adds its own to ``root_path`` and keeps this one."""
     root: str = scope.get("app_root_path", scope.get("root_path", ""))
-    return root.rstrip("/")
+    return root
 
 
 _METHODS = frozenset({"GET", "HEAD", "OPTIONS"})

@@ -280,11 +280,18 @@ def test_a_resource_whose_path_is_percent_encoded_is_found(path: str) -> None:
         assert service.get(f"{WELL_KNOWN}/other").status_code in (401, 404)
 
 
-def test_a_prefix_that_the_server_was_told_of_is_no_part_of_the_address() -> None:
-    app = JWTMiddleware(echo, key=SECRET, resource=ProtectedResource(MCP))
-    behind = TestClient(app, root_path="/prefix")
-    assert behind.get(f"/prefix{WELL_KNOWN}/mcp").status_code == 200
-    assert behind.get(f"{WELL_KNOWN}/mcp").status_code == 200
+@pytest.mark.parametrize("root_path", ["/prefix", "/prefix/"])
+def test_a_prefix_that_the_server_was_told_of_is_no_part_of_the_address(
+    root_path: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    app = JWTMiddleware(echo, key=SECRET, resource=ProtectedResource(MCP), allow_anonymous=True)
+    behind = TestClient(app, root_path=root_path)
+    # uvicorn puts the prefix before the path, as it stands.
+    for path in (f"/prefix{WELL_KNOWN}/mcp", f"{root_path}{WELL_KNOWN}/mcp", f"{WELL_KNOWN}/mcp"):
+        assert behind.get(path).json()["resource"] == MCP
+    for path in (f"/other{WELL_KNOWN}/mcp", f"/prefix/prefix{WELL_KNOWN}/mcp", f"/prefixed{WELL_KNOWN}/mcp"):
+        assert "resource" not in behind.get(path).text
+    assert "mounted" not in caplog.text
 
 
 def test_the_log_says_once_that_a_mounted_middleware_never_sees_the_request(caplog: pytest.LogCaptureFixture) -> None:
