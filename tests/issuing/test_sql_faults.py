@@ -28,7 +28,7 @@ from jwt_middleware.fastapi import auth_router
 from jwt_middleware.issuing import Sessions, SQLStore, TokenIssuer
 from jwt_middleware.issuing.rotation import Outcome
 from jwt_middleware.issuing.stores import sql, sql_connections
-from jwt_middleware.issuing.stores.sql_connections import MOST_READERS
+from jwt_middleware.issuing.stores.sql_connections import MOST_OPENING, MOST_READERS
 from jwt_middleware.testing.store_contract import REALM, opening, revocation_request, rotation
 
 from ..support import SECRET
@@ -267,6 +267,50 @@ async def test_no_request_waits_for_a_server_that_hangs_and_it_is_used_again_aft
         await store.revoke(revocation_request("t"))
         await until(lambda: view.is_revoked(verified(session_id="t")), 5)
         await view.stop()
+
+
+@DRIVERS
+async def test_a_server_that_is_far_away_is_used_once_a_connection_is_open(
+    postgres: PostgresServer, prefix: str, driver: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To connect takes many round trips, and so longer than a step may take."""
+    async with made(postgres.url(driver), prefix) as near, tcp_proxy(postgres.port) as proxy:
+        await near.open(opening("s"), max_sessions=9)
+        revoked = await near.revoke(revocation_request("t", claim="jti"))
+        proxy.delay = 0.03
+        monkeypatch.setattr(sql_connections, "STEP_SECONDS", 0.25)
+        monkeypatch.setattr(sql, "READ_SECONDS", 0.25)
+        store = SQLStore(postgres.url(driver, port=proxy.port), prefix=prefix)
+        with pytest.raises(StoreUnavailable):
+            await store.read("s", REALM)
+        with pytest.raises(StoreUnavailable):
+            await store.revocations("", 9)
+        session, _ = await patiently(partial(store.read, "s", REALM))
+        assert session is not None
+        page = await patiently(partial(store.revocations, "", 9))
+        assert page.revocations == (revoked,)
+        await store.aclose()
+
+
+async def test_steps_that_gave_up_do_not_gather_before_an_exhausted_pool(
+    postgres: PostgresServer, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = create_async_engine(postgres.url("asyncpg"), pool_size=1, max_overflow=0)
+    async with made(engine, prefix) as store:
+        monkeypatch.setattr(sql_connections, "STEP_SECONDS", 0.1)
+        before = len(asyncio.all_tasks())
+
+        async def give_up() -> None:
+            with pytest.raises(StoreUnavailable):
+                await store.read("s", REALM)
+
+        async with engine.connect():
+            await asyncio.gather(*(give_up() for _ in range(30)))
+            # Each of those that still open a connection has two tasks.
+            await until(lambda: len(asyncio.all_tasks()) <= before + 2 * MOST_OPENING)
+        await until(lambda: len(asyncio.all_tasks()) == before)
+        await patiently(partial(store.read, "s", REALM))
+    await engine.dispose()
 
 
 async def test_closing_does_not_wait_for_a_server_that_hangs(own: PostgresServer, prefix: str) -> None:

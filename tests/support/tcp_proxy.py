@@ -13,6 +13,8 @@ class Proxy:
         self.target = target
         self.loses = False
         """Whether the next answer is thrown away, and its connection with it. The server has done its work by then."""
+        self.delay = 0.0
+        """Seconds for which each message is kept."""
         self._open: set[asyncio.StreamWriter] = set()
 
     def cut(self) -> None:
@@ -38,6 +40,7 @@ class Proxy:
                 if loses and self.loses:
                     self.loses = False
                     break
+                await asyncio.sleep(self.delay)
                 writer.write(data)
                 await writer.drain()
         writer.transport.abort()

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 Result = TypeVar("Result")
+Keep: TypeAlias = "Callable[[AsyncConnection], Awaitable[None]]"
 Values: TypeAlias = Mapping[str, Any]
 Rows: TypeAlias = "Sequence[Row[Any]]"
 
@@ -43,6 +44,12 @@ CLOSE_SECONDS = 2
 
 MOST_READERS = 4
 """Connections for reading the log, at most. More than one is open only while the server is slow."""
+
+OPEN_SECONDS = 10
+"""Seconds that opening a connection may take. It goes on after the step that needed it has given up."""
+
+MOST_OPENING = 4
+"""Connections that are opened although no step waits for them any more, at most."""
 
 MOST_TRIES = 5
 """How often a step is tried, at most."""
@@ -149,7 +156,7 @@ class Connections:
             tries += 1
             attempt: Attempt | None = None
             try:
-                async with place.reader() if reads_log else place.engine.connect() as connection:
+                async with place.reader() if reads_log else place.connection() as connection:
                     if checks and place.isolation is None:
                         await connection.execution_options(isolation_level=AUTOCOMMIT)
                         found = await self._check(Attempt(connection, is_repeatable=True))
@@ -181,6 +188,11 @@ def _is_undone(place: "_Place", error: Exception) -> bool:
     return found in REPEATABLE
 
 
+async def _close(connection: "AsyncConnection") -> None:
+    """Give it back to its pool."""
+    await connection.close()
+
+
 class _Place:
     """The connections of one event loop."""
 
@@ -192,6 +204,7 @@ class _Place:
         self._is_own = is_own
         self._log_engine = like(engine)
         self._readers = asyncio.Semaphore(MOST_READERS)
+        self._opening = 0
         self._idle: list[AsyncConnection] = []
         # An event loop holds its tasks weakly.
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -216,20 +229,25 @@ class _Place:
         return task
 
     @asynccontextmanager
+    async def connection(self) -> "AsyncIterator[AsyncConnection]":
+        """A connection for a step of sessions."""
+        connection = await self._open(self.engine, _close)
+        try:
+            yield connection
+        finally:
+            await connection.close()
+
+    @asynccontextmanager
     async def reader(self) -> "AsyncIterator[AsyncConnection]":
         """A connection for reading the log."""
         async with self._readers:
-            connection = self._idle.pop() if self._idle else await self._log_engine.connect()
+            connection = self._idle.pop() if self._idle else await self._open(self._log_engine, self._keep_reader)
             try:
                 yield connection
             except BaseException:
                 await connection.close()
                 raise
-            if self._idle:
-                await connection.invalidate()
-                await connection.close()
-            else:
-                self._idle.append(connection)
+            await self._keep_reader(connection)
 
     async def close(self) -> None:
         for task in self._tasks:
@@ -250,8 +268,39 @@ class _Place:
         self.guard = guard()
         await anext(self.guard)
 
+    async def _open(self, engine: "AsyncEngine", keep: Keep) -> "AsyncConnection":
+        """Open a connection. If the step gives up meanwhile, go on, and ``keep`` the connection for the next step.
+
+        To a server that is far away or busy, that takes longer than a step may take. If each step began anew, no step
+        would ever be done.
+        """
+        opening = self.start(engine.connect().start())
+        try:
+            return await asyncio.shield(opening)
+        except asyncio.CancelledError:
+            self.start(self._finish_opening(opening, keep))
+            raise
+
+    async def _finish_opening(self, opening: "asyncio.Task[AsyncConnection]", keep: Keep) -> None:
+        self._opening += 1
+        try:
+            # A pool that is exhausted must not gather more and more tasks that wait for it.
+            async with asyncio.timeout(OPEN_SECONDS if self._opening <= MOST_OPENING else 0):
+                connection = await opening
+        finally:
+            self._opening -= 1
+        await keep(connection)
+
+    async def _keep_reader(self, connection: "AsyncConnection") -> None:
+        if self._idle:
+            await connection.invalidate()
+            await connection.close()
+        else:
+            self._idle.append(connection)
+
     async def _dispose(self) -> None:
-        if self._tasks:
+        # A task that is cancelled may start another one, which ends at once.
+        while self._tasks:
             await asyncio.wait(self._tasks)
         while self._idle:
             await self._idle.pop().close()
