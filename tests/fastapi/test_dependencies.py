@@ -62,6 +62,33 @@ def test_each_gives_what_its_type_says(backend: str) -> None:
     assert service.get("/").json()["code"] == "missing_token"
 
 
+def test_a_route_that_returns_its_user_or_its_token_sends_no_claims() -> None:
+    def declare(app: FastAPI) -> None:
+        @app.get("/user", response_model=None)
+        async def user(user: Annotated[JWTUser | None, Depends(auth.optional)]) -> Any:
+            return user or JWTUser(None)
+
+        @app.get("/all", response_model=None)
+        async def everything(caller: Caller, verified: Annotated[Token, Depends(auth.token)]) -> Any:
+            return {"callers": [caller], "token": verified}
+
+    client = serve(auth, declare, public=["/user"])
+    ada = bearer(token(scope="orders:read", name="Ada", email="ada@example.org"))
+    user = {"identity": "ada", "display_name": "Ada", "scopes": ["orders:read"]}
+    assert client.get("/user", headers=ada).json() == user
+    assert client.get("/user").json() == {"identity": None, "display_name": "", "scopes": []}
+    assert client.get("/all", headers=ada).json() == {
+        "callers": [user],
+        "token": {
+            "provider": "jwt",
+            "issuer": None,
+            "subject": "ada",
+            "scopes": ["orders:read"],
+            "expires_at": NOW + 900,
+        },
+    }
+
+
 def test_the_user_of_load_user_is_what_auth_gives() -> None:
     class User:
         name = "Ada"

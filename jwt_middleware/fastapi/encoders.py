@@ -1,0 +1,30 @@
+"""What does FastAPI send if an endpoint returns its user or its token? What both say in public, and no claims."""
+
+from typing import Any
+
+from fastapi.encoders import ENCODERS_BY_TYPE
+
+from ..identity import JWTUser
+from ..verifying.token import Token
+
+
+def encode_user(user: JWTUser) -> dict[str, Any]:
+    """The identity (None for an anonymous user, or a token without a subject), the name and the scopes."""
+    identity = None if user.token is None else user.token.subject
+    return {"identity": identity, "display_name": user.display_name, "scopes": [*user.scopes]}
+
+
+def encode_token(token: Token) -> dict[str, Any]:
+    """The provider, the issuer, the subject, the scopes and the Unix time of expiry."""
+    return {
+        "provider": token.provider,
+        "issuer": token.issuer,
+        "subject": token.subject,
+        "scopes": [*token.scopes],
+        "expires_at": token.expires_at,
+    }
+
+
+# Otherwise FastAPI would send what these objects are made of.
+ENCODERS_BY_TYPE[JWTUser] = encode_user
+ENCODERS_BY_TYPE[Token] = encode_token
