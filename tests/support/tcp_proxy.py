@@ -13,6 +13,8 @@ class Proxy:
         self.target = target
         self.loses = False
         """Whether the next answer is thrown away, and its connection with it. The server has done its work by then."""
+        self.spared = 0
+        """How many answers pass before that."""
         self.delay = 0.0
         """Seconds for which each message is kept."""
         self._open: set[asyncio.StreamWriter] = set()
@@ -37,9 +39,11 @@ class Proxy:
     ) -> None:
         with suppress(OSError):
             while data := await reader.read(65536):
-                if loses and self.loses:
+                if loses and self.loses and not self.spared:
                     self.loses = False
                     break
+                if loses and self.loses:
+                    self.spared -= 1
                 await asyncio.sleep(self.delay)
                 writer.write(data)
                 await writer.drain()

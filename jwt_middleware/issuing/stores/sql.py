@@ -50,7 +50,7 @@ class _Metadata:
 
 
 class SQLStore:
-    """A ``SessionStore`` in PostgreSQL. Each step is one transaction, and all but ``open`` are one statement.
+    """A ``SessionStore`` in PostgreSQL. Each step is atomic. Most are one statement.
 
     ``engine``
         The app's own ``AsyncEngine``, or an address: ``postgresql+asyncpg://...`` or ``postgresql+psycopg://...``. The
@@ -181,8 +181,15 @@ class SQLStore:
         """See ``SessionStore``."""
         statement = self._statements.revoke_subject
         values = {"owner": owner_of(realm, subject), "realm": realm_text(realm), "mark": token_hex(8)}
-        # Done twice, it would not name the sessions that it ended the first time.
-        rows = self._check_head(await self._connections.run(lambda attempt: attempt.query(statement, **values)))
+
+        async def step(attempt: Attempt) -> Any:
+            # Finds out whether the connection has died in the pool, because the rest cannot be done twice: it would not
+            # name the sessions that it ended the first time.
+            await attempt.query("SELECT 1")
+            attempt.is_repeatable = False
+            return await attempt.query(statement, **values)
+
+        rows = self._check_head(await self._connections.run(step, is_repeatable=True))
         return read_ended([row for row in rows if row.value is not None], realm)
 
     async def sessions(self, subject: str, realm: Realm) -> tuple[Session, ...]:
