@@ -13,6 +13,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from statistics import quantiles
 from tempfile import TemporaryDirectory
+from threading import Barrier
 
 import jwt
 from harness import publish, table
@@ -24,7 +25,7 @@ from jwt_middleware.issuing import InvalidGrant, Sessions, SQLStore, TokenIssuer
 SECRET = "a secret of thirty-two bytes, yes"
 CLIENTS = 64
 PROCESSES = 2
-GRACE = 5
+GRACE = 10
 """Seconds. The sessions are older than that when their tokens are presented, so the first refresh makes a successor."""
 
 
@@ -65,8 +66,8 @@ async def count_sessions(where: str, count: int) -> int:
     return sum(alive)
 
 
-async def present(where: str, tokens: Sequence[str]) -> Told:
-    """Present each token many times at once, one token after the other."""
+async def present(where: str, barrier: Barrier, tokens: Sequence[str]) -> Told:
+    """Present each token many times at once, one token after the other, in step with the other process."""
     here, told = sessions(where), Told()
 
     async def refresh(token: str) -> None:
@@ -86,20 +87,23 @@ async def present(where: str, tokens: Sequence[str]) -> Told:
 
     for token in tokens:
         told.successors.append(set())
+        await asyncio.to_thread(barrier.wait)
         await asyncio.gather(*(refresh(token) for _ in range(CLIENTS // PROCESSES)))
     await here.stop()
     return told
 
 
-def present_in_process(where: str, tokens: Sequence[str]) -> Told:
-    return asyncio.run(present(where, tokens))
+def present_in_process(where: str, barrier: Barrier, tokens: Sequence[str]) -> Told:
+    return asyncio.run(present(where, barrier, tokens))
 
 
 def measure(name: str, where: str, rounds: int) -> list[str]:
     """A row of the table."""
     tokens = asyncio.run(open_sessions(where, rounds))
-    with ProcessPoolExecutor(PROCESSES, mp_context=get_context("spawn")) as pool:
-        told = list(pool.map(partial(present_in_process, where), [tokens] * PROCESSES))
+    spawn = get_context("spawn")
+    with spawn.Manager() as manager, ProcessPoolExecutor(PROCESSES, mp_context=spawn) as pool:
+        barrier = manager.Barrier(PROCESSES)
+        told = list(pool.map(partial(present_in_process, where, barrier), [tokens] * PROCESSES))
     one = sum(set.union(*given) == {2} for given in zip(*(each.successors for each in told), strict=True))
     cuts = quantiles([second * 1000 for each in told for second in each.seconds], n=100)
     counts = (rounds, one, sum(each.thefts for each in told), rounds - asyncio.run(count_sessions(where, rounds)))
