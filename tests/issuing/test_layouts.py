@@ -21,6 +21,7 @@ import redis
 from jwt_middleware.errors import StoreUnavailable
 from jwt_middleware.issuing import RedisStore, SQLiteStore
 from jwt_middleware.issuing.rotation import Outcome
+from jwt_middleware.issuing.stores.sqlite_tables import prepare
 from jwt_middleware.testing.store_contract import REALM, revocation_request
 
 from ..support.processes import ROOT, run
@@ -142,6 +143,38 @@ async def test_workers_of_the_release_before_go_on_beside_those_that_bring_the_f
         assert old.ask("rotate", "u", 3) == ["gone", None]
         assert old.ask("revocations") == ["t", "u"]
     await new.aclose()
+
+
+@pytest.mark.parametrize("is_new", [True, False], ids=["a new file", "a file of the release before"])
+async def test_of_workers_that_prepare_one_file_at_the_same_moment_each_can_use_it(path: Path, is_new: bool) -> None:
+    class Overtaken(sqlite3.Connection):
+        """Before its first change, another worker is quicker."""
+
+        is_overtaken = False
+
+        def executescript(self, script: str, /) -> sqlite3.Cursor:
+            if not self.is_overtaken:
+                self.is_overtaken = True
+                with closing(sqlite3.connect(path)) as db:
+                    prepare(db)
+            return super().executescript(script)
+
+    if not is_new:
+        await make_layout_3(path)
+    with closing(sqlite3.connect(path, factory=Overtaken)) as db:
+        prepare(db)
+        assert db.is_overtaken
+        assert not db.in_transaction
+    store = SQLiteStore(path)
+    await opened(store, "u")
+    assert await rotated_by(store, 1, "u") == (Outcome.NEXT, 2)
+    await store.aclose()
+
+
+async def test_a_file_that_cannot_be_prepared_says_why(path: Path) -> None:
+    change(path, "CREATE TABLE sessions (name TEXT)")
+    with pytest.raises(StoreUnavailable, match="table sessions already exists"):
+        await opened(SQLiteStore(path))
 
 
 NEXT = "ALTER TABLE sessions ADD COLUMN flavour TEXT NOT NULL DEFAULT 'plain'; UPDATE head SET layout = 5;"

@@ -97,13 +97,21 @@ def prepare(db: sqlite3.Connection) -> None:
 
     Raises ``StoreUnavailable`` if they have a layout that this code cannot use.
     """
-    layout, oldest = _read_layout(db)
-    _check(layout, oldest, "the tables have")
-    text = UPGRADES.get(layout)
-    if layout == 0:
-        text = f"{TABLES}INSERT INTO head VALUES (0, '{token_hex(8)}', 0, 0, {LAYOUT});"
-    if text is not None:
-        db.executescript(f"BEGIN IMMEDIATE;{text}COMMIT;")
+    while True:
+        layout, oldest = _read_layout(db)
+        _check(layout, oldest, "the tables have")
+        text = UPGRADES.get(layout)
+        if layout == 0:
+            text = f"{TABLES}INSERT INTO head VALUES (0, '{token_hex(8)}', 0, 0, {LAYOUT});"
+        if text is None:
+            return
+        try:
+            db.executescript(f"BEGIN IMMEDIATE;{text}COMMIT;")
+        except sqlite3.OperationalError:
+            db.rollback()
+            # Another worker may have done the same meanwhile.
+            if _read_layout(db) == (layout, oldest):
+                raise
 
 
 def check_layout(db: sqlite3.Connection) -> None:
