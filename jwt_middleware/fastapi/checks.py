@@ -37,7 +37,9 @@ def _check_guards(auth: Authority, path: str, dependant: Dependant) -> None:
     for child in dependant.dependencies:
         call = unwrap(child.call)
         owner = getattr(call, "__self__", None)
-        if call is requires or isinstance(owner, Guard):
+        # A class of the app's own may have methods that are good dependencies.
+        is_ours = isinstance(owner, Guard) and call.__module__.startswith(__package__)
+        if call is requires or is_ours:
             name = "requires" if owner is None else f"auth.{call.__name__}"
             cure = f'Depends({name}("admin"))' if name in ("requires", "auth.any_of") else "Depends(auth)"
             raise RuntimeError(

@@ -348,6 +348,22 @@ def test_a_guard_that_was_not_called_is_an_error_at_startup(guard: Any, message:
         pass
 
 
+def test_a_method_of_a_subclass_can_be_a_dependency() -> None:
+    class AuthOfTenants(Auth):
+        def find_tenant(self, request: Request) -> str:
+            return f"tenant of {request.user.identity}"
+
+    own, app = AuthOfTenants(key=SECRET, audience="orders", clock=auth.clock), FastAPI()
+    own.install(app)
+
+    @app.get("/tenant")
+    def read(tenant: Annotated[str, Depends(own.find_tenant)]) -> str:
+        return tenant
+
+    with bare_client(app) as client:
+        assert client.get("/tenant", headers=READER).json() == "tenant of ada"
+
+
 def test_scopes_that_were_given_as_one_text_are_advice() -> None:
     heard: list[Event] = []
     auth, app = make_auth(on_event=heard.append), FastAPI()
