@@ -4,7 +4,7 @@
 of Channels is an ASGI app: ``jwt_middleware.requires`` guards it, and its ``scope["user"]`` works as it is.
 """
 
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from functools import wraps
 from inspect import isclass
 from typing import Any, TypeVar, cast
@@ -80,13 +80,13 @@ def requires(
 
             @wraps(call)
             async def guarded_async(*args: Any, **kwargs: Any) -> Any:
-                return _refusal(demand, args) or await call(*args, **kwargs)
+                return _refusal(demand, args, kwargs) or await call(*args, **kwargs)
 
             return cast(Guarded, guarded_async)
 
         @wraps(call)
         def guarded(*args: Any, **kwargs: Any) -> Any:
-            refusal = _refusal(demand, args)
+            refusal = _refusal(demand, args, kwargs)
             if refusal is None:
                 return call(*args, **kwargs)
             return _awaitable(refusal) if _is_awaited(call, args) else refusal
@@ -98,7 +98,7 @@ def requires(
 
 def _guarded_class(view: type[View], demand: Demand) -> type[View]:
     def dispatch(self: View, request: HttpRequest, *args: Any, **kwargs: Any) -> Any:
-        refusal = _refusal(demand, (request,))
+        refusal = _refusal(demand, (request,), kwargs)
         if refusal is None:
             return view.dispatch(self, request, *args, **kwargs)
         return _awaitable(refusal) if self.view_is_async else refusal
@@ -116,9 +116,10 @@ def refuse(answer: Answer, request: HttpRequest) -> HttpResponse:
     return HttpResponse(answer.body, status=answer.status, content_type="application/json", headers=answer.headers)
 
 
-def _refusal(demand: Demand, args: tuple[Any, ...]) -> HttpResponse | None:
-    """The response to a view that is called with ``args``; None if the request meets ``demand``."""
-    request = args[1] if isinstance(args[0], View) else args[0]
+def _refusal(demand: Demand, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> HttpResponse | None:
+    """The response to a view with these arguments; None if the request meets ``demand``."""
+    # Behind the view itself, if a method is guarded. One view calls another as it likes.
+    request = next((one for one in args[:2] if not isinstance(one, View)), kwargs.get("request"))
     answer = check(demand, scope_of(request))
     return None if answer is None else refuse(answer, request)
 
@@ -126,7 +127,7 @@ def _refusal(demand: Demand, args: tuple[Any, ...]) -> HttpResponse | None:
 def _is_awaited(call: Callable[..., Any], args: tuple[Any, ...]) -> bool:
     """Whether ``call``, which is not async, is the ``dispatch`` of an async view, whose result Django awaits."""
     # method_decorator() makes a partial of the bound method.
-    view = args[0] if isinstance(args[0], View) else getattr(getattr(call, "func", None), "__self__", None)
+    view = args[0] if args and isinstance(args[0], View) else getattr(getattr(call, "func", None), "__self__", None)
     return isinstance(view, View) and view.view_is_async and getattr(call, "__name__", "") == "dispatch"
 
 

@@ -118,6 +118,16 @@ class AsyncDispatch(View):
     def dispatch(self, request):
         return super().dispatch(request)
 
+async def by_name(request):
+    return await own(request=request)
+
+@django_requires("orders:read")
+def own_sync(request):
+    return JsonResponse(["an order"], safe=False)
+
+def sync_by_name(request):
+    return own_sync(request=request)
+
 async def me(request):
     return JsonResponse({"user": request.user.identity, "same": (await request.auser()) is request.user})
 
@@ -126,7 +136,7 @@ urlpatterns = [
     path("class", Orders.as_view()), path("async-class", AsyncOrders.as_view()),
     path("decorated", Decorated.as_view()), path("async-decorated", AsyncDecorated.as_view()),
     path("methods", Methods.as_view()), path("async-methods", AsyncMethods.as_view()),
-    path("async-dispatch", AsyncDispatch.as_view()),
+    path("async-dispatch", AsyncDispatch.as_view()), path("by-name", by_name), path("sync-by-name", sync_by_name),
 ]
 app = JWTMiddleware(django_app, **options)
 """,
@@ -209,7 +219,7 @@ def app(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
         *(("litestar", path) for path in ("/orders", "/sync")),
         *(("django", path) for path in ("/orders", "/sync", "/own", "/class", "/async-class")),
         *(("django", path) for path in ("/decorated", "/async-decorated", "/methods", "/async-methods")),
-        ("django", "/async-dispatch"),
+        *(("django", path) for path in ("/async-dispatch", "/by-name", "/sync-by-name")),
         *(("blacksheep", path) for path in ("/orders", "/sync")),
         ("quart", "/orders"),
     ],
