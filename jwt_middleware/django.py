@@ -65,7 +65,7 @@ def requires(
     acr: str | Iterable[str] | None = None,
     max_age: float | None = None,
 ) -> Callable[[Guarded], Guarded]:
-    """A decorator for views: functions, class-based views and methods of these, sync or async.
+    """A decorator for views: functions, class-based views and their methods, sync or async.
 
     The arguments are those of ``jwt_middleware.requires``. A refusal is an ``HttpResponse`` with our status, challenge
     and JSON. Sync views stay sync. Views of Django REST framework are guarded in the same way.

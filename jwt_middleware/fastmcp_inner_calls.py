@@ -1,7 +1,7 @@
-"""Does a token have the scopes of what a tool of a FastMCP server reaches?
+"""Does a token have the scopes for the calls that a tool of a FastMCP server makes?
 
 A tool can call other tools, read resources and render prompts by names that no request states: FastMCP's search
-transforms, ``ResourcesAsTools``, ``PromptsAsTools`` and code mode consist of tools that get a name as an argument.
+transforms, ``ResourcesAsTools``, ``PromptsAsTools`` and code mode consist of tools that take a name as an argument.
 """
 
 from collections.abc import Awaitable, Callable
@@ -67,9 +67,9 @@ async def _pass_on(call: Call, context: MiddlewareContext[Any], call_next: CallN
 
 
 _busy: ContextVar[frozenset[int]] = ContextVar("jwt_middleware_busy_servers", default=frozenset())
-"""The servers that are answering a call. One that gets another call meanwhile gets it from a tool.
+"""The servers that are answering a call. If one of them gets another call meanwhile, a tool made it.
 
-A mounted server that is not among them gets the call of the server around it, which was checked there.
+If a mounted server is not among them, its call comes from the server around it, which has checked it.
 """
 
 

@@ -50,9 +50,10 @@ def check_is_no_class(endpoint: object) -> None:
 
 
 def check_is_not_routed(function: Callable[..., Any]) -> None:
-    """Raise ``TypeError`` if a router has taken ``function``: then a guard around it would guard nothing.
+    """Raise ``TypeError`` if a router has registered ``function``: a guard around it would guard nothing.
 
-    The routers of BlackSheep mark what they take. An app of Quart is found among the names of the function's module.
+    The routers of BlackSheep mark the functions that they register. An app of Quart is found among the names of the
+    function's module.
     """
     is_taken = getattr(function, "route_handler", None) is True
     for value in list(getattr(function, "__globals__", {}).values()):
@@ -61,8 +62,8 @@ def check_is_not_routed(function: Callable[..., Any]) -> None:
             is_taken = is_taken or any(view is function for view in views)
     if is_taken:
         raise TypeError(
-            "requires(...) above the decorator of a router guards nothing, because the router calls "
-            f"{getattr(function, '__qualname__', function)!r} itself; place it below"
+            "requires(...) above the decorator of a router guards nothing, because the router calls the unguarded "
+            f"{getattr(function, '__qualname__', function)!r}; place it below that decorator"
         )
 
 
@@ -81,7 +82,8 @@ def takes_foreign_request(function: Callable[..., Any]) -> bool:
     around = {_package(value) for value in list(names.values())}
     if around & {"fastapi", "starlette"}:
         around = set()
-    # Its sync views cannot await us, and neither can what method_decorator() makes; it tries a decorator on a dummy.
+    # Sync views of Django REST framework cannot await the guard, nor can the result of method_decorator(), which first
+    # applies a decorator to a dummy.
     if "rest_framework" in annotated | around or function.__module__ == "django.utils.decorators":
         raise TypeError("requires(...) cannot guard this view of Django: use requires of jwt_middleware.django")
     if any(map(_may_be_request, parameters)):

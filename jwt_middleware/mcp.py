@@ -58,8 +58,8 @@ def protect(
         The scopes of the resource, if ``resource`` is a URL; see ``ProtectedResource``.
     ``tools``, ``resources``, ``prompts``
         The scopes that a call needs: ``{"delete": ["files:write"]}``. A resource is named by its URI, or by its
-        template. ``*`` at the end of a name, and ``{name}`` in it, stand for any text. What ``require_scopes`` and
-        FastMCP's ``auth=require_scopes(...)`` demand is added.
+        template. ``*`` at the end of a name, and ``{name}`` in it, stand for any text. The scopes of
+        ``require_scopes`` and of FastMCP's ``auth=require_scopes(...)`` are added.
     ``max_body``
         Bytes of a body that are read to find out what is called; a longer body is answered with 413. Default 4 MiB.
     ``options``
@@ -70,9 +70,10 @@ def protect(
     completing the arguments of a prompt or a template, needs the scopes that the resource, prompt or template itself
     needs. Streams end with their token.
 
-    A tool of a FastMCP can call others, as a search transform does. These calls need their scopes, too: the FastMCP
-    gets a middleware for them, which does nothing outside ``protect``. If the tool is one of a mounted server, they
-    need every scope that ``tools``, ``resources`` or ``prompts`` names.
+    A tool of a FastMCP server can make calls itself, as a search transform does. These inner calls need their own
+    scopes: ``protect`` adds a middleware to the FastMCP server, which checks them, and does nothing if the server is
+    used without ``protect``. If the tool belongs to a mounted server, an inner call needs every scope that ``tools``,
+    ``resources`` or ``prompts`` names.
 
     An ``MCPServer`` or a ``FastMCP`` answers requests whose ``Host``, and ``Origin`` if there is one, are those of the
     resource or of loopback. If your proxy replaces ``Host``, or pages of other origins are clients, pass the ASGI app
@@ -103,11 +104,11 @@ def protect(
 def require_scopes(*scopes: str) -> Callable[[Function], Function]:
     """A decorator for the functions of tools, resources and prompts: each call needs all of ``scopes``.
 
-    ``protect(server)`` answers a call without them with a 403 that clients understand. The function checks them again,
-    and a call that comes by another way fails with an error that names them.
+    ``protect(server)`` answers a call without them with a 403 that clients understand. The function checks the
+    scopes again: a call that reaches it in another way fails with an error that names them.
 
-    It stands below ``@server.tool()``. Above it, the server calls the unguarded function, and only ``protect`` checks,
-    if it gets the server itself and not an app that serves it.
+    Place it below ``@server.tool()``. If it stands above, the server calls the unguarded function. Then only
+    ``protect`` checks, and only if it gets the server itself and not an app that serves it.
     """
     needed = check_strings("scopes", scopes)
 
@@ -276,7 +277,7 @@ class _CallCheck:
                 return
             calls = find_calls(body)
         except TooManyCalls:
-            text = f"The request calls more than {MAX_CALLS} tools, resources and prompts, or by too long names."
+            text = f"The request calls more than {MAX_CALLS} tools, resources and prompts, or their names are too long."
             await JSONResponse(_rpc_error(-32600, text), 400)(scope, receive, send)
             return
         except (ValueError, RecursionError):
@@ -296,7 +297,7 @@ class _CallCheck:
         await self._app(scope, _replay(body, receive), send)
 
     async def _read(self, receive: Receive) -> bytes | None:
-        """The whole body; None if it is too large. Raises ``ValueError`` if the client goes away before its end."""
+        """The whole body; None if it is too large. Raises ``ValueError`` if the client disconnects before its end."""
         chunks: list[bytes] = []
         size, more = 0, True
         while more:
@@ -327,8 +328,8 @@ class _CallCheck:
         if server is self._fastmcp:
             needed = await self._find_needed(call)
         else:
-            # A mounted server does not know by which name clients call what it has. So the call needs the scopes of
-            # every name that it may have.
+            # A mounted server does not know the names by which clients call its components. So the call needs the
+            # scopes of every name.
             from .fastmcp_demands import find_demands
 
             _, scopes = await find_demands(server, call)

@@ -19,7 +19,7 @@ NamedScopes: TypeAlias = Mapping[str, Collection[str]]
 MAX_CALLS = 100
 """Calls in one body. A batch has fewer: the protocol has had none since its revision 2025-06-18."""
 MAX_NAMES = 64 * 1024
-"""Characters of the names of all calls in one body, which are compared in several spellings."""
+"""Characters in the names of all calls in one body, in total. Each name is compared in several spellings."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +31,7 @@ class Call:
 
 
 class TooManyCalls(ValueError):
-    """The body calls more than ``MAX_CALLS``, or by names that are longer than ``MAX_NAMES`` together."""
+    """The body has more than ``MAX_CALLS`` calls, or more than ``MAX_NAMES`` characters in their names."""
 
 
 def find_calls(body: bytes) -> list[Call]:
@@ -73,7 +73,7 @@ def _calls_in(message: dict[str, Any]) -> list[Call]:
 
 
 def _subscriptions(wanted: dict[str, Any]) -> Iterator[Call]:
-    # A server that reads with the SDK's model may take the model's own name, too.
+    # A server that parses with the SDK's model may also accept the name of the model's field.
     for name in ("resourceSubscriptions", "resource_subscriptions"):
         uris = wanted.get(name)
         for uri in uris if isinstance(uris, list) else ():

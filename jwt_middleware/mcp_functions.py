@@ -15,15 +15,15 @@ _demanded: WeakKeyDictionary[Any, tuple[str, ...]] = WeakKeyDictionary()
 def remember_scopes(function: Callable[..., Any], scopes: tuple[str, ...]) -> None:
     """Remember that each call of ``function`` needs ``scopes``."""
     with suppress(TypeError):
-        # An object that cannot be weakly referenced is no function of a tool.
+        # An object that cannot be weakly referenced cannot be the function of a tool.
         _demanded[function] = (*_demanded.get(function, ()), *scopes)
 
 
 def find_scopes(function: Any) -> Iterator[str]:
     """The scopes that a call of ``function`` needs; some may come twice.
 
-    The decorators of a function count, as far as they name what they wrap. So does one that was applied after a server
-    had taken the function: the server calls the function itself, and nothing else would check the scopes.
+    Decorators below others count if those above set ``__wrapped__``. A decorator also counts if it was applied after
+    the server had registered the function: the server calls the unguarded function, and nothing else checks the scopes.
     """
     while function is not None:
         with suppress(TypeError):
@@ -50,4 +50,4 @@ _LISTINGS: Final[dict[Kind, list[tuple[str, str, str]]]] = {
     ],
     "prompts": [("_prompt_manager", "list_prompts", "name")],
 }
-"""Where an ``MCPServer`` keeps what it lists: its attribute, the method of that, and what clients call by."""
+"""Where an ``MCPServer`` keeps what it lists: its attribute, the attribute's method, and the name that clients use."""

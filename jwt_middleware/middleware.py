@@ -100,8 +100,8 @@ class JWTMiddleware:
         where to get a token and for which scopes. It is the default of ``audience``. Default None.
     ``on_event``
         A plain function that gets every event, for instance to count refusals, or several such functions. They run on
-        the event loop. See ``jwt_middleware.events``. Default None: events are only logged. An ``Events`` object may
-        serve several instances: advice that is given only once is then given once by all of them.
+        the event loop. See ``jwt_middleware.events``. Default None: events are only logged. Several instances
+        may share one ``Events`` object: advice that is logged only once is then logged once for all of them.
     ``tell_accepted``
         True: each request with a good token is an event, too, ``RequestAccepted``. Default False.
     ``debug``
@@ -375,7 +375,7 @@ class JWTMiddleware:
         await connection.serve(self.app, scope)
 
     async def _authenticate(self, raw: str | bytes, scope: Scope) -> tuple[Token, Any]:
-        """Return the token ``raw``, which an open connection brings, and its user. Raises a ``Refusal``."""
+        """Verify ``raw``, a new token for an open connection. Return the token and its user. Raises a ``Refusal``."""
         scheme = self._sources.scheme_of(scope, self._max_token_size)
         key = key_of(raw if isinstance(raw, bytes) else raw.encode("utf-8", "replace"), scheme)
         confirms = frozenset[str]() if scheme is None else scheme.confirms

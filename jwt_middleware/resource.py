@@ -174,8 +174,8 @@ class ServedResource:
         """Whether this request is for the document, which needs no token."""
         if scope["type"] != "http" or WELL_KNOWN not in scope["path"] or scope["method"] not in _METHODS:
             return False
-        # If a server is told of a prefix that its proxy strips, the path begins with that prefix; with one that ends in
-        # a slash, some servers begin it with two slashes.
+        # If the server was told of a prefix that its proxy strips, the path begins with that prefix. If the prefix ends
+        # in a slash, some servers put two slashes in its place.
         prefix, path = _server_root(scope), scope["path"]
         return any(path.removeprefix(one) in self._paths for one in (prefix, prefix.rstrip("/")))
 

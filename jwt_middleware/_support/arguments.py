@@ -49,20 +49,20 @@ def check_count(name: str, value: object, *, minimum: int = 0) -> int:
 def check_takes(name: str, value: object, *arguments: str, also: Iterable[str] = ()) -> None:
     """Raise ``ConfigurationError`` unless ``value`` can be called with exactly these positional ``arguments``.
 
-    ``also`` are the names of keyword arguments that it gets besides.
+    ``also`` names the keyword arguments that it gets as well.
     """
     check_callable(name, value, *arguments)
     try:
-        # Not what it wraps: a decorator may give an argument of its own.
+        # Do not look at what it wraps: a decorator may supply an argument itself.
         taken = signature(value, follow_wrapped=False)  # type: ignore[arg-type]  # it is callable
     except (TypeError, ValueError):
-        # Some builtins do not say what they take.
+        # Some builtins have no signature.
         return
     try:
         taken.bind(*arguments, **dict.fromkeys(also))
     except TypeError:
         raise ConfigurationError(
-            f"{name} must be callable as ({', '.join(arguments)}), with no other argument that it needs"
+            f"{name} must be callable as ({', '.join(arguments)}), with no other required argument"
         ) from None
 
 
@@ -107,7 +107,7 @@ def check_token_hook(name: str, function: object) -> bool:
     try:
         parameters = signature(function).parameters.values()  # type: ignore[arg-type]  # it is callable
     except (TypeError, ValueError):
-        # Some builtins do not say what they take.
+        # Some builtins have no signature.
         return False
     positional = [p for p in parameters if p.kind in (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)]
     required = sum(p.default is Parameter.empty for p in positional)
@@ -115,7 +115,7 @@ def check_token_hook(name: str, function: object) -> bool:
     needs_a_keyword = any(p.kind is Parameter.KEYWORD_ONLY and p.default is Parameter.empty for p in parameters)
     if needs_a_keyword or required > 2 or not (positional or takes_any_number):
         raise ConfigurationError(
-            f"{name} must be callable as (token), or as (token, connection), with no other argument that it needs"
+            f"{name} must be callable as (token), or as (token, connection), with no other required argument"
         )
     return required == 2
 

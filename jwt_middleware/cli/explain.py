@@ -31,8 +31,8 @@ _MARKS = {
 }
 
 _NO_ENDPOINTS = (
-    "An endpoint that answers insufficient_scope needs another scope: its challenge and its log line say which. "
-    "--scope asks for one."
+    "If an endpoint answers insufficient_scope, its challenge and its log line name the scopes that it needs. "
+    "--scope checks for one."
 )
 
 _HEADER = re.compile(r"(authorization:\s*)?bearer\s+", re.IGNORECASE)

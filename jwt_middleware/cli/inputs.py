@@ -16,7 +16,7 @@ class UsageError(Exception):
 def read_text(value: str | None, what: str) -> str:
     """The text that ``value`` names: ``-`` or None is standard input, ``@PATH`` a file, anything else the text itself.
 
-    Raises ``UsageError`` if it cannot be read, and if nothing but white space is there.
+    Raises ``UsageError`` if it cannot be read, or if it is empty or blank.
     """
     text = _read(value, what)
     if not text.strip():

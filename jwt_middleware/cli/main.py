@@ -110,7 +110,7 @@ def _seconds(text: str) -> float:
 def _port(text: str) -> int:
     if text.isdecimal() and int(text) < 65_536:
         return int(text)
-    raise ArgumentTypeError(f"{text!r} is no port; write 9000, for instance")
+    raise ArgumentTypeError(f"{text!r} is not a port; write 9000, for instance")
 
 
 _YEAR_10000 = 253_402_300_800
@@ -158,5 +158,5 @@ def _add_serve_idp(commands: _Commands) -> None:
     serve.add_argument("--subject", default="ada", help="its sub claim")
     serve.add_argument("--scope", action="append", default=[], help="a scope of it; repeatable")
     serve.add_argument("--algorithm", choices=("ES256", "RS256", "EdDSA"), default="ES256")
-    serve.add_argument("--port", type=_port, default=0, help="where to serve; default: any free port")
+    serve.add_argument("--port", type=_port, default=0, help="the port to serve on; default: any free one")
     serve.add_argument("--seconds", type=_seconds, help="stop by itself after this time")

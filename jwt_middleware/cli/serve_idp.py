@@ -15,7 +15,7 @@ def run(arguments: Namespace) -> int:
     try:
         serving = IdentityProvider(algorithm=arguments.algorithm, port=arguments.port)
     except OSError as error:
-        raise UsageError(f"cannot serve at port {arguments.port}: {error.strerror}") from None
+        raise UsageError(f"cannot serve on port {arguments.port}: {error.strerror}") from None
     with serving as provider:
         token = provider.mint(aud=arguments.audience, sub=arguments.subject, scope=" ".join(arguments.scope) or None)
         if arguments.json:

@@ -74,7 +74,7 @@ def _scope(case: Case) -> Words:
             f"Add {list_quoted(forbidden)} to may_grant of the provider {case.asked[0].name!r} if its tokens may grant "
             "that."
         )
-    return cause, "Ask the provider for these scopes; if the token has them under another name, set scope_claim=."
+    return cause, "Ask the provider for these scopes; if the token has them in another claim, set scope_claim=."
 
 
 def _login(case: Case) -> Words:

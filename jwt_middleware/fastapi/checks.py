@@ -1,4 +1,4 @@
-"""Are the routes of an app guarded as their author meant? Looked at before the first request."""
+"""Are the routes of an app guarded as their author meant? Checked before the first request."""
 
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -16,7 +16,7 @@ from .router import Endpoint
 
 
 def check_routes(auth: Authority, app: FastAPI) -> None:
-    """Raise ``RuntimeError`` if a guard guards nothing. Tell the operator of what is likely to be a mistake.
+    """Raise ``RuntimeError`` if a guard guards nothing. Warn the operator of likely mistakes.
 
     It looks at the routes of ``app`` and at those of the apps that are mounted in it.
     """
@@ -33,7 +33,7 @@ def check_routes(auth: Authority, app: FastAPI) -> None:
 
 
 def _check_guards(auth: Authority, path: str, dependant: Dependant) -> None:
-    """Raise ``RuntimeError`` for a guard that was not called, and tell of scopes that look like one text."""
+    """Raise ``RuntimeError`` for a guard that was not called. Warn of scopes that look like the letters of a string."""
     for child in dependant.dependencies:
         call = unwrap(child.call)
         owner = getattr(call, "__self__", None)
@@ -49,14 +49,14 @@ def _check_guards(auth: Authority, path: str, dependant: Dependant) -> None:
         if len(scopes) > 1 and all(len(scope) == 1 for scope in scopes):
             text = (
                 f"{path}: a guard demands the scopes {list_quoted(scopes)}: give Security(scopes=) a list, because "
-                "a text is taken for its letters (said once)"
+                "FastAPI reads a string as a list of its letters (said once)"
             )
             auth.events.tell(Advice(text=text), once=("letters", path))
         _check_guards(auth, path, child)
 
 
 def _check_login(auth: Authority, path: str, endpoint: Endpoint, dependant: Dependant) -> None:
-    """Tell why logins will not do what their author expects."""
+    """Warn of logins that will not work as their author expects."""
     name = endpoint.access_cookie
     if name not in (None, *auth.cookies):
         text = (
@@ -67,8 +67,8 @@ def _check_login(auth: Authority, path: str, endpoint: Endpoint, dependant: Depe
     guards = [call for call, _ in calls_in(dependant) if isinstance(call, Guard | Requirement)]
     if not all(isinstance(guard, OptionalGuard) for guard in guards):
         text = (
-            f"{path}: a guard of the app, or of a router, refuses everybody who logs in: leave it out, because the "
-            "middleware guards all other routes without it (said once)"
+            f"{path}: a guard of the app or of a router refuses every login: remove it, because the middleware guards "
+            "all other routes without it (said once)"
         )
         auth.events.tell(Advice(text=text), once="guarded login")
 

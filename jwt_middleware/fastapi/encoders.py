@@ -1,4 +1,4 @@
-"""What does FastAPI send if an endpoint returns its user or its token? What both say in public, and no claims."""
+"""What does FastAPI send if an endpoint returns its user or its token? Their public attributes, and no claims."""
 
 from typing import Any
 
@@ -25,6 +25,6 @@ def encode_token(token: Token) -> dict[str, Any]:
     }
 
 
-# Otherwise FastAPI would send what these objects are made of.
+# Otherwise FastAPI would send the internal attributes of these objects.
 ENCODERS_BY_TYPE[JWTUser] = encode_user
 ENCODERS_BY_TYPE[Token] = encode_token

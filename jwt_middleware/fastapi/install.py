@@ -73,7 +73,7 @@ class _Gate:
         more = PublicRequests(also) if callable(also) else PublicPaths(also)  # pyright: ignore[reportArgumentType]
         self._public = (public, more)
         self.named = (*public.entries, *(more.entries if isinstance(more, PublicPaths) else ()))
-        """The public paths, unless a function says which."""
+        """The public paths, without those that a function decides about."""
         self._docs = docs
         self._anonymous = auth.options.get("allow_anonymous", False)
         # By path, method and endpoint: two routes can have the same path. An endpoint need not be hashable.

@@ -244,7 +244,7 @@ def _find_alternatives(needs: Iterable[_Need]) -> tuple[list[tuple[str, ...]], l
         if len(longer) > MAX_ALTERNATIVES:
             too_many.append(any_of)
         else:
-            # Whoever has more scopes than another alternative needs is let in by that one.
+            # An alternative that contains all scopes of another one adds nothing.
             alternatives = [one for one in longer if not any(set(other) < set(one) for other in longer)]
     return alternatives, too_many
 

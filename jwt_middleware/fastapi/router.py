@@ -123,7 +123,7 @@ class Endpoint:
         self.is_open = is_open
         """Whether it needs no token of the middleware's."""
         self.access_cookie = access_cookie
-        """The cookie into which a login puts the access token, if it does."""
+        """The cookie into which a login puts the access token; None if it sets no such cookie."""
         self.__name__, self.__doc__ = name, None
         self._path = path
         self._respond = respond
@@ -187,8 +187,8 @@ def _injected_parameters(authenticate: Callable[..., Any]) -> tuple[inspect.Para
     parameters = list(signature.parameters.values())
     if any(map(_is_declared, parameters[:2])):
         raise ConfigurationError(
-            "authenticate must be callable as (username, password, ...): its first two arguments are the texts of the "
-            "form, so FastAPI's OAuth2PasswordRequestForm is not needed; put dependencies behind them"
+            "authenticate must be callable as (username, password, ...): its first two arguments come from the form, "
+            "so FastAPI's OAuth2PasswordRequestForm is not needed; put dependencies after them"
         )
     return tuple(parameter for parameter in parameters[2:] if _is_injected(parameter))
 

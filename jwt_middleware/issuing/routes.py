@@ -75,7 +75,7 @@ def auth_routes(
 
     ``lifetime(parameters)``, sync and quick, returns the seconds that the session of this login lives at most, or None
     for the ``session_lifetime`` of ``Sessions``, which is the maximum. ``parameters`` (dict) is whatever the login sent
-    beside the parameters above: texts in a form, any values in JSON. So a check box "remember me" decides with
+    beside the parameters above: texts in a form, any values in JSON. So a "remember me" check box works with
     ``lifetime=lambda parameters: None if parameters.get("remember_me") else 12 * 3600``. Default None: every session
     lives for ``session_lifetime``.
 
@@ -100,7 +100,7 @@ def auth_routes(
     if device is not None:
         check_plain_function("device", device, "request")
     if isinstance(lifetime, int | float):
-        raise ConfigurationError("lifetime must be a function; for all sessions, set Sessions(session_lifetime=...)")
+        raise ConfigurationError("lifetime must be a function; Sessions(session_lifetime=...) is for all sessions")
     if lifetime is not None:
         check_plain_function("lifetime", lifetime, "parameters")
     tokens = sessions.tokens if isinstance(sessions, Sessions) else sessions

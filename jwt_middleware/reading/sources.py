@@ -47,9 +47,9 @@ class Scheme(Protocol):
     async def confirm(self, token: Token, scope: Mapping[str, Any]) -> None:
         """Raise a ``Refusal`` if the sender of this request may not use ``token``, which is verified.
 
-        It runs for each request, also for a token that is remembered, and for each token that ``renew`` brings on an
-        open connection. ``scope`` is that of its handshake then. A proof that belongs to the new token alone is not in
-        its headers: the app puts it into the scope, under a key of its own, before it calls ``renew``.
+        It runs for each request, even if the token is remembered, and for each token that is passed to ``renew``. Then
+        ``scope`` is that of the handshake, so its headers have no proof for the new token: the app puts that into the
+        scope, under its own key, before it calls ``renew``.
         """
         ...
 
@@ -138,7 +138,7 @@ class Presented:
 
 
 def key_of(raw: bytes, scheme: Scheme | None) -> bytes:
-    """The key to remember the token ``raw`` by. What ``scheme`` accepts is not remembered for another one."""
+    """The key to remember the token ``raw`` by. A token that one scheme accepts is not remembered for another."""
     return (BEARER if scheme is None else f"{scheme.name} ".encode()) + raw
 
 
@@ -242,10 +242,11 @@ class Sources:
         return None
 
     def scheme_of(self, scope: Mapping[str, Any], max_size: int) -> Scheme | None:
-        """The scheme of another token on the open connection of ``scope``; None if it is Bearer.
+        """The scheme that verifies a new token on the open connection of ``scope``; None if it is Bearer.
 
-        It is the scheme with which the connection began, so that nobody can go on with a token that is bound to no
-        sender. If it began without a token, it is Bearer if a source takes such tokens, else the first scheme.
+        It is the scheme with which the connection began, so that no connection goes on with a token that is bound to
+        no sender. If the connection began without a token, it is Bearer if a source takes such tokens, else the first
+        scheme.
         """
         if not self._has_other_schemes:
             return None

@@ -58,7 +58,7 @@ class IdentityProvider:
     ``algorithm``
         The algorithm of the first key and of those that ``rotate`` makes: ``ES256`` (default), ``RS256`` or ``EdDSA``.
     ``port``
-        Where it listens, on 127.0.0.1. Default: any free port.
+        The port on 127.0.0.1 where it listens. Default: any free one.
     ``tls``
         A server's ``SSLContext``, to serve https. Default None.
 

@@ -188,7 +188,7 @@ class StoreContract:
         assert sorted(outcome.value for outcome, _ in answers) == ["again"] * 19 + ["next"]
 
     async def test_an_idle_session_ends(self, store: SessionStore) -> None:
-        # Time enough to open and to rotate, on a busy machine too.
+        # Long enough to open and rotate a session, even on a busy machine.
         await self._opened(store, "s", idle_lifetime=1)
         await self._opened(store, "t", idle_lifetime=1)
         await store.rotate(rotation("t", 1))

@@ -459,7 +459,7 @@ def test_the_fake_provider_serves_at_the_port_that_is_asked_for(run: Run) -> Non
         taken = provider.issuer.rpartition(":")[2]
         result = run("serve-idp", "--seconds", "0", "--port", taken)
         assert result.status == 2
-        assert f"cannot serve at port {taken}: Address already in use" in result.err
+        assert f"cannot serve on port {taken}: Address already in use" in result.err
     assert f"http://127.0.0.1:{taken}" in run("serve-idp", "--seconds", "0", "--port", taken).out
 
 
@@ -467,7 +467,7 @@ def test_the_fake_provider_serves_at_the_port_that_is_asked_for(run: Run) -> Non
 def test_a_port_is_a_number_that_can_be_one(run: Run, port: str) -> None:
     result = run("serve-idp", "--seconds", "0", "--port", port)
     assert result.status == 2
-    assert "is no port" in result.err
+    assert "is not a port" in result.err
 
 
 def test_colours_are_for_terminals_that_want_them(monkeypatch: pytest.MonkeyPatch) -> None:

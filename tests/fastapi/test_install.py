@@ -375,7 +375,7 @@ def test_scopes_that_were_given_as_one_text_are_advice() -> None:
     (advice,) = [event for event in heard if isinstance(event, Advice)]
     assert str(advice) == (
         "/: a guard demands the scopes 'o', 'r', 'd', 'e', 'r', 's', ':', 'r', ...: give Security(scopes=) a list, "
-        "because a text is taken for its letters (said once)"
+        "because FastAPI reads a string as a list of its letters (said once)"
     )
 
 
@@ -400,7 +400,7 @@ def test_a_guard_in_front_of_the_login_is_advice(place: str) -> None:
     is_guarded = place not in ("optional", "nowhere")
     assert answer.status_code == (401 if is_guarded else 400)
     advice = [str(event) for event in heard if isinstance(event, Advice)]
-    assert ["/login: a guard of the app, or of a router, refuses everybody who logs in" in text for text in advice] == (
+    assert ["/login: a guard of the app or of a router refuses every login" in text for text in advice] == (
         [True] * is_guarded
     )
 

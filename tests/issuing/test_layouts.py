@@ -196,9 +196,9 @@ async def test_workers_go_on_in_a_file_of_the_next_layout_and_are_refused_in_the
             assert later.ask("revocations") == ["t"]
             # At once, although they have the file open, and before anything is read or written.
             for store in (this, restarted, SQLiteStore(path)):
-                with pytest.raises(StoreUnavailable, match="layout 6, for workers of layout 5 or later, and this"):
+                with pytest.raises(StoreUnavailable, match="layout 6, which needs workers of layout 5 or later"):
                     await rotated_by(store, 4)
-                with pytest.raises(StoreUnavailable, match="this worker has layout 4: install the newer version"):
+                with pytest.raises(StoreUnavailable, match="this worker has layout 4: install a newer version"):
                     await store.revocations("", 9)
                 await store.aclose()
             assert following.ask("revocations") == ["t"]
@@ -348,9 +348,11 @@ async def test_workers_go_on_beside_those_of_the_next_layout_in_redis_and_are_re
             assert await rotated_by(this, 4, grace=0) == (Outcome.NEXT, 5)
             assert later.ask("rotate", "s", 5) == ["next", 6]
         for store in (this, restarted, RedisStore(server.url, prefix=prefix, wait_replicas=1)):
-            with pytest.raises(StoreUnavailable, match="the keys have layout 4, for workers of layout 3 or later, and"):
+            with pytest.raises(
+                StoreUnavailable, match="the keys have layout 4, which needs workers of layout 3 or later"
+            ):
                 await rotated_by(store, 6)
-            with pytest.raises(StoreUnavailable, match="this worker has layout 2: install the newer version"):
+            with pytest.raises(StoreUnavailable, match="this worker has layout 2: install a newer version"):
                 await store.revoke(revocation_request("u"))
             await store.aclose()
         assert following.ask("rotate", "s", 6) == ["next", 7]

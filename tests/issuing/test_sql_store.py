@@ -502,7 +502,9 @@ async def test_tables_of_a_layout_that_is_too_late_are_refused(
         partial(rotated_by, store, 1),
         partial(store.revocations, "", 9),
     ):
-        with pytest.raises(StoreUnavailable, match="the tables have layout 3, for workers of layout 2 or later, and"):
+        with pytest.raises(
+            StoreUnavailable, match="the tables have layout 3, which needs workers of layout 2 or later"
+        ):
             await step()
     assert change(f"SELECT generation FROM {prefix}sessions") == [(1,)]
     change(f"UPDATE {prefix}head SET oldest = 1")
@@ -530,7 +532,7 @@ async def test_tables_that_were_emptied_while_a_worker_was_running_are_used_agai
     for step in steps.values():
         change(statement.format(prefix))
         before = change(count)
-        with pytest.raises(StoreUnavailable, match=f'the row of "{prefix}head" is missing; it is made again'):
+        with pytest.raises(StoreUnavailable, match=f'the row of "{prefix}head" is missing; the next step makes it'):
             await step()
         assert change(count) == before
         # The row is made by the next step, whatever it is, and then nothing is missing.

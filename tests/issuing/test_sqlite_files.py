@@ -311,7 +311,7 @@ async def test_a_backup_is_a_new_file_of_its_owner(store: SQLiteStore, path: Pat
 
 @pytest.mark.parametrize(
     ("layout", "message"),
-    [(0, "this file is no backup"), (9, "the backup has layout 9, for workers of layout 9 or later")],
+    [(0, "this file is not a backup"), (9, "the backup has layout 9, which needs workers of layout 9 or later")],
 )
 async def test_a_file_that_is_no_backup_changes_nothing(
     store: SQLiteStore, path: Path, tmp_path: Path, layout: int, message: str

@@ -140,7 +140,7 @@ async def test_tables_of_another_release_are_left_alone(path: Path) -> None:
         db.execute("PRAGMA user_version = 9")
     db.close()
     store = SQLiteStore(path)
-    with pytest.raises(StoreUnavailable, match="the tables have layout 9, for workers of layout 9 or later"):
+    with pytest.raises(StoreUnavailable, match="the tables have layout 9, which needs workers of layout 9 or later"):
         await opened(store)
     await store.aclose()
 

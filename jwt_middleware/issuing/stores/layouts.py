@@ -14,6 +14,6 @@ can use it. So old and new workers can run side by side:
 def explain_later(stored: str, layout: int, oldest: int, own: int) -> str:
     """Why a worker of the layout ``own`` cannot use what is ``stored``, and what would work."""
     return (
-        f"{stored} layout {layout}, for workers of layout {oldest} or later, and this worker has layout {own}: install "
-        "the newer version of the package here"
+        f"{stored} layout {layout}, which needs workers of layout {oldest} or later, and this worker has layout {own}: "
+        "install a newer version of the package here"
     )

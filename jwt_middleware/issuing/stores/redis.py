@@ -334,7 +334,7 @@ def _text(answer: bytes | str) -> str:
 
 
 def _session(id: str, row: bytes | str) -> Session:
-    # A later layout may have more.
+    # A later layout may have more fields.
     _, realm, subject, generation, parent, is_used, *moments, granted, _ = json.loads(row)[:14]
     opened_at, rotated_at, used_at, ends_at, expires_at, access_until = (moment / 1000 for moment in moments)
     given = json.loads(granted)

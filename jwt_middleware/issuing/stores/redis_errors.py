@@ -19,7 +19,7 @@ def explain(error: BaseException, prefix: str, layout: int) -> str:
     """
     name = type(error).__name__
     reply = str(error)
-    # From our scripts. A pipeline puts the error of a command into a text of its own.
+    # Our scripts reply with this. A pipeline adds its own text to the error of a command.
     later = re.search(r"LAYOUT (\d+) (\d+)\W*$", reply)
     if later is not None:
         return explain_later("the keys have", int(later[1]), int(later[2]), layout)

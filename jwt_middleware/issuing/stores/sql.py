@@ -124,7 +124,7 @@ class SQLStore:
                 mark=token_hex(8),
                 latest=self._latest,
             )
-            # Before the commit: the sessions that had to make room stay.
+            # Checked before the commit, so that a failed step ends none of the sessions that had to make room.
             return self._check_head(rows)
 
         (row,) = await self._connections.run(step, is_single=False, is_repeatable=True)
@@ -241,9 +241,7 @@ class SQLStore:
         """Raise ``StoreUnavailable`` if there are no rows: the tables were emptied while this worker was running."""
         if not rows:
             self._connections.check_again()
-            raise StoreUnavailable(
-                f"the row of {self.names.of('head')} is missing; it is made again with the next step"
-            )
+            raise StoreUnavailable(f"the row of {self.names.of('head')} is missing; the next step makes it again")
         return rows
 
     def _sweep_soon(self, *, reads_log: bool) -> None:

@@ -49,7 +49,7 @@ OPEN_SECONDS = 10
 """Seconds that opening a connection may take. It goes on after the step that needed it has given up."""
 
 MOST_OPENING = 4
-"""Connections that are opened although no step waits for them any more, at most."""
+"""Connections that go on opening after their steps have given up, at most."""
 
 MOST_TRIES = 5
 """How often a step is tried, at most."""
@@ -189,7 +189,7 @@ def _is_undone(place: "_Place", error: Exception) -> bool:
 
 
 async def _close(connection: "AsyncConnection") -> None:
-    """Give it back to its pool."""
+    """Return ``connection`` to its pool."""
     await connection.close()
 
 
@@ -271,8 +271,8 @@ class _Place:
     async def _open(self, engine: "AsyncEngine", keep: Keep) -> "AsyncConnection":
         """Open a connection. If the step gives up meanwhile, go on, and ``keep`` the connection for the next step.
 
-        To a server that is far away or busy, that takes longer than a step may take. If each step began anew, no step
-        would ever be done.
+        If the server is far away or busy, opening takes longer than a step may. If each step started over, none would
+        ever succeed.
         """
         opening = self.start(engine.connect().start())
         try:
@@ -284,7 +284,7 @@ class _Place:
     async def _finish_opening(self, opening: "asyncio.Task[AsyncConnection]", keep: Keep) -> None:
         self._opening += 1
         try:
-            # A pool that is exhausted must not gather more and more tasks that wait for it.
+            # Tasks that wait for an exhausted pool must not pile up.
             async with asyncio.timeout(OPEN_SECONDS if self._opening <= MOST_OPENING else 0):
                 connection = await opening
         finally:

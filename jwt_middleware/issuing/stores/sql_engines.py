@@ -130,7 +130,7 @@ def _from_address(url: "URL") -> "AsyncEngine":
 
 
 def _check_driver(name: str) -> None:
-    """Refuse a psycopg that stops the whole process while it cancels a query and the server hangs.
+    """Refuse a psycopg that blocks the whole process if it cancels a query while the server hangs.
 
     Only libpq 17 cancels without waiting. Before it, the compiled psycopg waits for the server without letting other
     threads run. Before version 3.2, so does the one in Python.
@@ -142,8 +142,8 @@ def _check_driver(name: str) -> None:
     capabilities = getattr(psycopg, "capabilities", None)
     if capabilities is None or (psycopg.pq.__impl__ != "python" and not capabilities.has_cancel_safe()):
         raise ConfigurationError(
-            "engine: a server that hangs would stop the whole process, because this psycopg waits for it when it "
-            "cancels a query; install psycopg[binary]>=3.2.3, or psycopg[c]>=3.2 with libpq 17, or use asyncpg"
+            "engine: a server that hangs would block the whole process, because this psycopg waits for the server when "
+            "it cancels a query; install psycopg[binary]>=3.2.3, or psycopg[c]>=3.2 with libpq 17, or use asyncpg"
         )
 
 

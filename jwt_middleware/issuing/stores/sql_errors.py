@@ -7,8 +7,8 @@ UNPREPARED = frozenset({"26000", "42P05"})
 """The states of a statement that was not run because a pooler has mixed up prepared statements."""
 
 OUTDATED = frozenset({"40001", "42P01", "42703"})
-"""The states of a statement whose session or tables are not as they were: a table or a column is not there, or the
-session is not READ COMMITTED any more, because its role or its database was set to another isolation level."""
+"""The states of a statement that failed because its session or its tables have changed: a table or a column is missing,
+or the session is no longer READ COMMITTED, because its role or its database was set to another isolation level."""
 
 
 def state(error: BaseException) -> str | None:

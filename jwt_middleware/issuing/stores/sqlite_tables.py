@@ -68,7 +68,7 @@ CREATE TABLE head (
 PRAGMA user_version = {OLDEST};
 """
 
-# Sessions had no realm; they belong to whoever asks.
+# Sessions had no realm, so they belong to every realm that asks.
 _FROM_1 = f"""
 DROP INDEX sessions_by_subject;
 DROP INDEX sessions_by_end;
@@ -125,7 +125,7 @@ def _read_layout(db: sqlite3.Connection) -> tuple[int, int]:
     """The layout of the tables, and the oldest one whose workers can use them. Both are 0 if there are no tables."""
     (oldest,) = db.execute("PRAGMA user_version").fetchone()
     if not any(name == "layout" for _, name, *_ in db.execute("PRAGMA table_info(head)")):
-        # Layouts 1 to 3 were for workers of the same layout alone.
+        # Only workers of the same layout can use layouts 1 to 3.
         return oldest, oldest
     (layout,) = db.execute("SELECT layout FROM head").fetchone()
     return layout, oldest
@@ -265,13 +265,13 @@ def restore(db: sqlite3.Connection, source: Path) -> None:
     """Replace the sessions by those in the database at ``source``, without those that are revoked by now."""
     with (
         closing(sqlite3.connect(f"file:{quote(str(source.absolute()))}?mode=ro", uri=True)) as backup,
-        # A temporary file.
+        # An empty path makes a temporary database.
         closing(sqlite3.connect("")) as upgraded,
     ):
         layout, oldest = _read_layout(backup)
         _check(layout, oldest, "the backup has")
         if layout == 0:
-            raise StoreUnavailable("this file is no backup: it has no tables of SQLiteStore")
+            raise StoreUnavailable("this file is not a backup: it has no tables of SQLiteStore")
         found = backup
         if layout in UPGRADES:
             backup.backup(upgraded)
