@@ -37,7 +37,7 @@ def _check_guards(auth: Authority, path: str, dependant: Dependant) -> None:
     for child in dependant.dependencies:
         call = unwrap(child.call)
         owner = getattr(call, "__self__", None)
-        # A class of the app's own may have methods that are good dependencies.
+        # An app's own subclass may have methods that are good dependencies.
         is_ours = isinstance(owner, Guard) and call.__module__.startswith(__package__)
         if call is requires or is_ours:
             name = "requires" if owner is None else f"auth.{call.__name__}"

@@ -61,8 +61,8 @@ def headers_for(
         client = TestClient(app, headers=headers_for(auth, "ada", scopes=["orders:write"]))
 
     The first call makes a random key, and logs a warning. The key is known to this ``auth`` in this process only: it
-    is in no JWK Set, store, file or log, and a forked child does not have it. The token passes every other check, so
-    it can fail one: those of issuer, audience and expiry, of revocation, of ``validate`` and ``load_user``.
+    is in no JWK Set, store, file or log, and a forked child does not have it. Every other check applies to the token,
+    so the token can fail one: issuer, audience, expiry, revocation, ``validate`` or ``load_user``.
 
     ``claims`` are added to the usual claims, or replace them; one that is None is left out. ``provider`` names one of
     several; default: the first. The token is good for 15 minutes. Raises ``ConfigurationError`` if the provider's rules

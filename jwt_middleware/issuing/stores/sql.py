@@ -183,7 +183,7 @@ class SQLStore:
         values = {"owner": owner_of(realm, subject), "realm": realm_text(realm), "mark": token_hex(8)}
 
         async def step(attempt: Attempt) -> Any:
-            # Finds out whether the connection has died in the pool, because the rest cannot be done twice: it would not
+            # Finds out whether the connection has died in the pool. The next statement cannot be repeated: it would not
             # name the sessions that it ended the first time.
             await attempt.query("SELECT 1")
             attempt.is_repeatable = False

@@ -109,7 +109,7 @@ def prepare(db: sqlite3.Connection) -> None:
             db.executescript(f"BEGIN IMMEDIATE;{text}COMMIT;")
         except sqlite3.OperationalError:
             db.rollback()
-            # Another worker may have done the same meanwhile.
+            # Another worker may have done this meanwhile.
             if _read_layout(db) == (layout, oldest):
                 raise
 
