@@ -43,7 +43,7 @@ def _check_guards(auth: Authority, path: str, dependant: Dependant) -> None:
             name = "requires" if owner is None else f"auth.{call.__name__}"
             cure = f'Depends({name}("admin"))' if name in ("requires", "auth.any_of") else "Depends(auth)"
             raise RuntimeError(
-                f"{path}: Depends({name}) guards nothing, and FastAPI takes its arguments from the query; write {cure}"
+                f"{path}: Depends({name}) guards nothing, and FastAPI reads its arguments from the query; write {cure}"
             )
         scopes = child.own_oauth_scopes or ()
         if len(scopes) > 1 and all(len(scope) == 1 for scope in scopes):

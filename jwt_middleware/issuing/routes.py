@@ -75,7 +75,7 @@ def auth_routes(
 
     ``lifetime(parameters)``, sync and quick, returns the seconds that the session of this login lives at most, or None
     for the ``session_lifetime`` of ``Sessions``, which is the maximum. ``parameters`` (dict) is whatever the login sent
-    beside the parameters above: texts in a form, any values in JSON. So a "remember me" check box works with
+    apart from the parameters above: texts in a form, any values in JSON. So a "remember me" check box works with
     ``lifetime=lambda parameters: None if parameters.get("remember_me") else 12 * 3600``. Default None: every session
     lives for ``session_lifetime``.
 

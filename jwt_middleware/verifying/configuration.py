@@ -44,7 +44,7 @@ def check_names(options: Mapping[str, Any], known: Collection[str], taker: Calla
         close += get_close_matches(name, [*known, *signature(taker).parameters], 1)
         hint = f"; {close[0]} is" if close else ""
         if name in signature(RemoteKeys).parameters:
-            hint = f"; it is one of RemoteKeys: jwks=RemoteKeys(..., {name}=...)"
+            hint = f"; it is an argument of RemoteKeys: jwks=RemoteKeys(..., {name}=...)"
         raise ConfigurationError(f"{name} is not an argument of {taker.__name__}{hint}")
 
 

@@ -10,7 +10,7 @@ Each statement is atomic by itself, under READ COMMITTED. Six rules make it so:
 4. ``head`` is locked after sessions. So no two steps wait for each other.
 5. Without the row of ``head``, nothing is changed, and no row is returned.
 6. Each step that writes has a mark, a random text. A step that is sent again because its connection broke finds its
-   mark, and answers what was answered the first time.
+   mark, and gives the same answer as the first time.
 """
 
 from dataclasses import dataclass
