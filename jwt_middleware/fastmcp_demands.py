@@ -4,7 +4,7 @@ Those in ``auth=`` of its components and of its middleware, and those of ``requi
 """
 
 from collections.abc import AsyncIterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from fastmcp.server.context import Context, reset_transport, set_transport
@@ -15,13 +15,27 @@ from .mcp_calls import Call
 from .mcp_functions import find_scopes
 
 
-async def find_demands(server: Any, call: Call) -> tuple[str | None, list[str]]:
-    """What ``call`` reaches on the FastMCP ``server``, and the scopes that FastMCP demands for it.
+@dataclass(frozen=True, slots=True)
+class Reached:
+    """What a call reaches on a FastMCP server."""
 
-    The first is the name, URI or template by which the server lists it, which is not always the one that is called, or
-    None if there is no such thing. Every server on the way, mounted ones included, checks inner calls from now on.
+    listed: str | None
+    """The name, URI or template by which the server lists it, which is not always the one that is called.
+
+    None if there is no such thing.
     """
-    listed, scopes = None, list[str]()
+    scopes: list[str]
+    """The scopes that FastMCP demands for it."""
+    way: frozenset[int]
+    """The ``id`` of each mounted server that gets the call from the server around it."""
+
+
+async def find_demands(server: Any, call: Call) -> Reached:
+    """What ``call`` reaches on the FastMCP ``server``.
+
+    Every server on the way, and all that are mounted in it, check inner calls from now on.
+    """
+    listed, scopes, way = None, list[str](), set[int]()
     while server is not None:
         watch(server)
         found = await _find(server, call)
@@ -32,7 +46,9 @@ async def find_demands(server: Any, call: Call) -> tuple[str | None, list[str]]:
         for middleware in server.middleware:
             scopes += _demanded(found, getattr(middleware, "auth", None))
         server, call = _mounted(found, call)
-    return listed, scopes
+        if server is not None:
+            way.add(id(server))
+    return Reached(listed, scopes, frozenset(way))
 
 
 async def _find(server: Any, call: Call) -> Any:

@@ -72,8 +72,8 @@ def protect(
 
     A tool of a FastMCP server can make calls itself, as a search transform does. These inner calls need their own
     scopes: ``protect`` adds a middleware to the FastMCP server, which checks them, and does nothing if the server is
-    used without ``protect``. If the tool belongs to a mounted server, an inner call needs every scope that ``tools``,
-    ``resources`` or ``prompts`` names.
+    used without ``protect``. An inner call on a mounted server needs every scope that ``tools``, ``resources`` or
+    ``prompts`` names.
 
     An ``MCPServer`` or a ``FastMCP`` answers requests whose ``Host``, and ``Origin`` if there is one, are those of the
     resource or of loopback. If your proxy replaces ``Host``, or pages of other origins are clients, pass the ASGI app
@@ -284,8 +284,10 @@ class _CallCheck:
             await JSONResponse(_rpc_error(-32700, "The request is not JSON."), 400)(scope, receive, send)
             return
         needed: dict[str, None] = {}
+        ways: dict[Call, frozenset[int]] = {}
         for call in calls:
-            needed.update(dict.fromkeys(await self._find_needed(call)))
+            scopes, ways[call] = await self._find_needed(call)
+            needed.update(dict.fromkeys(scopes))
         refusal = Demand(tuple(needed)).refusal(scope) if needed else None
         if refusal is not None:
             await scope["auth"].refuser(refusal, scope, receive, send)
@@ -293,7 +295,7 @@ class _CallCheck:
         if self._fastmcp is not None:
             from .fastmcp_inner_calls import KEY, CheckedCalls
 
-            scope[KEY] = CheckedCalls(self._fastmcp, frozenset(calls), self._find_needed_inside)
+            scope[KEY] = CheckedCalls(self._fastmcp, ways, self._find_needed_inside)
         await self._app(scope, _replay(body, receive), send)
 
     async def _read(self, receive: Receive) -> bytes | None:
@@ -312,29 +314,31 @@ class _CallCheck:
             more = message.get("more_body", False)
         return b"".join(chunks)
 
-    async def _find_needed(self, call: Call) -> list[str]:
-        """The scopes that ``call`` needs; some may come twice."""
+    async def _find_needed(self, call: Call) -> tuple[list[str], frozenset[int]]:
+        """The scopes that ``call`` needs, of which some may come twice, and the mounted servers that get it."""
         demands = self._demands[call.kind]
         needed = [*demands.scopes_for(call.name)]
         if self._fastmcp is not None:
             from .fastmcp_demands import find_demands
 
-            listed, scopes = await find_demands(self._fastmcp, call)
-            return [*needed, *(demands.scopes_for(listed) if listed is not None else ()), *scopes]
-        return [*needed, *CallDemands(call.kind, scopes_of_functions(self._server, call.kind)).scopes_for(call.name)]
+            reached = await find_demands(self._fastmcp, call)
+            by_listed = () if reached.listed is None else demands.scopes_for(reached.listed)
+            return [*needed, *by_listed, *reached.scopes], reached.way
+        by_function = CallDemands(call.kind, scopes_of_functions(self._server, call.kind)).scopes_for(call.name)
+        return [*needed, *by_function], frozenset()
 
-    async def _find_needed_inside(self, server: Any, call: Call) -> tuple[str, ...]:
-        """The scopes that ``call`` needs if a tool of the FastMCP ``server`` makes it."""
+    async def _find_needed_inside(self, server: Any, call: Call) -> tuple[tuple[str, ...], frozenset[int]]:
+        """The same if a tool makes ``call`` on the FastMCP ``server``; each scope once."""
         if server is self._fastmcp:
-            needed = await self._find_needed(call)
+            needed, way = await self._find_needed(call)
         else:
             # A mounted server does not know the names by which clients call its components. So the call needs the
             # scopes of every name.
             from .fastmcp_demands import find_demands
 
-            _, scopes = await find_demands(server, call)
-            needed = [*self._demands[call.kind].all_scopes(), *scopes]
-        return tuple(dict.fromkeys(needed))
+            reached = await find_demands(server, call)
+            needed, way = [*self._demands[call.kind].all_scopes(), *reached.scopes], reached.way
+        return tuple(dict.fromkeys(needed)), way
 
 
 def _is_form(scope: Scope) -> bool:

@@ -136,6 +136,13 @@ def test_a_client_in_the_same_process_has_no_token_and_needs_none() -> None:
     assert asyncio.run(call(server)) == "reached"
 
 
+def test_outside_protect_the_same_server_checks_nothing() -> None:
+    server = make_server()
+    protect(server, URL, key=SECRET, **DEMANDS)
+    with bare_client(server.http_app(path="/mcp", stateless_http=True, json_response=True)) as one:
+        assert "reached" in call_tool(one, "call_tool", None, {"name": "delete"})
+
+
 def test_within_a_session_the_token_of_each_request_counts() -> None:
     def send(method: str, scope: str, **parameters: Any) -> httpx2.Response:
         headers = {**bearer(token(aud=URL, scope=scope)), "accept": "application/json, text/event-stream", **session}
@@ -166,3 +173,23 @@ def test_an_inner_call_that_is_refused_is_told_of(granted: str | None) -> None:
     with bare_client(protect(app, URL, key=SECRET, allow_anonymous=True, on_event=hear, **DEMANDS)) as client:
         call_tool(client, "read_resource", granted, {"uri": "files://secret"})
     assert told == {"w": [], "r": [("insufficient_scope", "w")], None: [("missing_token", None)]}[granted]
+
+
+@pytest.mark.parametrize("way", ["outer", "in the same process", "sibling"])
+def test_a_tool_that_calls_a_mounted_server_itself_is_no_way_around_the_scopes(way: str) -> None:
+    server, inner, sibling = FastMCP("outer"), fill(FastMCP("inner")), FastMCP("sibling")
+
+    async def call(name: str) -> Any:
+        if way != "in the same process":
+            return await inner.call_tool(name)
+        async with Client(inner) as one:
+            return (await one.call_tool(name)).data
+
+    (sibling if way == "sibling" else server).tool(call)
+    server.mount(inner, namespace="inner", tool_names={"look": "glance"})
+    server.mount(sibling)
+    sibling.mount(inner, namespace="inner")
+    app = server.http_app(path="/mcp", stateless_http=True, json_response=True)
+    with bare_client(protect(app, URL, key=SECRET, **DEMANDS)) as client:
+        assert " needs w" in call_tool(client, "call", "r", {"name": "delete"})
+        assert "reached" in call_tool(client, "call", "w", {"name": "delete"})
