@@ -3,6 +3,7 @@
 Those in ``auth=`` of its components and of its middleware, and those of ``require_scopes`` of ``jwt_middleware.mcp``.
 """
 
+import re
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -100,7 +101,13 @@ def _mounted(found: Any, call: Call) -> tuple[Any, Call]:
     found = _original(found)
     named = (getattr(found, name, None) for name in ("_original_name", "_original_uri", "_original_uri_template"))
     name = next((value for value in named if isinstance(value, str)), call.name)
+    if call.kind == "resources":
+        # FastMCP looks for a template without the query of a URI.
+        name = _QUERY.sub("", name)
     return getattr(found, "_server", None), replace(call, name=name)
+
+
+_QUERY = re.compile(r"\{\?[^{}]*\}")
 
 
 def _original(found: Any) -> Any:

@@ -48,6 +48,10 @@ def fill(server: FastMCP) -> FastMCP:
     def file(name: str) -> str:
         return "reached"
 
+    @server.resource("pages://{name}/text{?number}")
+    def page(name: str, number: int = 1) -> str:
+        return "reached"
+
     @server.prompt
     def greet() -> str:
         return "reached"
@@ -117,6 +121,7 @@ def test_a_tool_that_reaches_a_guarded_one_is_no_way_around_its_scopes(
     [
         pytest.param("call_tool", {"name": "look"}, id="a tool"),
         pytest.param("read_resource", {"uri": "files://open"}, id="a resource"),
+        pytest.param("read_resource", {"uri": "pages://inner/most/a/text?number=2"}, id="a template with a query"),
         pytest.param("inner_look", {}, id="a tool of a mounted server"),
         pytest.param("inner_most_look", {}, id="a tool of a server that is mounted twice"),
         pytest.param("call_tool", {"name": "inner_most_look"}, id="a tool of a mounted server, by a search"),
