@@ -167,7 +167,7 @@ async def test_of_workers_that_prepare_one_file_at_the_same_moment_each_can_use_
         assert not db.in_transaction
     store = SQLiteStore(path)
     await opened(store, "u")
-    assert await rotated_by(store, 1, "u") == (Outcome.NEXT, 2)
+    assert await rotated_by(store, 1, "u", grace=0) == (Outcome.NEXT, 2)
     await store.aclose()
 
 
