@@ -357,7 +357,10 @@ async def test_a_step_that_the_server_rolls_back_to_break_a_deadlock_is_done_aga
                 together.start_soon(end)
                 for other, following in zip_longest(others, others[1:]):
                     # The step has a, and waits for b. The other transaction has c, and waits for a.
-                    await until(lambda: in_the_way(admin, f"usename = '{role}'") == [gate.info.backend_pid])
+                    await until(lambda: ended or in_the_way(admin, f"usename = '{role}'") == [gate.info.backend_pid])
+                    if ended:
+                        # Once, the step had locked a again before the other transaction got it: one deadlock more.
+                        break
                     async with anyio.create_task_group() as waiting:
                         wanted = f"SELECT FROM {prefix}sessions WHERE id = 'a' FOR SHARE"
                         waiting.start_soon(to_thread.run_sync, other.execute, wanted)
@@ -369,10 +372,12 @@ async def test_a_step_that_the_server_rolls_back_to_break_a_deadlock_is_done_aga
                         lock(gate, "b")
                         lock(following, "c")
                     other.execute("ROLLBACK")
-        assert rolled_back(postgres, "deadlock detected") == before + deadlocks
+        seen = rolled_back(postgres, "deadlock detected") - before
         if deadlocks < MOST_TRIES:
+            assert deadlocks <= seen < MOST_TRIES
             assert sorted(ended) == ["a", "b", "c"]
         else:
+            assert seen == MOST_TRIES
             assert ended == ["40P01: other transactions were in the way again and again"]
             assert len(await store.sessions("ada", REALM)) == 3
 

@@ -16,10 +16,16 @@ def steps(function: Callable[[], object]) -> int:
         count += event == "opcode"
         return trace
 
-    before = sys.gettrace()
-    sys.settrace(trace)
-    try:
-        function()
-    finally:
-        sys.settrace(before)
+    def traced(call: Callable[[], object]) -> None:
+        before = sys.gettrace()
+        sys.settrace(trace)
+        try:
+            call()
+        finally:
+            sys.settrace(before)
+
+    # Python 3.12 counts bytecodes only from the second call on.
+    traced(lambda: None)
+    count = 0
+    traced(function)
     return count
