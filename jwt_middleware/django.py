@@ -119,7 +119,7 @@ def refuse(answer: Answer, request: HttpRequest) -> HttpResponse:
 def _refusal(demand: Demand, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> HttpResponse | None:
     """The response to a view with these arguments; None if the request meets ``demand``."""
     # If a method is guarded, the view itself comes first. An app's own code may pass the request by name.
-    request = next((one for one in args[:2] if not isinstance(one, View)), kwargs.get("request"))
+    request: Any = next((one for one in args[:2] if not isinstance(one, View)), kwargs.get("request"))
     answer = check(demand, scope_of(request))
     return None if answer is None else refuse(answer, request)
 

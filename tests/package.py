@@ -19,8 +19,8 @@ from zipfile import ZipFile
 ROOT = Path(__file__).parent.parent
 PACKAGE = "jwt_middleware"
 
-MAX_WHEEL = 394 * 1024
-"""Bytes: 5 % more than it has. Half of them are verifying alone; what makes it larger is worth a second look."""
+MAX_WHEEL = 400 * 1024
+"""Bytes: 1 % more than it has. Half of them are verifying alone; what makes it larger is worth a second look."""
 
 MAX_IMPORT = 0.06
 """Seconds of processor time that ``import jwt_middleware`` may take beyond the imports of ``BESIDE``."""
