@@ -14,7 +14,7 @@ from .demand import Demand, middleware_of
 from .errors import ConfigurationError
 from .identity import JWTCredentials
 from .mcp_calls import MAX_CALLS, Call, CallDemands, Kind, NamedScopes, TooManyCalls, find_calls
-from .mcp_functions import remember_scopes, scopes_of_functions
+from .mcp_functions import remember_scopes, scopes_of_function
 from .middleware import JWTMiddleware
 from .resource import ProtectedResource
 
@@ -324,8 +324,7 @@ class _CallCheck:
             reached = await find_demands(self._fastmcp, call)
             by_listed = () if reached.listed is None else demands.scopes_for(reached.listed)
             return [*needed, *by_listed, *reached.scopes], reached.way
-        by_function = CallDemands(call.kind, scopes_of_functions(self._server, call.kind)).scopes_for(call.name)
-        return [*needed, *by_function], frozenset()
+        return [*needed, *scopes_of_function(self._server, call)], frozenset()
 
     async def _find_needed_inside(self, server: Any, call: Call) -> tuple[tuple[str, ...], frozenset[int]]:
         """The same if a tool makes ``call`` on the FastMCP ``server``; each scope once."""

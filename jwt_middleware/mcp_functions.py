@@ -6,7 +6,7 @@ from inspect import ismethod
 from typing import Any, Final
 from weakref import WeakKeyDictionary
 
-from .mcp_calls import Kind
+from .mcp_calls import Call, CallDemands
 
 _demanded: WeakKeyDictionary[Any, tuple[str, ...]] = WeakKeyDictionary()
 """The scopes of each function that was guarded, and of the one that guards it."""
@@ -31,23 +31,25 @@ def find_scopes(function: Any) -> Iterator[str]:
         function = function.__func__ if ismethod(function) else getattr(function, "__wrapped__", None)
 
 
-def scopes_of_functions(server: Any, kind: Kind) -> dict[str, list[str]]:
-    """The scopes that the functions of ``server``, an ``MCPServer``, demand, by name, URI or template."""
+def scopes_of_function(server: Any, call: Call) -> Iterator[str]:
+    """The scopes that the function of ``server``, an ``MCPServer``, that answers ``call`` demands; some may come twice.
+
+    A tool and a prompt are looked up by their name. A URI can match several templates, so all resources are compared.
+    """
+    # The SDK has no public way from a name to its function.
+    if call.kind != "resources":
+        manager, method = _LOOKUPS[call.kind]
+        look_up = getattr(getattr(server, manager, None), method, None)
+        if look_up is not None:
+            yield from find_scopes(getattr(look_up(call.name), "fn", None))
+        return
     demanded: dict[str, list[str]] = {}
-    for manager, method, name in _LISTINGS[kind]:
-        # The SDK has no public way from a name to its function.
-        for one in getattr(getattr(server, manager, None), method, list)():
+    for method, name in (("list_resources", "uri"), ("list_templates", "uri_template")):
+        for one in getattr(getattr(server, "_resource_manager", None), method, list)():
             if scopes := [*find_scopes(getattr(one, "fn", None))]:
                 demanded[str(getattr(one, name))] = scopes
-    return demanded
+    yield from CallDemands("resources", demanded).scopes_for(call.name)
 
 
-_LISTINGS: Final[dict[Kind, list[tuple[str, str, str]]]] = {
-    "tools": [("_tool_manager", "list_tools", "name")],
-    "resources": [
-        ("_resource_manager", "list_resources", "uri"),
-        ("_resource_manager", "list_templates", "uri_template"),
-    ],
-    "prompts": [("_prompt_manager", "list_prompts", "name")],
-}
-"""Where an ``MCPServer`` keeps what it lists: its attribute, the attribute's method, and the name that clients use."""
+_LOOKUPS: Final = {"tools": ("_tool_manager", "get_tool"), "prompts": ("_prompt_manager", "get_prompt")}
+"""Where an ``MCPServer`` looks up what a client calls: its attribute, and the method of that."""

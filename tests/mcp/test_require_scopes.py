@@ -14,9 +14,12 @@ from mcp.server.mcpserver import MCPServer
 from starlette.testclient import TestClient
 
 from jwt_middleware.mcp import protect, require_scopes
+from jwt_middleware.mcp_calls import Call
+from jwt_middleware.mcp_functions import scopes_of_function
 
 from ..support import bare_client, bearer
 from ..support.frameworks import SECRET, token
+from ..support.steps import steps
 
 URL = "https://api.example/mcp"
 
@@ -163,3 +166,24 @@ def test_a_tool_keeps_its_guards_under_other_names() -> None:
         refused = post(client, "r", "tools/call", name="wipe")
         assert 'scope="c b a"' in refused.headers["www-authenticate"]
         assert post(client, "a b c", "tools/call", name="wipe").status_code != 403
+
+
+def test_a_call_does_the_same_work_however_many_tools_and_prompts_there_are() -> None:
+    server = MCPServer("server")
+
+    def work() -> int:
+        calls = (Call("tools", "function"), Call("prompts", "function"))
+        return steps(lambda: [*scopes_of_function(server, calls[0]), *scopes_of_function(server, calls[1])])
+
+    @server.tool()
+    @server.prompt()
+    @require_scopes("w")
+    def function() -> str:
+        return ""
+
+    assert {*scopes_of_function(server, Call("tools", "function"))} == {"w"}
+    before = work()
+    for number in range(60):
+        server.tool(f"tool {number}")(require_scopes("w")(lambda: ""))
+        server.prompt(f"prompt {number}")(require_scopes("w")(lambda: ""))
+    assert work() == before
