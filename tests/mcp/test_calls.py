@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from typing import Any
 from urllib.parse import urlsplit
 
-import httpx2
 import pytest
 from fastmcp import FastMCP
 from fastmcp.server.auth import require_scopes as fastmcp_scopes
@@ -22,8 +21,8 @@ from jwt_middleware.mcp import protect
 
 from ..support import bare_client, bearer
 from ..support.frameworks import SECRET, token
+from .calls import URL, has_reached_the_server, post, rpc
 
-URL = "https://api.example/mcp"
 DEMANDS: dict[str, Any] = {
     "tools": {"delete": ["w"], "admin_*": ["w"]},
     "resources": {
@@ -46,46 +45,42 @@ def plain() -> TestClient:
     return bare_client(protect(PlainTextResponse("reached"), URL, key=SECRET, **DEMANDS))
 
 
-def call(method: str, **parameters: Any) -> dict[str, Any]:
-    return {"jsonrpc": "2.0", "id": 1, "method": method, "params": parameters}
-
-
 def completion(**reference: str) -> dict[str, Any]:
-    return call("completion/complete", ref=reference, argument={"name": "a", "value": ""})
+    return rpc("completion/complete", ref=reference, argument={"name": "a", "value": ""})
 
 
 def listen(*uris: str) -> dict[str, Any]:
-    return call("subscriptions/listen", notifications={"resourceSubscriptions": list(uris)})
+    return rpc("subscriptions/listen", notifications={"resourceSubscriptions": list(uris)})
 
 
 HIDDEN: dict[str, Any] = {
-    "plain": call("tools/call", name="delete"),
-    "a pattern": call("tools/call", name="admin_purge"),
+    "plain": rpc("tools/call", name="delete"),
+    "a pattern": rpc("tools/call", name="admin_purge"),
     "escaped": b'{"m\\u0065thod": "t\\u006fols/call", "params": {"n\\u0061me": "d\\u0065lete"}}',
-    "nested": {**call("tools/call", name="delete", arguments={"name": "look", "method": "ping"}), "name": "look"},
+    "nested": {**rpc("tools/call", name="delete", arguments={"name": "look", "method": "ping"}), "name": "look"},
     "a notification": {"method": "tools/call", "params": {"name": "delete"}},
-    "UTF-16": json.dumps(call("tools/call", name="delete")).encode("utf-16"),
-    "with a byte order mark": json.dumps(call("tools/call", name="delete")).encode("utf-8-sig"),
-    "in a batch": [call("ping"), [], 5, call("tools/call", name="look"), call("tools/call", name="delete")],
-    "a resource": call("resources/read", uri="files://secret"),
-    "a resource whose demand is percent-encoded": call("resources/read", uri="files://a b"),
-    "a resource, percent-encoded": call("resources/read", uri="files://s%65cret"),
-    "a pattern, percent-encoded": call("resources/read", uri="files://private%2Fx"),
-    "a template": call("resources/read", uri="notes://ada/private/diary"),
-    "a template, percent-encoded": call("resources/read", uri="notes://ada/pr%69vate/diary"),
-    "a subscription": call("resources/subscribe", uri="files://private/x"),
+    "UTF-16": json.dumps(rpc("tools/call", name="delete")).encode("utf-16"),
+    "with a byte order mark": json.dumps(rpc("tools/call", name="delete")).encode("utf-8-sig"),
+    "in a batch": [rpc("ping"), [], 5, rpc("tools/call", name="look"), rpc("tools/call", name="delete")],
+    "a resource": rpc("resources/read", uri="files://secret"),
+    "a resource whose demand is percent-encoded": rpc("resources/read", uri="files://a b"),
+    "a resource, percent-encoded": rpc("resources/read", uri="files://s%65cret"),
+    "a pattern, percent-encoded": rpc("resources/read", uri="files://private%2Fx"),
+    "a template": rpc("resources/read", uri="notes://ada/private/diary"),
+    "a template, percent-encoded": rpc("resources/read", uri="notes://ada/pr%69vate/diary"),
+    "a subscription": rpc("resources/subscribe", uri="files://private/x"),
     "a listening stream": listen("files://open", "files://secret"),
-    "a listening stream, by the SDK's own name": call(
+    "a listening stream, by the SDK's own name": rpc(
         "subscriptions/listen", notifications={"resource_subscriptions": ["files://secret"]}
     ),
-    "a listening stream, by both names": call(
+    "a listening stream, by both names": rpc(
         "subscriptions/listen",
         notifications={"resourceSubscriptions": ["files://open"], "resource_subscriptions": ["files://secret"]},
     ),
     "a completion for a prompt": completion(type="ref/prompt", name="greet"),
     "a completion for a resource": completion(type="ref/resource", uri="files://secret"),
     "a completion for a template": completion(type="ref/resource", uri="notes://{user}/private/{name}"),
-    "a prompt": call("prompts/get", name="greet"),
+    "a prompt": rpc("prompts/get", name="greet"),
 }
 
 
@@ -110,7 +105,7 @@ def test_a_call_is_found_however_it_is_written(plain: TestClient, body: Any) -> 
     ],
 )
 def test_a_type_that_only_resembles_a_form_hides_no_call(plain: TestClient, kind: str) -> None:
-    body = json.dumps(call("tools/call", name="delete")).encode()
+    body = json.dumps(rpc("tools/call", name="delete")).encode()
     assert plain.post("/mcp", content=body, headers={**reading(), "content-type": kind}).status_code == 403
 
 
@@ -126,21 +121,21 @@ def test_nothing_that_is_added_to_a_uri_hides_its_resource(make: Any, added: str
     demands = {"notes://{user}/diary": ["w"], "files://secret": ["w"]}
     with bare_client(protect(server, URL, key=SECRET, resources=demands)) as client:
         for uri in ("notes://ada/diary", "files://secret"):
-            response = post(client, call("resources/read", uri=f"{uri}{added}"), "r")
+            response = post(client, rpc("resources/read", uri=f"{uri}{added}"), "r")
             assert (response.status_code, response.json()["code"]) == (403, "insufficient_scope")
-        assert post(client, call("resources/read", uri=f"files://open{added}"), "r").status_code != 403
+        assert has_reached_the_server(post(client, rpc("resources/read", uri=f"files://open{added}"), "r"))
 
 
 def test_a_broader_scope_implies_the_narrower_ones_for_a_call() -> None:
     hierarchy = {"all": ["w", "r"]}
     app = protect(PlainTextResponse("reached"), URL, key=SECRET, scope_implies=hierarchy, **DEMANDS)
-    response = bare_client(app).post("/mcp", json=call("tools/call", name="delete"), headers=reading("all"))
+    response = bare_client(app).post("/mcp", json=rpc("tools/call", name="delete"), headers=reading("all"))
     assert response.text == "reached"
 
 
 def test_chunks_hide_no_call(plain: TestClient) -> None:
     def chunks() -> Iterator[bytes]:
-        for byte in json.dumps(call("tools/call", name="delete")).encode():
+        for byte in json.dumps(rpc("tools/call", name="delete")).encode():
             yield bytes([byte])
 
     assert plain.post("/mcp", content=chunks(), headers=reading()).status_code == 403
@@ -149,20 +144,20 @@ def test_chunks_hide_no_call(plain: TestClient) -> None:
 @pytest.mark.parametrize(
     "body",
     [
-        call("tools/list"),
-        call("tools/call", name="look"),
-        call("tools/call", name="Delete"),
-        call("resources/read", uri="files://open"),
-        call("resources/read", uri="notes://ada/public/diary"),
+        rpc("tools/list"),
+        rpc("tools/call", name="look"),
+        rpc("tools/call", name="Delete"),
+        rpc("resources/read", uri="files://open"),
+        rpc("resources/read", uri="notes://ada/public/diary"),
         listen(),
-        call("subscriptions/listen", notifications={"resourceSubscriptions": "files://secret"}),
-        call("subscriptions/listen", notifications={"resourceSubscriptions": [5]}),
-        call("subscriptions/listen", notifications=5),
-        call("subscriptions/listen"),
+        rpc("subscriptions/listen", notifications={"resourceSubscriptions": "files://secret"}),
+        rpc("subscriptions/listen", notifications={"resourceSubscriptions": [5]}),
+        rpc("subscriptions/listen", notifications=5),
+        rpc("subscriptions/listen"),
         completion(type="ref/prompt", name="other"),
         completion(type="ref/other", name="greet"),
         completion(),
-        call("completion/complete", ref=5),
+        rpc("completion/complete", ref=5),
     ],
     ids=json.dumps,
 )
@@ -171,7 +166,7 @@ def test_what_needs_no_scope_goes_on(plain: TestClient, body: Any) -> None:
 
 
 def test_more_calls_than_anybody_needs_are_refused(plain: TestClient) -> None:
-    batch = [call("tools/call", name=f"look {number}") for number in range(101)]
+    batch = [rpc("tools/call", name=f"look {number}") for number in range(101)]
     assert plain.post("/mcp", json=batch[:100], headers=reading()).text == "reached"
     response = plain.post("/mcp", json=batch, headers=reading())
     assert (response.status_code, response.json()["error"]["code"]) == (400, -32600)
@@ -179,8 +174,8 @@ def test_more_calls_than_anybody_needs_are_refused(plain: TestClient) -> None:
 
 def test_names_that_take_long_to_compare_are_refused(plain: TestClient) -> None:
     names = ["files://" + "%" * 65_528, "files://" + "%" * 65_529]
-    assert plain.post("/mcp", json=call("resources/read", uri=names[0]), headers=reading()).text == "reached"
-    for body in (call("resources/read", uri=names[1]), [call("prompts/get", name=name * 40_000) for name in "ab"]):
+    assert plain.post("/mcp", json=rpc("resources/read", uri=names[0]), headers=reading()).text == "reached"
+    for body in (rpc("resources/read", uri=names[1]), [rpc("prompts/get", name=name * 40_000) for name in "ab"]):
         response = plain.post("/mcp", json=body, headers=reading())
         assert (response.status_code, response.json()["error"]["code"]) == (400, -32600)
 
@@ -250,12 +245,12 @@ def fast() -> Iterator[TestClient]:
 @pytest.mark.parametrize(
     ("body", "needed"),
     [
-        pytest.param(call("tools/call", name="inner_delete"), "w", id="a tool of a mounted server"),
-        pytest.param(call("resources/read", uri="files://inner/a"), "w", id="a template of a mounted server"),
-        pytest.param(call("prompts/get", name="inner_greet"), "w", id="a prompt of a mounted server"),
-        pytest.param(call("tools/call", name="raze"), "w", id="a tool of a mounted server, with another name"),
-        pytest.param(call("tools/call", name="wipe"), "x w", id="a tool with another name"),
-        pytest.param(call("resources/read", uri="notes://a"), "w", id="a template"),
+        pytest.param(rpc("tools/call", name="inner_delete"), "w", id="a tool of a mounted server"),
+        pytest.param(rpc("resources/read", uri="files://inner/a"), "w", id="a template of a mounted server"),
+        pytest.param(rpc("prompts/get", name="inner_greet"), "w", id="a prompt of a mounted server"),
+        pytest.param(rpc("tools/call", name="raze"), "w", id="a tool of a mounted server, with another name"),
+        pytest.param(rpc("tools/call", name="wipe"), "x w", id="a tool with another name"),
+        pytest.param(rpc("resources/read", uri="notes://a"), "w", id="a template"),
         pytest.param(listen("notes://a"), "w", id="a listening stream"),
         pytest.param(completion(type="ref/resource", uri="notes://{name}"), "w", id="a completion"),
     ],
@@ -264,12 +259,12 @@ def test_what_fastmcp_demands_is_found_by_any_name(fast: TestClient, body: Any, 
     response = post(fast, body, "r")
     assert response.status_code == 403
     assert f'scope="{needed}"' in response.headers["www-authenticate"]
-    assert post(fast, body, needed).status_code != 403
+    assert has_reached_the_server(post(fast, body, needed))
 
 
 @pytest.mark.parametrize("name", ["unknown", "__0123456789ab_delete"])
 def test_what_fastmcp_does_not_know_is_its_own_to_refuse(fast: TestClient, name: str) -> None:
-    assert post(fast, call("tools/call", name=name), "r").status_code != 403
+    assert has_reached_the_server(post(fast, rpc("tools/call", name=name), "r"))
 
 
 def mounted(app: Any) -> Starlette:
@@ -283,26 +278,21 @@ def mounted(app: Any) -> Starlette:
 )
 def test_an_app_that_fastmcp_has_made_is_known_as_fastmcps(wrap: Any) -> None:
     with bare_client(protect(wrap(fast_server().http_app()), URL, key=SECRET)) as client:
-        response = post(client, call("tools/call", name="inner_delete"), "r")
+        response = post(client, rpc("tools/call", name="inner_delete"), "r")
         assert (response.status_code, response.json()["code"]) == (403, "insufficient_scope")
-        assert post(client, call("tools/call", name="inner_delete"), "w").status_code != 403
+        assert has_reached_the_server(post(client, rpc("tools/call", name="inner_delete"), "w"))
 
 
 def test_in_an_app_with_several_fastmcp_servers_the_names_in_the_request_are_checked() -> None:
     servers = [fast_server().http_app(), fast_server().http_app()]
     app = Starlette(routes=[Mount(f"/{number}", server) for number, server in enumerate(servers)])
     client = bare_client(protect(app, URL, key=SECRET, tools={"inner_delete": ["x"]}))
-    response = post(client, call("tools/call", name="inner_delete"), "r")
+    response = post(client, rpc("tools/call", name="inner_delete"), "r")
     assert 'scope="x"' in response.headers["www-authenticate"]
 
 
 def test_a_version_that_the_token_may_call_is_called(fast: TestClient) -> None:
-    assert post(fast, call("tools/call", name="build"), "r").status_code != 403
-
-
-def post(client: TestClient, body: Any, scope: str) -> httpx2.Response:
-    accepted = {"accept": "application/json, text/event-stream"}
-    return client.post("/mcp", json=body, headers={**reading(scope), **accepted})
+    assert has_reached_the_server(post(fast, rpc("tools/call", name="build"), "r"))
 
 
 @pytest.mark.parametrize("make", [MCPServer, FastMCP], ids=["sdk", "fastmcp"])
@@ -315,7 +305,7 @@ def post(client: TestClient, body: Any, scope: str) -> httpx2.Response:
 )
 def test_a_server_answers_at_the_resources_own_address(make: Any, url: str) -> None:
     path = urlsplit(url).path
-    initialize = call("initialize", protocolVersion="2025-06-18", capabilities={}, clientInfo=CLIENT)
+    initialize = rpc("initialize", protocolVersion="2025-06-18", capabilities={}, clientInfo=CLIENT)
     headers = {**bearer(token(aud=url)), "accept": "application/json, text/event-stream"}
     with TestClient(protect(make("server"), url, key=SECRET), base_url="https://api.example") as client:
         assert client.post(path or "/", json=initialize, headers=headers).status_code == 200
@@ -332,7 +322,7 @@ CLIENT = {"name": "test", "version": "1"}
 
 @pytest.mark.parametrize("make", [MCPServer, FastMCP], ids=["sdk", "fastmcp"])
 def test_a_session_belongs_to_whoever_opened_it(make: Any) -> None:
-    initialize = call("initialize", protocolVersion="2025-06-18", capabilities={}, clientInfo=CLIENT)
+    initialize = rpc("initialize", protocolVersion="2025-06-18", capabilities={}, clientInfo=CLIENT)
     accepted = {"accept": "application/json, text/event-stream"}
     app = protect(make("server"), URL, key=SECRET, allow_anonymous=True)
     with TestClient(app, base_url="https://api.example") as client:
@@ -341,7 +331,7 @@ def test_a_session_belongs_to_whoever_opened_it(make: Any) -> None:
         eve = {**bearer(token(aud=URL, client_id="one", sub="eve")), **accepted}
         other = {**bearer(token(aud=URL, client_id="two")), **accepted}
         for headers in (eve, other, accepted):
-            ping = client.post("/mcp", json=call("ping"), headers={**headers, **session})
+            ping = client.post("/mcp", json=rpc("ping"), headers={**headers, **session})
             ended = client.delete("/mcp", headers={**headers, **session})
             assert (ping.status_code, ended.status_code) == (404, 404)
-        assert client.post("/mcp", json=call("ping"), headers={**ada, **session}).status_code == 200
+        assert client.post("/mcp", json=rpc("ping"), headers={**ada, **session}).status_code == 200

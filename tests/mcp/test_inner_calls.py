@@ -14,10 +14,10 @@ from starlette.testclient import TestClient
 from jwt_middleware.events import RequestRefused
 from jwt_middleware.mcp import protect
 
-from ..support import bare_client, bearer
-from ..support.frameworks import SECRET, token
+from ..support import bare_client
+from ..support.frameworks import SECRET
+from .calls import URL, post, rpc
 
-URL = "https://api.example/mcp"
 DEMANDS: dict[str, Any] = {
     "tools": {"delete": ["w"], "inner_delete": ["w"]},
     "resources": {"files://secret": ["w"], "files://inner/{name}": ["w"]},
@@ -77,11 +77,8 @@ def client() -> Iterator[TestClient]:
 
 
 def call_tool(client: TestClient, tool: str, scope: str | None, arguments: dict[str, Any]) -> str:
-    """What ``tool`` says to a token with ``scope``."""
-    call = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {"name": tool, "arguments": arguments}}
-    headers = {} if scope is None else bearer(token(aud=URL, scope=scope))
-    headers["accept"] = "application/json, text/event-stream"
-    response = client.post("/mcp", json=call, headers=headers)
+    """What ``tool`` says to a token that grants ``scope``, or without a token."""
+    response = post(client, rpc("tools/call", name=tool, arguments=arguments), scope)
     assert response.status_code == 200
     text: str = response.json()["result"]["content"][0]["text"]
     return text
@@ -150,10 +147,7 @@ def test_outside_protect_the_same_server_checks_nothing() -> None:
 
 def test_within_a_session_the_token_of_each_request_counts() -> None:
     def send(method: str, scope: str, **parameters: Any) -> httpx2.Response:
-        headers = {**bearer(token(aud=URL, scope=scope)), "accept": "application/json, text/event-stream", **session}
-        return client.post(
-            "/mcp", json={"jsonrpc": "2.0", "id": 1, "method": method, "params": parameters}, headers=headers
-        )
+        return post(client, rpc(method, **parameters), scope, **session)
 
     session: dict[str, str] = {}
     calling = {"name": "call_tool", "arguments": {"name": "delete"}}

@@ -17,11 +17,10 @@ from jwt_middleware.mcp import protect, require_scopes
 from jwt_middleware.mcp_calls import Call
 from jwt_middleware.mcp_functions import scopes_of_function
 
-from ..support import bare_client, bearer
-from ..support.frameworks import SECRET, token
+from ..support import bare_client
+from ..support.frameworks import SECRET
 from ..support.steps import steps
-
-URL = "https://api.example/mcp"
+from .calls import URL, has_reached_the_server, post, rpc
 
 
 def make_guarded(is_above: bool) -> Callable[[Any], Callable[[Any], Any]]:
@@ -87,13 +86,6 @@ def client(make: Any, request: pytest.FixtureRequest) -> Any:
         yield one
 
 
-def post(client: TestClient, scope: str, method: str, **parameters: Any) -> Any:
-    headers = {**bearer(token(aud=URL, scope=scope)), "accept": "application/json, text/event-stream"}
-    return client.post(
-        "/mcp", json={"jsonrpc": "2.0", "id": 1, "method": method, "params": parameters}, headers=headers
-    )
-
-
 @pytest.mark.parametrize(
     ("method", "parameters"),
     [
@@ -110,11 +102,11 @@ def post(client: TestClient, scope: str, method: str, **parameters: Any) -> Any:
 def test_a_function_needs_its_scopes_before_it_is_dispatched(
     client: TestClient, method: str, parameters: dict[str, Any]
 ) -> None:
-    refused = post(client, "r", method, **parameters)
+    refused = post(client, rpc(method, **parameters), "r")
     assert (refused.status_code, refused.json()["code"]) == (403, "insufficient_scope")
     assert 'scope="w"' in refused.headers["www-authenticate"]
-    assert post(client, "w", method, **parameters).status_code != 403
-    assert post(client, "r", "tools/call", name="look").status_code != 403
+    assert has_reached_the_server(post(client, rpc(method, **parameters), "w"))
+    assert has_reached_the_server(post(client, rpc("tools/call", name="look"), "r"))
 
 
 def test_several_guards_of_a_function_all_count(make: Any) -> None:
@@ -127,9 +119,9 @@ def test_several_guards_of_a_function_all_count(make: Any) -> None:
 
     server.tool()(delete)
     with bare_client(protect(server, URL, key=SECRET, tools={"delete": ["d"]})) as client:
-        refused = post(client, "a", "tools/call", name="delete")
+        refused = post(client, rpc("tools/call", name="delete"), "a")
         assert 'scope="d a b c"' in refused.headers["www-authenticate"]
-        assert post(client, "a b c d", "tools/call", name="delete").status_code != 403
+        assert has_reached_the_server(post(client, rpc("tools/call", name="delete"), "a b c d"))
 
 
 @dataclass
@@ -147,8 +139,8 @@ def test_a_callable_object_can_be_a_tool() -> None:
     server.add_tool(Look(), name="look")
     server.add_tool(require_scopes("w")(Look()), name="stare")
     with bare_client(protect(server, URL, key=SECRET)) as client:
-        assert post(client, "r", "tools/call", name="look").status_code != 403
-        assert post(client, "r", "tools/call", name="stare").status_code == 403
+        assert has_reached_the_server(post(client, rpc("tools/call", name="look"), "r"))
+        assert post(client, rpc("tools/call", name="stare"), "r").status_code == 403
 
 
 def test_a_tool_keeps_its_guards_under_other_names() -> None:
@@ -163,9 +155,9 @@ def test_a_tool_keeps_its_guards_under_other_names() -> None:
     for old, new in ("inner_delete", "remove"), ("remove", "wipe"):
         outer.add_transform(ToolTransform({old: ToolTransformConfig(name=new)}))
     with bare_client(protect(outer, URL, key=SECRET, tools={"wipe": ["c"]})) as client:
-        refused = post(client, "r", "tools/call", name="wipe")
+        refused = post(client, rpc("tools/call", name="wipe"), "r")
         assert 'scope="c b a"' in refused.headers["www-authenticate"]
-        assert post(client, "a b c", "tools/call", name="wipe").status_code != 403
+        assert has_reached_the_server(post(client, rpc("tools/call", name="wipe"), "a b c"))
 
 
 def test_a_call_does_the_same_work_however_many_tools_and_prompts_there_are() -> None:
