@@ -29,9 +29,10 @@ settings.load_profile("tests")
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # In development mode asyncio keeps the stack in which each callback, future and task was made, which is a third of the
-# suite's time. No test reads those stacks. What was never awaited still names its place.
+# suite's time. No test reads those stacks. The warning about a coroutine that was never awaited still says where it was
+# made.
 setattr(asyncio.constants, "DEBUG_STACK_DEPTH", 1)  # noqa: B010  # for the type checker, it is Final
-setattr(asyncio.format_helpers, "extract_stack", lambda frame=None, limit=None: [])  # noqa: B010
+asyncio.format_helpers.extract_stack = lambda f=None, limit=None: traceback.StackSummary()
 # Futures that are written in C call this one, without a limit.
 traceback.extract_stack.__defaults__ = (None, 1)
 
@@ -117,7 +118,7 @@ def backend(anyio_backend_name: str) -> str:
 
 @pytest.fixture(scope="module")
 def browser_of_module(tmp_path_factory: pytest.TempPathFactory) -> Iterator["Chromium"]:
-    # Few tests need a browser, and what drives it.
+    # Imported here, because few tests need a browser.
     from .support.chromium import chromium
 
     with chromium(tmp_path_factory.mktemp("browser"), "--host-resolver-rules=MAP demo.example 127.0.0.1") as browser:
@@ -126,7 +127,7 @@ def browser_of_module(tmp_path_factory: pytest.TempPathFactory) -> Iterator["Chr
 
 @pytest.fixture
 def browser(browser_of_module: "Chromium") -> Iterator["Chromium"]:
-    """A Chromium without pages, to which demo.example is this machine."""
+    """A Chromium without open pages. The name demo.example leads to this machine."""
     yield browser_of_module
-    # A page may count down, and ask again and again, for as long as it is open.
+    # As long as a page is open, it may count down and send requests.
     browser_of_module.close_pages()
