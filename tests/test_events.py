@@ -117,7 +117,7 @@ def test_several_handlers_get_every_event() -> None:
     Events([first.append, second.append]).tell(expired())
     assert first == second == [expired()]
     with pytest.raises(ConfigurationError, match="on_event must be callable"):
-        Events([first.append, "print"])  # type: ignore[list-item]  # no function
+        Events([first.append, "print"])  # type: ignore[list-item]  # not a function
 
 
 def test_a_handler_that_is_added_twice_is_called_once() -> None:

@@ -84,7 +84,7 @@ def test_an_app_takes_one_auth_before_it_starts() -> None:
     with pytest.raises(ConfigurationError, match="the app has started"):
         auth.install(started)
     with pytest.raises(ConfigurationError, match="must be a FastAPI app, not Starlette"):
-        auth.install(Starlette())  # type: ignore[arg-type]  # no FastAPI
+        auth.install(Starlette())  # type: ignore[arg-type]  # not a FastAPI app
 
 
 def test_nothing_stands_between_the_middleware_and_the_routes() -> None:

@@ -298,7 +298,7 @@ def test_no_parameter_of_authenticate_can_be_chosen_by_a_request() -> None:
 
     service = bare_client(make_app(authenticate))
     assert log_in(service, "/auth/login?is_admin=true")
-    assert "is_admin" not in service.app.openapi().__str__()  # type: ignore[attr-defined]  # the app is FastAPI's
+    assert "is_admin" not in str(service.app.openapi())  # type: ignore[attr-defined]  # the app is FastAPI's
 
 
 def form_alone(form: Annotated[OAuth2PasswordRequestForm, Depends()]) -> User:

@@ -936,7 +936,7 @@ async def test_a_store_in_memory_forgets_what_is_over_in_small_steps_and_a_day_l
 
 def test_a_store_in_memory_needs_a_clock() -> None:
     with pytest.raises(ConfigurationError, match="clock must be callable"):
-        MemoryStore(clock=5)  # type: ignore[arg-type]  # no function
+        MemoryStore(clock=5)  # type: ignore[arg-type]  # not a function
 
 
 # Answers that are lost

@@ -74,7 +74,7 @@ def test_a_path_that_cannot_work_is_said_at_construction(path: Any, message: str
 
 def test_a_clock_that_is_none_is_said_at_construction(path: Path) -> None:
     with pytest.raises(ConfigurationError, match="clock must be callable"):
-        SQLiteStore(path, clock=5)  # type: ignore[arg-type]  # no function
+        SQLiteStore(path, clock=5)  # type: ignore[arg-type]  # not a function
 
 
 async def test_the_file_is_made_when_it_is_used_and_is_its_owners_alone(store: SQLiteStore, path: Path) -> None:

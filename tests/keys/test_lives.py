@@ -70,7 +70,7 @@ def service(request: pytest.FixtureRequest, identity_provider: IdentityProvider,
     yield service
     # The loop that its connections belonged to is gone, and nobody closes the client of a module.
     if hasattr(service, "client"):
-        service.client = None  # type: ignore[assignment]  # it ends here
+        service.client = None  # type: ignore[assignment]  # no test uses it again
 
 
 needs_client_warnings = pytest.mark.filterwarnings(

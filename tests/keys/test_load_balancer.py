@@ -589,7 +589,7 @@ def test_what_cannot_work_is_an_error_at_construction(options: dict[str, Any], m
 
 def test_signers_are_required_and_unique_and_audiences_explained() -> None:
     with pytest.raises(TypeError, match="signer"):
-        LoadBalancerKeys()  # type: ignore[call-arg]  # no signer
+        LoadBalancerKeys()  # type: ignore[call-arg]  # without a signer
     with pytest.raises(ConfigurationError, match="'alb' and 'other' both have the signer"):
         verifier(load_balancer(), load_balancer(name="other"))
     with pytest.raises(ConfigurationError, match="audience=ANY, and client="):
