@@ -136,7 +136,7 @@ async def test_workers_of_the_release_before_go_on_beside_those_that_bring_the_f
         await new.aclose()
         assert old.ask("open", "u") == 1
     with worker(path, 3, 3) as old:
-        # It starts after that, as in a deploy that is taken back.
+        # This worker starts after the upgrade, as when a deploy is rolled back.
         assert old.ask("rotate", "u", 1) == ["next", 2]
         assert await rotated_by(new, 2, "u", grace=0) == (Outcome.NEXT, 3)
         await new.revoke(revocation_request("u"))
@@ -146,7 +146,7 @@ async def test_workers_of_the_release_before_go_on_beside_those_that_bring_the_f
 
 
 @pytest.mark.parametrize("is_new", [True, False], ids=["a new file", "a file of the release before"])
-async def test_of_workers_that_prepare_one_file_at_the_same_moment_each_can_use_it(path: Path, is_new: bool) -> None:
+async def test_workers_that_prepare_one_file_at_the_same_moment_can_all_use_it(path: Path, is_new: bool) -> None:
     class Overtaken(sqlite3.Connection):
         """Before its first change, another worker is quicker."""
 
@@ -194,7 +194,7 @@ async def test_workers_go_on_in_a_file_of_the_next_layout_and_are_refused_in_the
         assert [one.value for one in (await this.revocations("", 9)).revocations] == ["t"]
         with worker(path, 6, 5, AFTER_NEXT) as later:
             assert later.ask("revocations") == ["t"]
-            # At once, although they have the file open, and before anything is read or written.
+            # They are refused at once, although they have the file open, and they neither read nor write.
             for store in (this, restarted, SQLiteStore(path)):
                 with pytest.raises(StoreUnavailable, match="layout 6, which needs workers of layout 5 or later"):
                     await rotated_by(store, 4)
@@ -221,7 +221,7 @@ PRAGMA user_version = 1;
 
 
 def make_layout_1(path: Path) -> None:
-    """A file with the sessions "s" and "t" of three generations, as it once was made."""
+    """A file with the sessions "s" and "t" of three generations, as the first release made it."""
     change(path, LAYOUT_1)
     now, granted = time.time(), '{"scopes": ["a"], "claims": {}, "device": ""}'
     with closing(sqlite3.connect(path)) as db:
@@ -303,7 +303,7 @@ async def test_a_worker_that_is_killed_while_it_brings_a_file_up_to_date_leaves_
         make_layout_1(path)
     else:
         await make_layout_3(path)
-    # Killed before each statement, or each fourth one, from BEGIN to COMMIT; then it comes to its end.
+    # It is killed before each statement, or before each fourth one, from BEGIN to COMMIT. At last it completes.
     run("-W", "ignore", "-c", KILLED, str(path), str(step))
     files = [file for file in path.parent.iterdir() if file.suffix[1:].isdecimal()]
     assert len(files) >= 4
@@ -342,7 +342,7 @@ async def test_workers_go_on_beside_those_of_the_next_layout_in_redis_and_are_re
         assert await rotated_by(restarted, 3, grace=0) == (Outcome.NEXT, 4)
         await restarted.revoke(revocation_request("t"))
         assert following.ask("rotate", "t", 1) == ["gone", None]
-        # From the first session that it changes.
+        # Older workers are refused as soon as it changes a session.
         with worker(server.url, 4, 3, prefix=prefix) as later:
             assert later.ask("revocations") == ["t"]
             assert await rotated_by(this, 4, grace=0) == (Outcome.NEXT, 5)

@@ -359,7 +359,7 @@ async def test_a_step_that_the_server_rolls_back_to_break_a_deadlock_is_done_aga
                     # The step has a, and waits for b. The other transaction has c, and waits for a.
                     await until(lambda: ended or in_the_way(admin, f"usename = '{role}'") == [gate.info.backend_pid])
                     if ended:
-                        # Once, the step had locked a again before the other transaction got it: one deadlock more.
+                        # The step locked a again before the other transaction got it. That makes one more deadlock.
                         break
                     async with anyio.create_task_group() as waiting:
                         wanted = f"SELECT FROM {prefix}sessions WHERE id = 'a' FOR SHARE"
@@ -589,10 +589,8 @@ async def test_what_is_missing_at_the_server_is_named(
 
 @pytest.mark.parametrize("driver", ["asyncpg", "psycopg"])
 async def test_a_timeout_of_the_server_and_a_server_that_only_reads_are_named(
-    postgres: PostgresServer, prefix: str, change: Any, driver: str
+    postgres: PostgresServer, prefix: str, role: str, change: Any, driver: str
 ) -> None:
-    role = f"role{token_hex(4)}"
-    change(f"CREATE ROLE {role} LOGIN SUPERUSER")
     store = SQLStore(postgres.url(driver).replace(USER, role), prefix=prefix)
     await store.create_tables()
     await store.aclose()
@@ -641,7 +639,7 @@ def test_what_cannot_work_is_said_at_construction(arguments: dict[str, Any], mes
 
 @pytest.mark.parametrize("server", ["an address", "an engine"])
 @pytest.mark.parametrize(("implementation", "version"), [("binary", "3.2"), ("c", "3.2"), ("python", "3.1")])
-def test_a_psycopg_that_a_hanging_server_would_stop_with_the_whole_process_is_refused(
+def test_a_psycopg_with_which_a_hanging_server_would_stop_the_whole_process_is_refused(
     monkeypatch: pytest.MonkeyPatch, server: str, implementation: str, version: str
 ) -> None:
     """libpq before 17 cancels a query only by waiting for the server."""
@@ -700,7 +698,7 @@ def test_an_error_says_what_it_means_and_nothing_of_a_session(error: Exception, 
 
 def test_an_engine_that_waits_and_one_of_another_database_are_refused() -> None:
     with pytest.raises(ConfigurationError, match=r"must be an AsyncEngine, from create_async_engine"):
-        SQLStore(sqlalchemy.create_engine("postgresql+psycopg://host/database"))  # type: ignore[arg-type]  # it waits
+        SQLStore(sqlalchemy.create_engine("postgresql+psycopg://host/database"))  # type: ignore[arg-type]  # not async
     with pytest.raises(ConfigurationError, match="not of sqlite; for SQLite there is SQLiteStore"):
         SQLStore(create_async_engine("sqlite+aiosqlite://"))
 
