@@ -46,7 +46,7 @@ SERVERS = [
 ]
 
 WITHOUT_WEBSOCKETS = [server for server in SERVERS if server.id not in ("uvicorn websockets-sansio", "uvicorn wsproto")]
-"""The same, each once where no WebSocket is opened."""
+"""The same servers, each once, for tests that open no WebSocket."""
 
 
 @contextmanager
