@@ -143,7 +143,7 @@ def test_a_good_token_is_explained_with_status_0(run: Run, secret: str) -> None:
         pytest.param(None, [], "none", id="no scopes"),
     ],
 )
-def test_what_a_good_token_grants_is_said(
+def test_what_a_good_token_grants_is_shown(
     run: Run, secret: str, scope: str | None, granted: list[str], said: str
 ) -> None:
     """An endpoint may refuse a good token, and this command knows no endpoints."""
@@ -464,7 +464,7 @@ def test_the_fake_provider_serves_at_the_port_that_is_asked_for(run: Run) -> Non
 
 
 @pytest.mark.parametrize("port", ["65536", "-1", "http", "1.5"])
-def test_a_port_is_a_number_that_can_be_one(run: Run, port: str) -> None:
+def test_what_cannot_be_a_port_is_wrong_usage(run: Run, port: str) -> None:
     result = run("serve-idp", "--seconds", "0", "--port", port)
     assert result.status == 2
     assert "is not a port" in result.err
@@ -494,7 +494,7 @@ def test_a_person_is_asked_to_paste(
     assert "Paste the token" in capsys.readouterr().err
 
 
-def test_output_may_go_into_a_text_of_the_caller(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_output_may_go_into_a_stream_of_the_caller(monkeypatch: pytest.MonkeyPatch) -> None:
     written = io.StringIO()
     monkeypatch.setattr(sys, "stdout", written)
     assert main(["keygen", "secret"]) == 0

@@ -364,7 +364,7 @@ def test_a_method_of_a_subclass_can_be_a_dependency() -> None:
         assert client.get("/tenant", headers=READER).json() == "tenant of ada"
 
 
-def test_scopes_that_were_given_as_one_text_are_advice() -> None:
+def test_scopes_that_were_given_as_one_string_cause_advice() -> None:
     heard: list[Event] = []
     auth, app = make_auth(on_event=heard.append), FastAPI()
     auth.install(app)
@@ -380,7 +380,7 @@ def test_scopes_that_were_given_as_one_text_are_advice() -> None:
 
 
 @pytest.mark.parametrize("place", ["app", "router", "as @requires does", "optional", "nowhere"])
-def test_a_guard_in_front_of_the_login_is_advice(place: str) -> None:
+def test_a_guard_in_front_of_the_login_causes_advice(place: str) -> None:
     heard: list[Event] = []
     sessions = Sessions(MemoryStore(), TokenIssuer(SECRET, "orders"))
     auth = Auth(sessions=sessions, on_event=heard.append)
@@ -393,7 +393,7 @@ def test_a_guard_in_front_of_the_login_is_advice(place: str) -> None:
     dependencies = [Depends(around[place])] if place in around else []
     app = FastAPI(dependencies=dependencies if place == "app" else [])
     auth.install(app)
-    logins = auth_router(sessions, authenticate=find_nobody)
+    logins = auth_router(sessions, authenticate=find_no_user)
     app.include_router(logins, dependencies=[] if place == "app" else dependencies)
     with bare_client(app) as service:
         answer = service.post("/login", data={"username": "ada", "password": "x"})
@@ -405,7 +405,7 @@ def test_a_guard_in_front_of_the_login_is_advice(place: str) -> None:
     )
 
 
-def find_nobody(username: str, password: str) -> None: ...
+def find_no_user(username: str, password: str) -> None: ...
 
 
 @pytest.mark.parametrize(
@@ -418,12 +418,12 @@ def find_nobody(username: str, password: str) -> None: ...
         pytest.param(None, [bearer_header()], False, id="no cookies"),
     ],
 )
-def test_a_login_whose_cookie_is_never_read_is_advice(cookies: Any, sources: list[Any], advised: bool) -> None:
+def test_a_login_whose_cookie_is_never_read_causes_advice(cookies: Any, sources: list[Any], advised: bool) -> None:
     heard: list[Event] = []
     sessions = Sessions(MemoryStore(), TokenIssuer(SECRET, "orders"))
     auth, app = Auth(sessions=sessions, sources=sources, on_event=heard.append), FastAPI()
     auth.install(app)
-    app.include_router(auth_router(sessions, authenticate=find_nobody, cookies=cookies))
+    app.include_router(auth_router(sessions, authenticate=find_no_user, cookies=cookies))
     for _ in range(2):
         with bare_client(app):
             pass

@@ -477,16 +477,16 @@ def test_the_routes_are_these(clock: Clock) -> None:
         assert json.loads(client.get("/auth/jwks.json").content) == {"keys": []}
 
 
-async def too_late(argument: Any) -> Any: ...
+async def asynchronous(argument: Any) -> Any: ...
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         pytest.param({"device": "phone"}, "device must be callable", id="a text for a function"),
-        pytest.param({"device": too_late}, "device must be a plain function", id="a device that waits"),
+        pytest.param({"device": asynchronous}, "device must be a plain function", id="a device that waits"),
         pytest.param({"lifetime": DAY}, r"Sessions\(session_lifetime=...\)", id="one lifetime for all"),
-        pytest.param({"lifetime": too_late}, "lifetime must be a plain function", id="a lifetime that waits"),
+        pytest.param({"lifetime": asynchronous}, "lifetime must be a plain function", id="a lifetime that waits"),
         pytest.param({"authenticate": None}, "authenticate must be callable", id="no authenticate"),
         pytest.param(
             {"authenticate": lambda form: None}, r"\(username, password\)", id="an authenticate that takes one"
@@ -504,7 +504,7 @@ def test_what_cannot_work_is_said_at_construction(options: dict[str, Any], messa
 
 
 @pytest.mark.parametrize("argument", ["device", "lifetime"])
-def test_what_is_about_a_session_needs_sessions(argument: str) -> None:
+def test_an_argument_about_sessions_needs_sessions(argument: str) -> None:
     options: dict[str, Any] = {argument: lambda about: None}
     with pytest.raises(ConfigurationError, match=f"{argument}: without Sessions"):
         auth_routes(TokenIssuer(SECRET, audience="orders"), authenticate=check, **options)

@@ -161,7 +161,7 @@ def test_within_a_session_the_token_of_each_request_counts() -> None:
 
 
 @pytest.mark.parametrize("granted", ["w", "r", None])
-def test_an_inner_call_that_is_refused_is_told_of(granted: str | None) -> None:
+def test_a_refused_inner_call_is_an_event(granted: str | None) -> None:
     told: list[tuple[str, str | None]] = []
 
     def hear(event: object) -> None:

@@ -349,7 +349,7 @@ def test_the_headers_are_those_that_the_middleware_reads() -> None:
         headers_for(make_auth(sources=[subprotocol("bearer")]), "ada")
 
 
-def test_the_headers_are_those_of_an_auth() -> None:
+def test_headers_are_made_for_an_auth_and_not_for_an_app() -> None:
     app: Any = FastAPI()
     with pytest.raises(
         ConfigurationError, match="headers_for\\(\\) needs the Auth that is installed on the app, not FastAPI"
