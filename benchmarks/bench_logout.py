@@ -2,7 +2,6 @@
 
 import asyncio
 import re
-import shutil
 import signal
 import subprocess
 import time
@@ -16,7 +15,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from bench_server import SCRIPT
-from harness import publish, table
+from harness import need, publish, table
 from servers import postgres_server, redis_server
 from services import USERS, Service, running
 
@@ -33,7 +32,7 @@ function delay()
   return math.random(10, 30)
 end
 """
-"""Each connection waits 10 to 30 ms before its next request: the workers are busy, and not starved."""
+"""Each connection waits 10 to 30 ms before its next request: the workers are busy, but not overloaded."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +40,7 @@ class Trial:
     since_sent: float
     """Seconds from when the logout was sent until the last worker refused the token."""
     since_answered: float
-    """Seconds from its answer; below zero if all workers knew before."""
+    """Seconds from its answer; below zero if all workers refused it before."""
 
 
 class Client:
@@ -70,14 +69,14 @@ class Client:
 
 
 async def log_out(workers: list[Service], number: int) -> Trial | None:
-    """None if the logout was answered with 503: then the store had no processor for a second."""
+    """None if the logout was answered with 503, because the store got no processor time for a second."""
     clients = [Client(worker.port) for worker in workers]
     token = (await asyncio.to_thread(workers[number % WORKERS].log_in, USERS[number % len(USERS)]))["access_token"]
     if {await client.ask("GET", "/", token) for client in clients} != {200}:
         raise SystemExit("a new token was refused: nothing was measured")
 
     async def refused(client: Client) -> float:
-        while await client.ask("GET", "/", token) == 200:  # noqa: ASYNC110  # a process cannot set an event in another
+        while await client.ask("GET", "/", token) == 200:  # noqa: ASYNC110 - another process decides when
             await asyncio.sleep(PAUSE)
         return time.perf_counter()
 
@@ -116,7 +115,7 @@ async def log_out_many(workers: list[Service], count: int) -> tuple[list[Trial],
 
 @contextmanager
 def loaded(workers: list[Service], folder: Path) -> Iterator[list[int]]:
-    """wrk asks each worker all the time. Afterwards, the list has the requests that each of them answered."""
+    """wrk asks each worker all the time. Afterwards, the list says how many requests each of them has answered."""
     script, tokens = folder / "get.lua", folder / "tokens"
     script.write_text(LOAD, encoding="ascii")
     tokens.write_text(
@@ -181,9 +180,7 @@ def main() -> None:
     parser = ArgumentParser(description=__doc__)
     parser.add_argument("--logouts", type=int, default=200, help="per store")
     options = parser.parse_args()
-    for program in ("wrk", "redis-server"):
-        if shutil.which(program) is None:
-            raise SystemExit(f"{program} is not installed: it is a package of its own in most systems")
+    need("wrk", "redis-server")
     figures: dict[str, Any] = {}
     with TemporaryDirectory() as name, ExitStack() as stack:
         folder = Path(name)

@@ -12,13 +12,12 @@ from http.client import HTTPConnection
 from itertools import product
 from operator import itemgetter
 from pathlib import Path
-from shutil import which
 from socket import create_server
 from statistics import median
 from tempfile import TemporaryDirectory
 
 import uvicorn
-from harness import OURS, Contestant, bare_app, publish, quietest, table
+from harness import OURS, Contestant, bare_app, need, publish, quietest, table
 from peers import PEERS, installed
 from plot import bars
 from starlette.types import ASGIApp
@@ -56,9 +55,10 @@ def serve(name: str, bare: bool) -> None:
     run(served.bare if bare else served.app)
 
 
-def run(app: ASGIApp) -> None:
-    """Serves ``app``, in a process of its own; says on which port."""
-    pin(0)
+def run(app: ASGIApp, *, is_pinned: bool = True) -> None:
+    """Serves ``app``, in a process started for it, and prints the port."""
+    if is_pinned:
+        pin(0)
     with create_server(("127.0.0.1", 0)) as listener:
         print(listener.getsockname()[1], flush=True)
         config = uvicorn.Config(app, loop="uvloop", http="httptools", access_log=False, log_level="error")
@@ -109,14 +109,20 @@ class Server:
 
 
 @contextmanager
-def running(name: str, *, bare: bool) -> Iterator[Server]:
-    command = [sys.executable, __file__, "--serve", name, *(["--bare"] if bare else [])]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+def launched(*arguments: str) -> Iterator[tuple[int, int]]:
+    """Start a Python program that calls ``run``; the id of its process, and its port."""
+    with subprocess.Popen([sys.executable, *arguments], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         try:
-            yield Server(process.pid, int(process.stdout.readline()))
+            yield process.pid, int(process.stdout.readline())
         finally:
             process.terminate()
+
+
+@contextmanager
+def running(name: str, *, bare: bool) -> Iterator[Server]:
+    with launched(__file__, "--serve", name, *(["--bare"] if bare else [])) as (process, port):
+        yield Server(process, port)
 
 
 def measure(names: Sequence[str], *, rounds: int, seconds: int) -> dict[tuple[str, str], list[Rate]]:
@@ -163,8 +169,7 @@ def main() -> None:
     if options.serve:
         serve(options.serve, options.bare)
         return
-    if which("wrk") is None:
-        raise SystemExit("wrk is not installed: it is a package of its own in most systems")
+    need("wrk")
     there, missing = installed()
     names = [OURS, *([] if options.without_peers else [peer.name for peer in there])]
     per_cent = measure(names, rounds=options.rounds, seconds=options.seconds)

@@ -1,7 +1,6 @@
 """Does a refresh cost the same with a million sessions, in SQLite and in Redis? What if Redis stalls?"""
 
 import asyncio
-import shutil
 import signal
 import sqlite3
 import time
@@ -15,7 +14,7 @@ from statistics import quantiles
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from harness import publish, table
+from harness import need, publish, table
 from servers import Server, redis_server
 
 from jwt_middleware.errors import StoreUnavailable
@@ -170,8 +169,7 @@ def main() -> None:
     parser.add_argument("--sessions", type=int, default=1_000_000, help="in each store")
     parser.add_argument("--rounds", type=int, default=20, help="of 200 refreshes for each store and size")
     options = parser.parse_args()
-    if shutil.which("redis-server") is None:
-        raise SystemExit("redis-server is not installed: there is nothing to compare with")
+    need("redis-server")
     many = options.sessions
     figures: dict[str, Any] = {"latency": [], "stalled": {}}
     with TemporaryDirectory() as name, ExitStack() as stack:

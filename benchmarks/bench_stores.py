@@ -12,7 +12,7 @@ from tempfile import TemporaryDirectory
 from typing import TypeAlias
 
 from bench_server import CONNECTIONS, SCRIPT, Server, pin
-from harness import publish, table
+from harness import need, publish, table
 from servers import postgres_server, redis_server
 from services import PASSWORD, USERS, Service, running
 
@@ -32,7 +32,7 @@ function request()
 end
 """
 
-# Each refresh presents a token that no other does, and leaves the one that it gets to a later one.
+# Each refresh presents a token that no other one presents. The token that it gets is for a later refresh.
 REFRESH = f"""\
 local tokens, first, last = {{}}, 1, 0
 local function keep(token)
@@ -65,7 +65,7 @@ class Contestant:
     service: Service
     answers: tuple[str, ...] = (REQUESTS, REFRESHES, LOGINS)
     queries: Callable[[], int] | None = None
-    """How many queries its store was ever asked."""
+    """Returns how many queries its store has received."""
 
 
 def start(stack: ExitStack, folder: Path) -> list[Contestant]:
@@ -94,13 +94,13 @@ def start(stack: ExitStack, folder: Path) -> list[Contestant]:
 
 
 Figures: TypeAlias = dict[str, dict[str, list[float]]]
-"""By contestant and by what was measured: a figure of each round."""
+"""By contestant and by what was measured: a figure for each round."""
 
 
 def measure(contestants: list[Contestant], folder: Path, rounds: int, seconds: int) -> Figures:
-    """What each contestant answered a second in each round, and the queries that a request took.
+    """How much each contestant answered per second in each round, and how many queries a request took.
 
-    All of them run all the time, and are asked in turn.
+    All of them run all the time, and take turns.
     """
     scripts = {what: folder / f"{what}.lua" for what in SCRIPTS}
     for what, script in scripts.items():
@@ -134,11 +134,9 @@ def measure(contestants: list[Contestant], folder: Path, rounds: int, seconds: i
 def main() -> None:
     parser = ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=int, default=2, help="that each service is asked for each kind in a round")
+    parser.add_argument("--seconds", type=int, default=2, help="for each service and kind of request in a round")
     options = parser.parse_args()
-    for program in ("wrk", "redis-server"):
-        if shutil.which(program) is None:
-            raise SystemExit(f"{program} is not installed: it is a package of its own in most systems")
+    need("wrk", "redis-server")
     with TemporaryDirectory() as name, ExitStack() as stack:
         contestants = start(stack, Path(name))
         measured = measure(contestants, Path(name), options.rounds, options.seconds)

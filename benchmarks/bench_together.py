@@ -1,7 +1,6 @@
-"""What if 64 requests present one refresh token at once, in two processes? One successor each, no theft, none lost."""
+"""What if 64 requests to two processes present one refresh token at once? It has one successor, and no session ends."""
 
 import asyncio
-import shutil
 import time
 from argparse import ArgumentParser
 from collections.abc import Sequence
@@ -16,7 +15,7 @@ from tempfile import TemporaryDirectory
 from threading import Barrier
 
 import jwt
-from harness import publish, table
+from harness import need, publish, table
 from servers import postgres_server, redis_server, store_at
 
 from jwt_middleware.errors import StoreUnavailable
@@ -31,12 +30,12 @@ GRACE = 10
 
 @dataclass
 class Told:
-    """What one process was told."""
+    """The answers that one process got."""
 
     successors: list[set[int]] = field(default_factory=list)
     """For each token, the generations that its refreshes gave."""
     refused: int = 0
-    """Refreshes that were answered with 503, and asked again."""
+    """Refreshes that were answered with 503, and then repeated."""
     thefts: int = 0
     seconds: list[float] = field(default_factory=list)
 
@@ -67,7 +66,7 @@ async def count_sessions(where: str, count: int) -> int:
 
 
 async def present(where: str, barrier: Barrier, tokens: Sequence[str]) -> Told:
-    """Present each token many times at once, one token after the other, in step with the other process."""
+    """For each token in turn, present it many times at once, in step with the other process."""
     here, told = sessions(where), Told()
 
     async def refresh(token: str) -> None:
@@ -117,8 +116,7 @@ def main() -> None:
     parser = ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=100)
     options = parser.parse_args()
-    if shutil.which("redis-server") is None:
-        raise SystemExit("redis-server is not installed: there is nothing to compare with")
+    need("redis-server")
     with TemporaryDirectory() as name, ExitStack() as stack:
         addresses = {
             "SQLite": f"{name}/sessions.db",

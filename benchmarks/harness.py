@@ -15,6 +15,7 @@ from importlib.metadata import PackageNotFoundError, version
 from itertools import product
 from operator import itemgetter
 from pathlib import Path
+from shutil import which
 from statistics import median, quantiles
 from typing import Any, TypeVar
 
@@ -180,11 +181,17 @@ def quietest(samples: Sequence[tuple[float, T]], *, of: int) -> list[T]:
     return [measured for _, measured in ordered[: max(2, len(ordered) // of)]]
 
 
+def need(*programs: str) -> None:
+    """End the benchmark if one of ``programs`` is not installed."""
+    for program in programs:
+        if which(program) is None:
+            raise SystemExit(f"{program} is not installed: nothing was measured")
+
+
 def publish(name: str, report: str, figures: dict[str, Any], packages: Iterable[str]) -> None:
     """Prints ``report`` and keeps it as ``results/<name>.txt``, with ``figures`` beside it as JSON.
 
-    Both say when, of which commit and on what machine, and with which versions of ``packages`` and of what all
-    benchmarks use.
+    Both give the date, the commit, the machine, and the versions of ``packages`` and of those that all benchmarks use.
     """
     about = ", ".join(
         (

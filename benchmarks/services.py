@@ -6,7 +6,6 @@ serves it with uvicorn, and prints its port. KIND is ``bare``, ``ours`` or ``fas
 the address of a server. No password is hashed, so a login costs what its store costs.
 """
 
-import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -14,12 +13,10 @@ from dataclasses import dataclass
 from http.client import HTTPConnection
 from importlib import import_module
 from json import loads
-from socket import create_server
 from typing import Annotated, Any
 from urllib.parse import urlencode
 
-import uvicorn
-from bench_server import pin
+from bench_server import launched, run
 from fastapi import Depends, FastAPI
 from servers import store_at
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
@@ -33,7 +30,7 @@ from jwt_middleware.issuing import Sessions, SQLStore, TokenIssuer
 USERS = [f"user-{number}@shop.example" for number in range(1000)]
 PASSWORD = "lovelace"
 TRIES = 20
-"""A store that has no processor for a second costs a login a 503, which says to try again."""
+"""A store that gets no processor time for a second fails a login with a 503; it is then tried again."""
 
 
 def bare(where: str) -> FastAPI:
@@ -48,7 +45,7 @@ def bare(where: str) -> FastAPI:
 
 def ours(where: str) -> FastAPI:
     store = store_at(where)
-    # No grace: the newest refresh token, too, gives another one, and each refresh writes.
+    # Without grace, even the newest refresh token is replaced, so each refresh writes.
     sessions = Sessions(store, TokenIssuer(SECRET, audience=AUDIENCE), grace=0)
     auth = Auth(sessions=sessions)
 
@@ -145,7 +142,7 @@ KINDS = {"bare": bare, "ours": ours, "fastapi-users": fastapi_users}
 
 @dataclass(frozen=True)
 class Service:
-    """A worker that serves, in a process of its own."""
+    """A process that serves."""
 
     process: int
     port: int
@@ -166,25 +163,13 @@ class Service:
 
 @contextmanager
 def running(kind: str, where: str, *, is_pinned: bool = False) -> Iterator[Service]:
-    command = [sys.executable, __file__, kind, where, *(["--pinned"] if is_pinned else [])]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        try:
-            yield Service(process.pid, int(process.stdout.readline()))
-        finally:
-            process.terminate()
+    with launched(__file__, kind, where, *(["--pinned"] if is_pinned else [])) as (process, port):
+        yield Service(process, port)
 
 
 def main() -> None:
     kind, where, *pinned = sys.argv[1:]
-    if pinned:
-        pin(0)
-    with create_server(("127.0.0.1", 0)) as listener:
-        print(listener.getsockname()[1], flush=True)
-        config = uvicorn.Config(
-            KINDS[kind](where), loop="uvloop", http="httptools", access_log=False, log_level="error"
-        )
-        uvicorn.Server(config).run(sockets=[listener])
+    run(KINDS[kind](where), is_pinned=bool(pinned))
 
 
 if __name__ == "__main__":
