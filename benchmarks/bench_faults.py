@@ -142,7 +142,7 @@ async def logins(path: Path) -> Figures:
 
 
 async def tenants(number: int) -> Figures:
-    """Start with the keys of ``number`` providers, each of which has metadata of its own."""
+    """Start with the keys of ``number`` providers, each of which has its own metadata."""
     serving, address = identity_provider()
     tokens = TokenIssuer(SECRET, audience="orders", issuer="https://us.example")
     before, began, used = resident(), time.perf_counter(), time.process_time()

@@ -22,7 +22,7 @@ from jwt_middleware.issuing.rotation import Opening, Realm, RevocationRequest, R
 JWT = Realm("jwt")
 WRITERS = 2
 CHAINS = 8
-"""Clients of each writer, each of which refreshes a session of its own, one refresh after the other."""
+"""Clients per writer. Each has one session, which it refreshes again and again."""
 READ = 2000
 
 
@@ -47,10 +47,10 @@ class Losses:
     answered: int = 0
     lost: int = 0
     lost_after_all: int = 0
-    """Revocations that were missing at the end, of any round."""
+    """Steps that were there after their own round, and missing after the last one."""
     rounds_with_losses: int = 0
     oldest_ms: float = 0
-    """Milliseconds before the kill that the oldest lost step was answered."""
+    """Milliseconds from the answer to the oldest lost step until the server was killed."""
     each_ms: list[float] = field(default_factory=list)
 
 
@@ -127,7 +127,7 @@ async def find_lost(server: Postgres, answers: list[Answer]) -> list[Answer]:
 
 
 def kill_all(server: Postgres, names: list[str], folder: Path, random: Random) -> tuple[list[Answer], float]:
-    """Kill a writer, and then the server, at moments of chance; what was answered, and when the server was killed."""
+    """Kill a writer and then the server, at random moments; the answered steps, and when the server was killed."""
     logs = [folder / name for name in names]
     writers = []
     for name, log in zip(names, logs, strict=True):
@@ -145,7 +145,7 @@ def kill_all(server: Postgres, names: list[str], folder: Path, random: Random) -
         if writer.wait(20):
             raise SystemExit("a writer failed")
     lines = "".join(log.read_text() for log in logs).splitlines(keepends=True)
-    # The last line of a writer that was killed may be cut off: nobody has read it.
+    # The last line of a writer that was killed may be cut off. It does not count as answered.
     whole = [line.split() for line in lines if line.endswith("\n") and len(line.split()) == 4]
     return [Answer(what, name, int(generation), float(at)) for what, name, generation, at in whole], killed_at
 

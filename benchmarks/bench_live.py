@@ -99,7 +99,7 @@ class Lag:
 
 
 def serve(bare: bool) -> None:
-    """Runs in a process of its own; says on which port."""
+    """Serves, in a process started for it, and prints the port."""
     lag, revocations = Lag(), Revoked()
 
     async def figures(request: Request) -> JSONResponse:
@@ -107,7 +107,7 @@ def serve(bare: bool) -> None:
         gc.collect()
         found["objects"] = len(gc.get_objects())
         if _trim is not None:
-            # Else it is glibc's to say when it gives back what nobody uses.
+            # Otherwise, glibc decides when it gives back unused memory.
             _trim(0)
         found["memory"] = _memory()
         found["open"] = app.open_connections if isinstance(app, JWTMiddleware) else 0
@@ -200,7 +200,8 @@ async def connect(port: int, ends: list[int]) -> list[Client]:
                 f"Authorization: Bearer {token}",
             ]
             request = "\r\n".join([*lines, "", ""]).encode()
-            clients.append((await loop.create_connection(lambda: Client(request), "127.0.0.1", port))[1])  # noqa: B023
+            connecting = loop.create_connection(lambda: Client(request), "127.0.0.1", port)  # noqa: B023 - awaited here
+            clients.append((await connecting)[1])
         if not all(await asyncio.gather(*(client.opened for client in clients[first:]))):
             raise SystemExit("a WebSocket was refused: nothing was measured")
     return clients

@@ -59,7 +59,7 @@ def asker() -> Ask:
 
 
 async def good(count: int, claims: Mapping[str, str] = MappingProxyType({})) -> Figures:
-    """``count`` good tokens, each for a user of its own; every thousandth comes again, and with a character changed."""
+    """``count`` good tokens, each for another user; every thousandth comes again, and with a character changed."""
     # What is there by now is never looked at again, so that the difference does not drown in its noise.
     gc.collect()
     gc.freeze()
@@ -143,7 +143,7 @@ def main() -> None:
     few, many = options.tokens // 10, options.tokens
     good_limits: Figures = {"answered as another": 0, "memory, MB more": BOUND, "full garbage collection, ms longer": 5}
     bad_limits: Figures = {"accepted": 0, "memory, MB more": 5}
-    # Each in a process of its own: memory that one gives back is not there for the next.
+    # Each in a new process, so that none uses memory that another one has given back.
     with ProcessPoolExecutor(1, mp_context=get_context("spawn"), max_tasks_per_child=1) as pool:
         runs = [
             (f"{many:,} bad tokens", bad_limits, pool.submit(_run, bad, many)),

@@ -133,7 +133,7 @@ INSIDE = [OURS, "pure ASGI + ryjwt", "pure ASGI + PyJWT"]
 
 
 def serve(names: Sequence[str]) -> None:
-    """Runs in a process of its own and times each request; what was found is to be had at ``/found``."""
+    """Serves, in a process started for it, and times each request; ``/found`` answers with the times."""
     apps = [bare_app, *(contestant(name).app for name in names)]
     taken: list[list[int]] = [[] for _ in apps]
 

@@ -22,9 +22,9 @@ JWT = Realm("jwt")
 DAY = 24 * 3600
 REFRESHES = 10
 EACH = 20
-"""Steps of a kind that follow one another, before those of the next kind and store."""
+"""Steps of a kind in a row, before those of the next kind or store."""
 TOGETHER = 500
-"""Refreshes in one transaction while the growth is measured: to send each alone would take hours."""
+"""Refreshes in one transaction while the growth is measured: with one in each, it would take hours."""
 
 FILL = """
 INSERT INTO {sessions} (id, layout, realm, owner, generation, is_used, opened_at, rotated_at, used_at, ends_at,
@@ -51,7 +51,7 @@ class Latency:
     what: str
     sessions: int
     median: float
-    """Milliseconds, and the 95th per cent below."""
+    """In milliseconds, like the 95th percentile below."""
     p95: float
 
 
@@ -63,7 +63,7 @@ class Growth:
     """Bytes of the table and of its indexes."""
     after: tuple[int, int]
     hot: float
-    """The part of the updates that wrote no index."""
+    """The share of the updates that wrote to no index."""
     seconds: float
 
     @property
@@ -109,7 +109,7 @@ def session_id(number: int) -> str:
 
 
 async def latencies(stores: list[Filled], count: int) -> list[Latency]:
-    """``count`` steps of each kind, one after the other, in the stores in turn."""
+    """``count`` steps of each kind, one at a time, in the stores in turn."""
     random = Random(1)
     taken: dict[tuple[str, int], list[float]] = {}
     for number in range(-1, count // EACH):
@@ -179,7 +179,7 @@ async def grow(there: Filled, every: str, later: int) -> Growth:
                 await connection.execute(text(REFRESH.format(sessions=there.table)), {"ids": ids, "later": later})
     seconds = time.monotonic() - began
     await there.engine.dispose()
-    # A connection reports what it has done when it ends.
+    # A connection reports its updates when it ends.
     await asyncio.sleep(1)
     all_updates, hot = there.server.ask(updates)
     return Growth(there.count, every, before, there.size(), hot / all_updates, seconds)

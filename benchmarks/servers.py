@@ -1,4 +1,4 @@
-"""Which servers do the benchmarks start? Redis, Valkey and PostgreSQL: on loopback, as they come, thrown away after."""
+"""Which servers do the benchmarks start? Redis, Valkey and PostgreSQL, on loopback, with data that is thrown away."""
 
 import os
 import pwd
@@ -25,7 +25,7 @@ START_SECONDS = 60
 
 @dataclass(frozen=True)
 class Server:
-    """A redis-server or valkey-server of the benchmark's own."""
+    """A redis-server or valkey-server that the benchmark has started."""
 
     port: int
     process: subprocess.Popen[bytes]
@@ -38,7 +38,7 @@ class Server:
         return redis.Redis(port=self.port)
 
     def queries(self) -> int:
-        """How many commands it was ever sent."""
+        """How many commands it has received."""
         with closing(self.client()) as client:
             return int(client.info("stats")["total_commands_processed"])
 
@@ -67,7 +67,7 @@ def redis_server(directory: Path, program: str = "redis-server") -> Iterator[Ser
 
 @dataclass(frozen=True)
 class Postgres:
-    """A PostgreSQL of the benchmark's own."""
+    """A PostgreSQL that the benchmark has started."""
 
     port: int
     process: subprocess.Popen[bytes]
@@ -85,11 +85,11 @@ class Postgres:
             return client.execute(statement).fetchone()
 
     def queries(self) -> int:
-        """How many statements it was ever asked, BEGIN and COMMIT included."""
+        """How many statements it has executed, BEGIN and COMMIT included."""
         return int(self.ask("SELECT sum(calls) FROM pg_stat_statements")[0])
 
     def kill(self) -> float:
-        """``kill -9`` all its processes, and return when. What is in the page cache of the operating system stays."""
+        """``kill -9`` all its processes, and return the time. The page cache of the operating system survives."""
         children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text(encoding="ascii")
         killed_at = time.monotonic()
         for process in (self.process.pid, *map(int, children.split())):
@@ -152,11 +152,11 @@ def postgres_server(data: Path | None = None, **settings: str) -> Iterator[Postg
 
 
 def _program(name: str) -> list[str]:
-    """The command for a program of PostgreSQL: as another user where we are root, because it does not start as root."""
+    """The command for a program of PostgreSQL, which does not start as root: then it runs as another user."""
     found = shutil.which(name)
     folders = [Path(found).resolve().parent] if found else sorted(Path("/usr/lib/postgresql").glob("*/bin"))
     if not folders:
-        raise SystemExit("PostgreSQL is not installed: it is the package postgresql in most systems")
+        raise SystemExit("PostgreSQL is not installed: in most systems, its package is called postgresql")
     program = [str(folders[-1] / name)]
     if os.getuid():
         return program

@@ -25,7 +25,7 @@ MANY_CLAIMS = {f"claim_{number:03}": "a value" for number in range(200)}
 
 @dataclass(frozen=True, slots=True)
 class Issuer:
-    """Who signs: an algorithm and a key of its own, and what others verify with."""
+    """An issuer of tokens: its algorithm, its key, and what others verify with."""
 
     algorithm: str
     signing_key: Any
@@ -55,7 +55,7 @@ class Issuer:
         return jwt.get_algorithm_by_name(self.algorithm).sign(data, self.signing_key)
 
     def new_tokens(self, first: int = 1_000_000) -> Iterator[bytes]:
-        """Tokens that nobody has seen."""
+        """Tokens that have not been presented yet."""
         return (self.token(number) for number in count(first))
 
 
