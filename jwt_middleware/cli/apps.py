@@ -64,7 +64,7 @@ def run_app_code(what: str, function: Callable[..., Any], *arguments: Any) -> An
         places = traceback.extract_tb(error.__traceback__)
         while isinstance(raised, BaseExceptionGroup):
             raised = raised.exceptions[0]
-            # One that was only put into the group, and never raised, has no place of its own.
+            # An exception that was put into a group without being raised has no traceback.
             places = traceback.extract_tb(raised.__traceback__) or places
         place = places[-1]
         raise UsageError(
